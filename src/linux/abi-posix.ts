@@ -1,0 +1,116 @@
+/**
+ * The constants and structures of libc and the kernel that are not of one subsystem: mmap, sockets,
+ * epoll, fcntl, system call numbers. Names verbatim. PURE; compared with a C compiler by `test/abi`.
+ * arm64 values are from the kernel headers and untested (docs/KERNELS.md).
+ */
+import { struct } from "./layout.ts";
+
+type Arch = "x64" | "arm64";
+
+export const EINTR = 4;
+export const EIO = 5;
+export const EBADF = 9;
+export const EAGAIN = 11;
+export const ENOMEM = 12;
+export const EACCES = 13;
+export const EFAULT = 14;
+export const EBUSY = 16;
+export const EEXIST = 17;
+export const EINVAL = 22;
+export const ENOENT = 2;
+export const ENXIO = 6;
+export const EPERM = 1;
+export const ESRCH = 3;
+export const ENOSPC = 28;
+export const ENOSYS = 38;
+export const ECONNREFUSED = 111;
+export const EADDRINUSE = 98;
+
+export const O_NONBLOCK = 0x800;
+export const O_CLOEXEC = 0x80000;
+export const F_GETFL = 3;
+export const F_SETFL = 4;
+export const F_DUPFD_CLOEXEC = 1030;
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
+export const LOCK_EX = 2;
+
+export const PROT_NONE = 0;
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 0x1;
+export const MAP_PRIVATE = 0x2;
+export const MAP_ANONYMOUS = 0x20;
+export const MAP_NORESERVE = 0x4000;
+export const MAP_HUGETLB = 0x40000;
+export const MAP_HUGE_2MB = 21 << 26;
+export const MADV_DONTNEED = 4;
+export const MADV_REMOVE = 9;
+export const MADV_HUGEPAGE = 14;
+export const MADV_NOHUGEPAGE = 15;
+export const MADV_POPULATE_READ = 22;
+export const MFD_CLOEXEC = 1;
+
+export const AF_UNIX = 1;
+export const SOCK_STREAM = 1;
+export const SOCK_DGRAM = 2;
+export const SOCK_CLOEXEC = 0x80000;
+export const SOCK_NONBLOCK = 0x800;
+export const SOL_SOCKET = 1;
+export const SCM_RIGHTS = 1;
+export const SO_PEERCRED = 17;
+export const SO_PEERPIDFD = 77;
+export const MSG_CTRUNC = 0x8;
+export const MSG_DONTWAIT = 0x40;
+export const MSG_NOSIGNAL = 0x4000;
+export const MSG_CMSG_CLOEXEC = 0x40000000;
+
+export const sockaddr_un = struct(110, { sun_family: 0, sun_path: 2 });
+/** The longest usable socket path: sun_path is 108 bytes with its closing NUL. */
+export const SUN_PATH_MAX = 107;
+export const iovec = struct(16, { iov_base: 0, iov_len: 8 });
+export const msghdr = struct(56, {
+  msg_name: 0,
+  msg_namelen: 8,
+  msg_iov: 16,
+  msg_iovlen: 24,
+  msg_control: 32,
+  msg_controllen: 40,
+  msg_flags: 48,
+});
+export const cmsghdr = struct(16, { cmsg_len: 0, cmsg_level: 8, cmsg_type: 12 });
+export const ucred = struct(12, { pid: 0, uid: 4, gid: 8 });
+export const timespec = struct(16, { tv_sec: 0, tv_nsec: 8 });
+export const CLOCK_MONOTONIC = 1;
+
+export const EPOLL_CLOEXEC = 0x80000;
+export const EPOLL_CTL_ADD = 1;
+export const EPOLL_CTL_DEL = 2;
+export const EPOLLIN = 0x1;
+export const EPOLLERR = 0x8;
+export const EPOLLHUP = 0x10;
+const epollEvent = {
+  // Packed on x86-64 only, for the sake of 32-bit programs (<sys/epoll.h>, EPOLL_PACKED).
+  x64: struct(12, { events: 0, data: 4 }),
+  arm64: struct(16, { events: 0, data: 8 }),
+} as const;
+
+export const EFD_CLOEXEC = 0x80000;
+export const EFD_NONBLOCK = 0x800;
+export const SIGKILL = 9;
+
+const syscallNumbers = {
+  x64: { SYS_userfaultfd: 323, SYS_pidfd_open: 434, SYS_pidfd_send_signal: 424 },
+  arm64: { SYS_userfaultfd: 282, SYS_pidfd_open: 434, SYS_pidfd_send_signal: 424 },
+} as const;
+
+/** What differs between the architectures. Throws on one we have no numbers for. */
+export function abiOf(arch: string): {
+  readonly epoll_event: (typeof epollEvent)[Arch];
+  readonly syscalls: (typeof syscallNumbers)[Arch];
+} {
+  if (arch !== "x64" && arch !== "arm64") {
+    throw new Error(`Faultline knows the kernel ABI of x64 and arm64, not of ${arch}.`);
+  }
+  return { epoll_event: epollEvent[arch], syscalls: syscallNumbers[arch] };
+}

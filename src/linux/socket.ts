@@ -1,0 +1,213 @@
+/** Unix sockets that carry file descriptors. See unix(7), cmsg(3): net.Socket drops the fds. */
+import { FaultlineError } from "../base/errors.ts";
+import {
+  AF_UNIX,
+  cmsghdr,
+  EAGAIN,
+  iovec,
+  MSG_CMSG_CLOEXEC,
+  MSG_CTRUNC,
+  MSG_NOSIGNAL,
+  msghdr,
+  SCM_RIGHTS,
+  SO_PEERCRED,
+  SO_PEERPIDFD,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  SUN_PATH_MAX,
+  sockaddr_un,
+  ucred,
+} from "./abi-posix.ts";
+import { OwnedFd } from "./fd.ts";
+import { writeU64 } from "./layout.ts";
+import * as sys from "./sys.ts";
+
+/** The kernel passes at most 253 descriptors in one message (SCM_MAX_FD). */
+const CONTROL_BYTES = cmsghdr.size + 253 * 4 + 4;
+
+/** Process, user and group of the peer, as of its connect(). pid 0: not visible from here. */
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** A struct sockaddr_un and its length. `@name` means the abstract name space. */
+function socketAddress(path: string): { scratch: sys.Scratch; length: number } {
+  const name = Buffer.from(path.startsWith("@") ? `\0${path.slice(1)}` : path);
+  if (name.length > SUN_PATH_MAX) {
+    throw new FaultlineError(
+      "socket-path",
+      `Socket path ${path} has ${name.length} bytes; the kernel takes at most ${SUN_PATH_MAX}. ` +
+        "Choose a shorter path.",
+    );
+  }
+  const scratch = new sys.Scratch(sockaddr_un.size);
+  new DataView(scratch.bytes.buffer).setUint16(0, AF_UNIX, true);
+  scratch.bytes.set(name, sockaddr_un.offset.sun_path);
+  const closingNul = path.startsWith("@") ? 0 : 1;
+  return { scratch, length: sockaddr_un.offset.sun_path + name.length + closingNul };
+}
+
+function createSocket(type: number): OwnedFd {
+  return new OwnedFd(sys.check(sys.socket(AF_UNIX, type | SOCK_CLOEXEC, 0), "socket"));
+}
+
+/** Binds and listens. The socket file gets its mode from the umask. Non-blocking. */
+export function listenUnix(path: string, backlog: number): OwnedFd {
+  const address = socketAddress(path);
+  const socket = createSocket(SOCK_STREAM | SOCK_NONBLOCK);
+  try {
+    sys.check(sys.bind(socket.fd, address.scratch.address, address.length), "bind", path);
+    sys.check(sys.listen(socket.fd, backlog), "listen", path);
+    return socket;
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
+}
+
+/** Connects a blocking stream socket. */
+export function connectUnix(path: string): OwnedFd {
+  const address = socketAddress(path);
+  const socket = createSocket(SOCK_STREAM);
+  if (sys.connect(socket.fd, address.scratch.address, address.length) === -1) {
+    const error = sys.sysError("connect", path);
+    socket.close();
+    throw error;
+  }
+  return socket;
+}
+
+/** Takes one waiting connection, non-blocking; null if there is none. */
+export function acceptUnix(listener: number): OwnedFd | null {
+  const fd = sys.accept4(listener, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd !== -1) return new OwnedFd(fd);
+  if (sys.errno() === EAGAIN) return null;
+  throw sys.sysError("accept4");
+}
+
+/** Sends one datagram to a socket path, as systemd's notification protocol asks. */
+export function sendDatagram(path: string, payload: string): void {
+  const address = socketAddress(path);
+  const message = new Message(Buffer.from(payload), []);
+  writeU64(message.header.words, msghdr.offset.msg_name, address.scratch.address);
+  message.header.words[msghdr.offset.msg_namelen >>> 2] = address.length;
+  using socket = createSocket(SOCK_DGRAM);
+  sys.check(sys.sendmsg(socket.fd, message.header.address, MSG_NOSIGNAL), "sendmsg", path);
+}
+
+/** Sends bytes and descriptors as one message. Blocks if the socket does. */
+export function sendWithFds(socket: number, payload: Uint8Array, fds: readonly number[]): void {
+  const message = new Message(payload, fds);
+  const sent = sys.sendmsg(socket, message.header.address, MSG_NOSIGNAL);
+  sys.check(sent, "sendmsg");
+  if (sent !== payload.length) {
+    throw new FaultlineError("system", `sendmsg took ${sent} of ${payload.length} bytes`);
+  }
+}
+
+export interface Received {
+  /** 0 at end of stream. */
+  readonly byteCount: number;
+  readonly fds: OwnedFd[];
+  /** The kernel dropped descriptors for want of room or of descriptors in this process. */
+  readonly isTruncated: boolean;
+}
+
+/** Receives into `target`; null if nothing is there yet. Received fds are close-on-exec. */
+export function receiveWithFds(socket: number, target: Uint8Array): Received | null {
+  const message = new Message(target, null);
+  const count = sys.recvmsg(socket, message.header.address, MSG_CMSG_CLOEXEC);
+  if (count === -1) {
+    if (sys.errno() === EAGAIN) return null;
+    throw sys.sysError("recvmsg");
+  }
+  const flags = message.header.words[msghdr.offset.msg_flags >>> 2]!;
+  return {
+    byteCount: count,
+    fds: message.receivedFds(),
+    isTruncated: (flags & MSG_CTRUNC) !== 0,
+  };
+}
+
+/** See SO_PEERCRED in unix(7). */
+export function peerCredentials(socket: number): PeerCredentials {
+  const value = new sys.Scratch(ucred.size);
+  const length = new sys.Scratch(4);
+  length.words[0] = ucred.size;
+  const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERCRED, value.address, length.address);
+  sys.check(result, "getsockopt(SO_PEERCRED)");
+  return { pid: value.words[0]!, uid: value.words[1]!, gid: value.words[2]! };
+}
+
+/** A pidfd of the peer (Linux ≥ 6.5); null where the kernel has none to give. */
+export function peerPidfd(socket: number): OwnedFd | null {
+  const value = new sys.Scratch(4);
+  const length = new sys.Scratch(4);
+  length.words[0] = 4;
+  const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, value.address, length.address);
+  return result === -1 ? null : new OwnedFd(value.words[0]!);
+}
+
+/** A msghdr with its iovec and control buffer, all at fixed addresses. */
+class Message {
+  readonly header = new sys.Scratch(msghdr.size);
+  readonly #vector = new sys.Scratch(iovec.size);
+  readonly #control: sys.Scratch;
+  readonly #payload: sys.Scratch;
+  readonly #target: Uint8Array | null;
+
+  /** `fds` null: room to receive into `payload`. */
+  constructor(payload: Uint8Array, fds: readonly number[] | null) {
+    this.#payload = new sys.Scratch(Math.max(1, payload.length));
+    this.#control = new sys.Scratch(CONTROL_BYTES);
+    this.#target = fds === null ? payload : null;
+    if (fds !== null) this.#payload.bytes.set(payload);
+    writeU64(this.#vector.words, iovec.offset.iov_base, this.#payload.address);
+    writeU64(this.#vector.words, iovec.offset.iov_len, payload.length);
+    writeU64(this.header.words, msghdr.offset.msg_iov, this.#vector.address);
+    writeU64(this.header.words, msghdr.offset.msg_iovlen, 1);
+    if (fds === null) this.#setControl(CONTROL_BYTES);
+    else if (fds.length > 0) this.#putFds(fds);
+  }
+
+  #setControl(lengthBytes: number): void {
+    writeU64(this.header.words, msghdr.offset.msg_control, this.#control.address);
+    writeU64(this.header.words, msghdr.offset.msg_controllen, lengthBytes);
+  }
+
+  #putFds(fds: readonly number[]): void {
+    const words = this.#control.words;
+    writeU64(words, cmsghdr.offset.cmsg_len, cmsghdr.size + fds.length * 4);
+    words[cmsghdr.offset.cmsg_level >>> 2] = SOL_SOCKET;
+    words[cmsghdr.offset.cmsg_type >>> 2] = SCM_RIGHTS;
+    for (const [index, fd] of fds.entries()) words[(cmsghdr.size >>> 2) + index] = fd;
+    this.#setControl(cmsghdr.size + Math.ceil((fds.length * 4) / 8) * 8);
+  }
+
+  /** The descriptors that came along; also copies the bytes to the caller's buffer. */
+  receivedFds(): OwnedFd[] {
+    this.#target?.set(this.#payload.bytes.subarray(0, this.#target.length));
+    const words = this.#control.words;
+    const controlLength = this.header.words[msghdr.offset.msg_controllen >>> 2]!;
+    const fds: OwnedFd[] = [];
+    let position = 0;
+    while (position + cmsghdr.size <= controlLength) {
+      const length = words[(position + cmsghdr.offset.cmsg_len) >>> 2]!;
+      if (length < cmsghdr.size) break;
+      const level = words[(position + cmsghdr.offset.cmsg_level) >>> 2];
+      const type = words[(position + cmsghdr.offset.cmsg_type) >>> 2];
+      if (level === SOL_SOCKET && type === SCM_RIGHTS) {
+        const count = Math.floor((length - cmsghdr.size) / 4);
+        const first = (position + cmsghdr.size) >>> 2;
+        for (let index = 0; index < count; index++) fds.push(new OwnedFd(words[first + index]!));
+      }
+      position += Math.ceil(length / 8) * 8;
+    }
+    return fds;
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * The only file that imports koffi: libc as typed functions, and nothing else.
+ *
+ * koffi checks no types (`undefined` becomes NULL, 2^40 wraps as an `int`), so the signatures here
+ * are the whole safety: every other module calls the kernel through them, and passes addresses as
+ * numbers below 2^53.
+ *
+ * ioctl, fcntl and syscall are variadic in C. They are declared with fixed parameters: on x86-64 and
+ * arm64 Linux integer arguments then travel in the same registers, and the wrappers read no others.
+ */
+import koffi from "koffi";
+import { SysError } from "../base/errors.ts";
+import { abiOf } from "./abi-posix.ts";
+
+/** What a `void *` parameter takes: an address, memory of ours, or NULL. */
+export type Pointer = number | NodeJS.ArrayBufferView | null;
+/** What the kernel's numbers depend on: `"x64"` or `"arm64"`. */
+export const abi = abiOf(process.arch);
+
+const libc = koffi.load(null);
+
+// Each C prototype stands beside its TypeScript type. Functions that return -1 leave the reason in
+// errno(), which is per thread and valid until the next call.
+const f = {
+  close: libc.func("int close(int fd)") as (fd: number) => number,
+  read: libc.func("intptr_t read(int fd, void *buffer, size_t count)") as (
+    fd: number,
+    buffer: Pointer,
+    count: number,
+  ) => number,
+  write: libc.func("intptr_t write(int fd, void *buffer, size_t count)") as (
+    fd: number,
+    buffer: Pointer,
+    count: number,
+  ) => number,
+  lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)") as (
+    fd: number,
+    offset: number,
+    whence: number,
+  ) => number,
+  flock: libc.func("int flock(int fd, int operation)") as (fd: number, op: number) => number,
+  fcntl: libc.func("int fcntl(int fd, int command, long argument)") as (
+    fd: number,
+    command: number,
+    argument: number,
+  ) => number,
+  ioctl: libc.func("int ioctl(int fd, unsigned long request, void *argument)") as (
+    fd: number,
+    request: number,
+    argument: Pointer,
+  ) => number,
+  syscall: libc.func("long syscall(long number, long a, long b, long c, long d)") as (
+    number: number,
+    a: number,
+    b: number,
+    c: number,
+    d: number,
+  ) => number,
+  mmap: libc.func(
+    "intptr_t mmap(void *address, size_t length, int prot, int flags, int fd, int64_t offset)",
+  ) as (
+    address: Pointer,
+    length: number,
+    prot: number,
+    flags: number,
+    fd: number,
+    offset: number,
+  ) => number,
+  munmap: libc.func("int munmap(void *address, size_t length)") as (
+    address: Pointer,
+    length: number,
+  ) => number,
+  mprotect: libc.func("int mprotect(void *address, size_t length, int prot)") as (
+    address: Pointer,
+    length: number,
+    prot: number,
+  ) => number,
+  madvise: libc.func("int madvise(void *address, size_t length, int advice)") as (
+    address: Pointer,
+    length: number,
+    advice: number,
+  ) => number,
+  memcpy: libc.func("void *memcpy(void *target, void *source, size_t count)") as (
+    target: Pointer,
+    source: Pointer,
+    count: number,
+  ) => unknown,
+  memfd_create: libc.func("int memfd_create(const char *name, unsigned int flags)") as (
+    name: string,
+    flags: number,
+  ) => number,
+  eventfd: libc.func("int eventfd(unsigned int initial, int flags)") as (
+    initial: number,
+    flags: number,
+  ) => number,
+  epoll_create1: libc.func("int epoll_create1(int flags)") as (flags: number) => number,
+  epoll_ctl: libc.func("int epoll_ctl(int epoll, int operation, int fd, void *event)") as (
+    epoll: number,
+    operation: number,
+    fd: number,
+    event: Pointer,
+  ) => number,
+  epoll_wait: libc.func("int epoll_wait(int epoll, void *events, int capacity, int timeout)") as (
+    epoll: number,
+    events: Pointer,
+    capacity: number,
+    timeoutMs: number,
+  ) => number,
+  socket: libc.func("int socket(int domain, int type, int protocol)") as (
+    domain: number,
+    type: number,
+    protocol: number,
+  ) => number,
+  bind: libc.func("int bind(int fd, void *address, unsigned int length)") as (
+    fd: number,
+    address: Pointer,
+    length: number,
+  ) => number,
+  listen: libc.func("int listen(int fd, int backlog)") as (fd: number, backlog: number) => number,
+  accept4: libc.func("int accept4(int fd, void *address, void *length, int flags)") as (
+    fd: number,
+    address: Pointer,
+    length: Pointer,
+    flags: number,
+  ) => number,
+  connect: libc.func("int connect(int fd, void *address, unsigned int length)") as (
+    fd: number,
+    address: Pointer,
+    length: number,
+  ) => number,
+  sendmsg: libc.func("intptr_t sendmsg(int fd, void *message, int flags)") as (
+    fd: number,
+    message: Pointer,
+    flags: number,
+  ) => number,
+  recvmsg: libc.func("intptr_t recvmsg(int fd, void *message, int flags)") as (
+    fd: number,
+    message: Pointer,
+    flags: number,
+  ) => number,
+  getsockopt: libc.func(
+    "int getsockopt(int fd, int level, int option, void *value, void *length)",
+  ) as (fd: number, level: number, option: number, value: Pointer, length: Pointer) => number,
+  clock_gettime: libc.func("int clock_gettime(int clock, void *time)") as (
+    clock: number,
+    time: Pointer,
+  ) => number,
+  sched_yield: libc.func("int sched_yield()") as () => number,
+} as const;
+
+export const {
+  close,
+  read,
+  write,
+  lseek,
+  flock,
+  fcntl,
+  ioctl,
+  syscall,
+  mmap,
+  munmap,
+  mprotect,
+  madvise,
+  memcpy,
+  memfd_create,
+  eventfd,
+  epoll_create1,
+  epoll_ctl,
+  epoll_wait,
+  socket,
+  bind,
+  listen,
+  accept4,
+  connect,
+  sendmsg,
+  recvmsg,
+  getsockopt,
+  clock_gettime,
+  sched_yield,
+} = f;
+
+/** The errno that the last failing call of this thread left. */
+export const errno: () => number = () => koffi.errno();
+
+const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
+
+/** `17` → `"EEXIST"`. */
+export function errnoName(number: number): string {
+  return errnoNames.get(number) ?? `errno ${number}`;
+}
+
+/** The error for the call that has just failed on this thread. */
+export function sysError(syscallName: string, detail?: string): SysError {
+  const number = errno();
+  return new SysError(syscallName, number, errnoName(number), detail);
+}
+
+/** Passes a result through, or throws if it is -1. */
+export function check(result: number, syscallName: string, detail?: string): number {
+  if (result === -1) throw sysError(syscallName, detail);
+  return result;
+}
+
+/** An ArrayBuffer over memory that is not V8's. Touching it after munmap is a SIGSEGV. */
+export function viewOf(address: number, lengthBytes: number): ArrayBuffer {
+  // SAFETY: the caller owns the mapping and keeps it until the last use of the view.
+  return koffi.view(BigInt(address), lengthBytes);
+}
+
+/**
+ * A small structure at a fixed address, for system calls. V8 never moves or frees the memory behind
+ * an ArrayBuffer while the buffer is reachable, and `words` keeps it reachable.
+ */
+export class Scratch {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly words: Uint32Array<ArrayBuffer>;
+  readonly address: number;
+
+  constructor(sizeBytes: number) {
+    const buffer = new ArrayBuffer((sizeBytes + 7) & ~7);
+    this.bytes = new Uint8Array(buffer);
+    this.words = new Uint32Array(buffer);
+    this.address = Number(koffi.address(this.bytes));
+  }
+}
+
+/** Tells, on the event loop of this thread, that a descriptor became readable or hung up. */
+export interface ReadWatch {
+  /** Asks for one call of the callback. */
+  arm(): void;
+  close(): void;
+}
+
+/** Watches a descriptor through uv_poll. Nothing happens before `arm()`. */
+export function watchReadable(fd: number, onReadable: () => void): ReadWatch {
+  const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
+    handle.stop();
+    onReadable();
+  });
+  handle.stop();
+  return {
+    arm: () =>
+      handle.start({ readable: true, disconnect: true }, () => {
+        handle.stop();
+        onReadable();
+      }),
+    close: () => handle.close(),
+  };
+}
