@@ -25,6 +25,8 @@ export const ENOSPC = 28;
 export const ENOSYS = 38;
 export const ECONNREFUSED = 111;
 export const EADDRINUSE = 98;
+export const EMFILE = 24;
+export const ENFILE = 23;
 
 export const O_NONBLOCK = 0x800;
 export const O_CLOEXEC = 0x80000;
@@ -34,6 +36,7 @@ export const F_DUPFD_CLOEXEC = 1030;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 export const LOCK_EX = 2;
+export const LOCK_NB = 4;
 
 export const PROT_NONE = 0;
 export const PROT_READ = 1;

@@ -1,5 +1,5 @@
 /** What node:fs cannot say about a file: where its data is, and where its holes are. */
-import { ENXIO, LOCK_EX, SEEK_DATA, SEEK_HOLE } from "./abi-posix.ts";
+import { EAGAIN, ENXIO, LOCK_EX, LOCK_NB, SEEK_DATA, SEEK_HOLE } from "./abi-posix.ts";
 import * as sys from "./sys.ts";
 
 /** A run of bytes that a sparse file really holds: `start` inclusive, `end` exclusive. */
@@ -26,7 +26,9 @@ export function dataExtents(fd: number, sizeBytes: number): DataExtent[] {
   return extents;
 }
 
-/** Waits for the exclusive lock of an open file or folder; closing the fd gives it back. */
-export function lockExclusively(fd: number): void {
-  sys.check(sys.flock(fd, LOCK_EX), "flock");
+/** Takes the exclusive lock of an open file or folder, if it is free; closing the fd gives it back. */
+export function tryLock(fd: number): boolean {
+  if (sys.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  if (sys.errno() === EAGAIN) return false;
+  throw sys.sysError("flock");
 }

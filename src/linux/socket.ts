@@ -82,6 +82,14 @@ export function connectUnix(path: string): OwnedFd {
   return socket;
 }
 
+/** Two connected stream sockets; SO_PEERCRED names this process at both ends. */
+export function socketPair(): [OwnedFd, OwnedFd] {
+  const pair = new sys.Scratch(8);
+  const type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+  sys.check(sys.socketpair(AF_UNIX, type, 0, pair.address), "socketpair");
+  return [new OwnedFd(pair.words[0]!), new OwnedFd(pair.words[1]!)];
+}
+
 /** Takes one waiting connection, non-blocking; null if there is none. */
 export function acceptUnix(listener: number): OwnedFd | null {
   const fd = sys.accept4(listener, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK);

@@ -9,6 +9,7 @@
  * arm64 Linux integer arguments then travel in the same registers, and the wrappers read no others.
  */
 import koffi from "koffi";
+import { assert } from "../base/assert.ts";
 import { SysError } from "../base/errors.ts";
 import { abiOf } from "./abi-posix.ts";
 
@@ -116,6 +117,12 @@ const f = {
     address: Pointer,
     length: number,
   ) => number,
+  socketpair: libc.func("int socketpair(int domain, int type, int protocol, void *pair)") as (
+    domain: number,
+    type: number,
+    protocol: number,
+    pair: Pointer,
+  ) => number,
   listen: libc.func("int listen(int fd, int backlog)") as (fd: number, backlog: number) => number,
   accept4: libc.func("int accept4(int fd, void *address, void *length, int flags)") as (
     fd: number,
@@ -146,6 +153,7 @@ const f = {
     time: Pointer,
   ) => number,
   sched_yield: libc.func("int sched_yield()") as () => number,
+  getpagesize: libc.func("int getpagesize()") as () => number,
 } as const;
 
 export const {
@@ -169,6 +177,7 @@ export const {
   epoll_wait,
   socket,
   bind,
+  socketpair,
   listen,
   accept4,
   connect,
@@ -177,6 +186,7 @@ export const {
   getsockopt,
   clock_gettime,
   sched_yield,
+  getpagesize,
 } = f;
 
 /** The errno that the last failing call of this thread left. */
@@ -224,6 +234,22 @@ export class Scratch {
   }
 }
 
+type MemcpyAsync = (
+  target: Pointer,
+  source: Pointer,
+  count: number,
+  done: (error: Error | null) => void,
+) => void;
+const memcpyAsync = (f.memcpy as unknown as { async: MemcpyAsync }).async;
+
+/** Reads a byte in a thread of the libuv pool, which may block there on a page fault. */
+export function touchInBackground(address: number): Promise<void> {
+  const target = new Scratch(8);
+  return new Promise((resolve, reject) => {
+    memcpyAsync(target.bytes, address, 1, (error) => (error === null ? resolve() : reject(error)));
+  });
+}
+
 /** Tells, on the event loop of this thread, that a descriptor became readable or hung up. */
 export interface ReadWatch {
   /** Asks for one call of the callback. */
@@ -231,8 +257,17 @@ export interface ReadWatch {
   close(): void;
 }
 
-/** Watches a descriptor through uv_poll. Nothing happens before `arm()`. */
+/** The descriptors that this thread watches: a second uv_poll on one aborts the process. */
+const watchedFds = new Set<number>();
+
+/**
+ * Watches a descriptor through uv_poll. Nothing happens before `arm()`. Close the watch before the
+ * descriptor: libuv would take the next descriptor of the same number for this one.
+ */
 export function watchReadable(fd: number, onReadable: () => void): ReadWatch {
+  assert(!watchedFds.has(fd), `fd ${fd} is watched already`);
+  watchedFds.add(fd);
+  let isClosed = false;
   const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
     handle.stop();
     onReadable();
@@ -244,6 +279,11 @@ export function watchReadable(fd: number, onReadable: () => void): ReadWatch {
         handle.stop();
         onReadable();
       }),
-    close: () => handle.close(),
+    close: () => {
+      if (isClosed) return;
+      isClosed = true;
+      watchedFds.delete(fd);
+      handle.close();
+    },
   };
 }

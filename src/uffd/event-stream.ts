@@ -9,16 +9,25 @@ interface EventSource {
   drain(batch: EventBatch): number;
 }
 
-/** See `Userfaultfd.events`. */
+/**
+ * See `Userfaultfd.events`. `beforeClose`: what the source calls before it lets go of its
+ * descriptor, which may not be watched any more then.
+ */
 export async function* eventStream(
   source: EventSource,
   signal: AbortSignal | undefined,
   pageSizeBytes: number,
+  beforeClose: Set<() => void>,
 ): AsyncGenerator<UffdEvent, void> {
   const batch = new EventBatch();
   const waiter = new Waiter();
   const onAbort = (): void => waiter.wake();
   const watch = watchReadable(source.fd, () => waiter.wake());
+  const onClose = (): void => {
+    watch.close();
+    waiter.wake();
+  };
+  beforeClose.add(onClose);
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
     while (signal?.aborted !== true && source.isOpen) {
@@ -34,6 +43,7 @@ export async function* eventStream(
     }
   } finally {
     signal?.removeEventListener("abort", onAbort);
+    beforeClose.delete(onClose);
     watch.close();
   }
 }

@@ -93,6 +93,7 @@ const operationBits: readonly (readonly [PageOperation, number])[] = [
 
 export class Userfaultfd {
   readonly #owned: OwnedFd;
+  readonly #beforeClose = new Set<() => void>();
   /** Bytes done by the last operation that returned `installed` or `partial`. */
   doneBytes = 0;
 
@@ -249,10 +250,10 @@ export class Userfaultfd {
   /**
    * Events as they come, on Node's event loop and without blocking it. Ends when `signal` aborts or
    * the descriptor is closed. Nothing tells of the death of the watched process: watch a pidfd too.
-   * Addresses are rounded down to `pageSizeBytes`, by default 4 KiB.
+   * Addresses are rounded down to `pageSizeBytes`, by default 4 KiB. One stream at a time.
    */
   events(signal?: AbortSignal, pageSizeBytes = SMALL_PAGE_BYTES): AsyncGenerator<UffdEvent, void> {
-    return eventStream(this, signal, pageSizeBytes);
+    return eventStream(this, signal, pageSizeBytes, this.#beforeClose);
   }
 
   get isOpen(): boolean {
@@ -261,16 +262,22 @@ export class Userfaultfd {
 
   /** Gives the descriptor to a new owner. */
   intoRawFd(): number {
+    this.#endStreams();
     return this.#owned.intoRawFd();
   }
 
   /** If nobody else holds the userfaultfd, all waiters wake and read ZERO pages. */
   close(): void {
+    this.#endStreams();
     this.#owned.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  #endStreams(): void {
+    for (const end of this.#beforeClose) end();
   }
 
   #control(request: number, name: string): void {

@@ -1,0 +1,149 @@
+/**
+ * Runs the tests: `node dist/scripts/test.js [--node PATH] [unit | kernel | … | FILE]…`
+ *
+ * Node's own runner does the work, one `run()` per file, so that a file which wedges or dies can be
+ * ended and told apart from the others on every Node version. Files of test/kernel and test/e2e
+ * share a machine's memory and sockets: they run one after the other, the rest in parallel.
+ * The last line is always `N passed, N failed, N skipped`.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join, relative, resolve, sep } from "node:path";
+import { run } from "node:test";
+import { inspect, parseArgs } from "node:util";
+import { FileTally, groupByReason, type Skip } from "./test-tally.ts";
+
+/** No file needs a quarter of it; a wedged one must end before its CI job does. */
+const FILE_TIMEOUT_MS = 120_000;
+const SERIAL_FOLDERS = ["kernel", "e2e"];
+
+const root = resolve(import.meta.dirname, "../..");
+const builtTests = join(root, "dist", "test");
+
+const { values, positionals } = parseArgs({
+  options: { node: { type: "string" } },
+  allowPositionals: true,
+});
+if (values.node !== undefined) {
+  const self = resolve(import.meta.filename);
+  const child = spawnSync(values.node, [self, ...positionals], { stdio: "inherit" });
+  if (child.error !== undefined) throw child.error;
+  process.exit(child.status ?? 1);
+}
+
+/** Where tsc puts every test: dist/ itself also keeps what was renamed or deleted. */
+function builtTestFiles(): string[] {
+  return readdirSync(join(root, "test"), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".test.ts"))
+    .map((name) => join(builtTests, name.replace(/\.ts$/, ".js")))
+    .sort();
+}
+
+/** A filter is a folder of test/, a part of a test's path, or the path of any test file. */
+function select(files: readonly string[], filters: readonly string[]): string[] {
+  if (filters.length === 0) return [...files];
+  const selected = new Set<string>();
+  for (const filter of filters) {
+    const asPath = resolve(filter).replace(/\.ts$/, ".js").replace(join(root, "test"), builtTests);
+    const matches = files.filter(
+      (file) =>
+        file === asPath ||
+        file.startsWith(join(builtTests, filter) + sep) ||
+        relative(builtTests, file).includes(filter.replace(/^(dist\/)?test\//, "")),
+    );
+    if (matches.length === 0 && /\.m?js$/.test(filter) && existsSync(filter)) {
+      matches.push(resolve(filter));
+    }
+    if (matches.length === 0) console.log(`No test file matches ${filter}.`);
+    for (const file of matches) selected.add(file);
+  }
+  return [...selected];
+}
+
+const totals = { passed: 0, failed: 0 };
+const skips: Skip[] = [];
+const failedNames: string[] = [];
+
+async function runFile(file: string): Promise<void> {
+  const startMs = performance.now();
+  const tally = new FileTally(file);
+  const notes: string[] = [];
+  const output: string[] = [];
+  const signal = AbortSignal.timeout(FILE_TIMEOUT_MS);
+  const stream = run({ files: [file], concurrency: 1, signal });
+  stream.on("test:start", (event) => tally.start(event));
+  stream.on("test:pass", (event) => tally.pass(event));
+  stream.on("test:fail", (event) => tally.fail(event));
+  stream.on("test:stdout", (event) => output.push(event.message));
+  stream.on("test:stderr", (event) => output.push(event.message));
+  // The runner's own totals come as diagnostics too; they name no file.
+  stream.on("test:diagnostic", (event) => event.file !== undefined && notes.push(event.message));
+  for await (const _ of stream);
+  report(file, tally, notes, output.join(""), performance.now() - startMs, signal.aborted);
+}
+
+function report(
+  file: string,
+  tally: FileTally,
+  notes: readonly string[],
+  output: string,
+  durationMs: number,
+  isTimedOut: boolean,
+): void {
+  const name = file.startsWith(builtTests + sep) ? relative(builtTests, file) : file;
+  const isGood = tally.failures.length === 0;
+  const counts = [`${tally.passedCount} passed`];
+  if (!isGood) counts.push(`${tally.failures.length} failed`);
+  if (tally.skips.length > 0) counts.push(`${tally.skips.length} skipped`);
+  console.log(
+    `${isGood ? "ok  " : "FAIL"} ${name.padEnd(40)} ${counts.join(", ")} (${durationMs.toFixed(0)} ms)`,
+  );
+  for (const note of notes) console.log(`     note: ${note}`);
+  if (isTimedOut) console.log(`     ended after ${FILE_TIMEOUT_MS / 1000} s`);
+  for (const failure of tally.failures) {
+    console.log(`\n  ${failure.name}\n  at ${failure.location}`);
+    console.log(inspect(failure.error, { depth: 4 }).replace(/^/gm, "    "));
+    failedNames.push(`${name}: ${failure.name}`);
+  }
+  if (!isGood && output !== "")
+    console.log(`\n  What it printed:\n${output.replace(/^/gm, "    ")}`);
+  totals.passed += tally.passedCount;
+  totals.failed += tally.failures.length;
+  skips.push(...tally.skips.map((skip) => ({ ...skip, name: `${name}: ${skip.name}` })));
+}
+
+async function runAll(files: readonly string[], laneCount: number): Promise<void> {
+  const queue = [...files];
+  const lane = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) await runFile(file);
+  };
+  await Promise.all(Array.from({ length: laneCount }, lane));
+}
+
+function printSummary(): void {
+  if (failedNames.length > 0) console.log("\nFailed:");
+  for (const name of failedNames) console.log(`  ${name}`);
+  if (skips.length > 0) console.log("\nSkipped:");
+  for (const [reason, names] of groupByReason(skips)) {
+    console.log(`  ${reason}`);
+    for (const name of names) console.log(`    ${name}`);
+  }
+  const { passed, failed } = totals;
+  if (passed + failed === 0) console.log("\nNo test ran.");
+  console.log(`\n${passed} passed, ${failed} failed, ${skips.length} skipped`);
+}
+
+// Stack traces of the children name the TypeScript files.
+process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ""} --enable-source-maps`.trim();
+const isSerial = (file: string): boolean =>
+  SERIAL_FOLDERS.some((folder) => file.startsWith(join(builtTests, folder) + sep));
+const files = select(builtTestFiles(), positionals);
+console.log(`Node ${process.version}, ${files.length} test files`);
+await runAll(
+  files.filter((file) => !isSerial(file)),
+  availableParallelism(),
+);
+await runAll(files.filter(isSerial), 1);
+printSummary();
+process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0;

@@ -1,0 +1,79 @@
+/** Parsers of option values: the message names the option, the value, and what would do. */
+import { execFileSync } from "node:child_process";
+import { FaultlineError } from "../base/errors.ts";
+import type { SocketOwner } from "../daemon/socket-file.ts";
+import type { SpinMode } from "../pager/pacing.ts";
+
+function badValue(option: string, value: string, wanted: string): FaultlineError {
+  return new FaultlineError("bad-option", `${option} ${value} cannot be used: give ${wanted}.`);
+}
+
+/** A parser for whole numbers from `least` to `most`. */
+export function wholeNumber(
+  option: string,
+  least: number,
+  most: number,
+): (value: string) => number {
+  return (value) => {
+    const number = Number(value);
+    if (/^\d+$/.test(value) && number >= least && number <= most) return number;
+    throw badValue(option, value, `a whole number from ${least} to ${most}`);
+  };
+}
+
+/** A parser for one of some words. */
+export function oneOf<const Word extends string>(
+  option: string,
+  words: readonly Word[],
+): (value: string) => Word {
+  return (value) => {
+    const found = words.find((word) => word === value);
+    if (found !== undefined) return found;
+    throw badValue(option, value, words.join(" or "));
+  };
+}
+
+/** A second of busy-waiting is far beyond any use. */
+const LONGEST_SPIN_US = 1_000_000;
+
+export function spinMode(value: string): SpinMode {
+  if (value === "auto" || value === "off") return value;
+  const number = Number(value);
+  if (/^\d+$/.test(value) && number <= LONGEST_SPIN_US) return number;
+  throw badValue("--spin", value, `auto, off, or microseconds up to ${LONGEST_SPIN_US}`);
+}
+
+/** `USER[:GROUP]`, by name or number. Without a group: the user's own. */
+export function socketOwner(value: string): SocketOwner {
+  const [user = "", group] = value.split(":");
+  const uid = lookUp("-u", user);
+  const gid = group === undefined ? lookUp("-g", user) : lookUpGroup(group);
+  if (uid === null || gid === null) {
+    throw badValue("--owner", value, "USER or USER:GROUP, as names or numbers that exist");
+  }
+  return { uid, gid };
+}
+
+/** `id` asks every source of users that the system has (files, LDAP, …). */
+function lookUp(flag: "-u" | "-g", user: string): number | null {
+  if (/^\d+$/.test(user)) return Number(user);
+  return run("id", [flag, "--", user]);
+}
+
+function lookUpGroup(group: string): number | null {
+  if (/^\d+$/.test(group)) return Number(group);
+  return run("sh", ["-c", 'getent group -- "$1" | cut -d: -f3', "sh", group]);
+}
+
+function run(command: string, args: readonly string[]): number | null {
+  try {
+    const output = execFileSync(command, args, {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+      timeout: 5000,
+    });
+    return /^\d+\s*$/.test(output) ? Number(output) : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,187 @@
+/** `faultline serve`: a drop-in page-fault handler for one snapshot. */
+import { Command } from "commander";
+import { ExitCode } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
+import {
+  createLogger,
+  type LogFormat,
+  type Logger,
+  type LogLevel,
+  logFormats,
+  logLevels,
+} from "../daemon/log.ts";
+import { DEFAULT_MAX_VMS, Server } from "../daemon/server.ts";
+import { describeInterval } from "../daemon/session-report.ts";
+import type { SocketOwner } from "../daemon/socket-file.ts";
+import { MAX_WORKERS } from "../engine/engine.ts";
+import type { ErrorPolicy } from "../engine/wire.ts";
+import { notifyServiceManager } from "../linux/notify.ts";
+import type { SpinMode } from "../pager/pacing.ts";
+import { HANDSHAKE_TIMEOUT_MS } from "../protocol/receive.ts";
+import { oneOf, socketOwner, spinMode, wholeNumber } from "./options.ts";
+
+interface ServeFlags {
+  readonly memory: string;
+  readonly layer: readonly string[];
+  readonly socket: string;
+  readonly owner?: SocketOwner;
+  readonly once: boolean;
+  readonly maxVms: number;
+  readonly onError: ErrorPolicy;
+  readonly workers?: number;
+  readonly spin: SpinMode;
+  readonly handshakeTimeout: number;
+  readonly drainTimeout: number;
+  readonly statsInterval?: number;
+  readonly log: LogLevel;
+  readonly logFormat: LogFormat;
+  readonly json: boolean;
+}
+
+/** How long SIGTERM lets attached VMs end by themselves. */
+const DEFAULT_DRAIN_TIMEOUT_S = 5;
+
+export function serveCommand(): Command {
+  const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
+  return new Command("serve")
+    .description("serve one snapshot's memory to VMs that connect to a socket")
+    .requiredOption("--memory <file>", "the snapshot's full memory file")
+    .option("--layer <file>", "a diff snapshot above it, lowest first; repeatable", append, [])
+    .requiredOption("--socket <path>", "where VMMs connect (Firecracker: mem_backend.backend_path)")
+    .option("--owner <user[:group]>", "who may connect, besides root (default: you)", socketOwner)
+    .option("--once", "serve one VM, then exit", false)
+    .option(
+      "--max-vms <n>",
+      "VMs at the same time",
+      wholeNumber("--max-vms", 1, 100_000),
+      DEFAULT_MAX_VMS,
+    )
+    .option(
+      "--on-error <policy>",
+      "kill the VM or poison the page when its bytes cannot be had",
+      oneOf("--on-error", ["kill", "poison"]),
+      "kill",
+    )
+    .option(
+      "--workers <n>",
+      "fault threads (default: CPUs - 1, at most 4)",
+      wholeNumber("--workers", 1, MAX_WORKERS),
+    )
+    .option("--spin <mode>", "busy-wait for faults: auto, off, or microseconds", spinMode, "auto")
+    .option(
+      "--handshake-timeout <ms>",
+      "how long a VM may take to introduce itself",
+      wholeNumber("--handshake-timeout", 1, 600_000),
+      HANDSHAKE_TIMEOUT_MS,
+    )
+    .option(
+      "--drain-timeout <s>",
+      "how long SIGTERM waits for attached VMs to end",
+      wholeNumber("--drain-timeout", 0, 86_400),
+      DEFAULT_DRAIN_TIMEOUT_S,
+    )
+    .option(
+      "--stats-interval <s>",
+      "log fault rate and latency this often",
+      wholeNumber("--stats-interval", 1, 86_400),
+    )
+    .option("--log <level>", logLevels.join(", "), oneOf("--log", logLevels), "info")
+    .option(
+      "--log-format <format>",
+      logFormats.join(", "),
+      oneOf("--log-format", logFormats),
+      "auto",
+    )
+    .option("--json", "print the ready line as JSON", false)
+    .addHelpText(
+      "after",
+      "\nExample:\n  faultline serve --memory vm.mem --socket /run/vm.sock\n  then load the snapshot " +
+        'with "mem_backend": {"backend_type": "Uffd", "backend_path": "/run/vm.sock"}\n',
+    )
+    .action(serve);
+}
+
+async function serve(flags: ServeFlags): Promise<void> {
+  const log = createLogger(flags.log, flags.logFormat);
+  const server = await Server.start({
+    memory: flags.memory,
+    layers: flags.layer,
+    socketPath: flags.socket,
+    once: flags.once,
+    maxVms: flags.maxVms,
+    onError: flags.onError,
+    spin: flags.spin,
+    handshakeTimeoutMs: flags.handshakeTimeout,
+    logger: log,
+    ...(flags.owner === undefined ? {} : { owner: flags.owner }),
+    ...(flags.workers === undefined ? {} : { workers: flags.workers }),
+  });
+  const stopSignals = stopOnSignals(server, log, flags.drainTimeout * 1000);
+  const stopStats = reportStats(server, log, flags.statsInterval);
+  announce(server, flags.json);
+  await server.ended;
+  stopStats();
+  stopSignals();
+  if (flags.once && server.failedSessions > 0) process.exitCode = ExitCode.failed;
+}
+
+function announce(server: Server, asJson: boolean): void {
+  const { sizeBytes, dataBytes } = server.memory;
+  const line = asJson
+    ? JSON.stringify({ event: "ready", socket: server.socketPath, sizeBytes, dataBytes })
+    : `ready: ${server.socketPath} serves ${formatBytes(sizeBytes)} of guest memory, ` +
+      `${formatBytes(dataBytes)} of it data`;
+  process.stdout.write(`${line}\n`);
+  notifyServiceManager("READY=1");
+}
+
+/**
+ * The first SIGTERM or SIGINT takes no more VMs and lets those that run end; when the time is up, or
+ * at the second signal, the process ends with them attached.
+ */
+function stopOnSignals(server: Server, log: Logger, drainTimeoutMs: number): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  let isDraining = false;
+  const endNow = (): void => {
+    const pids = [...server.sessions].map((session) => session.pid).join(" ");
+    if (pids !== "") {
+      log.error({ pids }, "Ends with VMs attached: they freeze at their next missing page");
+    }
+    void server.close();
+  };
+  const onSignal = (signal: NodeJS.Signals): void => {
+    notifyServiceManager("STOPPING=1");
+    if (isDraining || server.sessions.size === 0 || drainTimeoutMs === 0) {
+      endNow();
+      return;
+    }
+    isDraining = true;
+    server.stopAccepting();
+    log.warn(
+      { vms: server.sessions.size, seconds: drainTimeoutMs / 1000 },
+      `${signal}: waits for the attached VMs to end; a second signal ends at once`,
+    );
+    timer = setTimeout(endNow, drainTimeoutMs);
+    void Promise.all([...server.sessions].map((session) => session.ended)).then(() =>
+      server.close(),
+    );
+  };
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
+  return () => {
+    clearTimeout(timer);
+    process.off("SIGTERM", onSignal);
+    process.off("SIGINT", onSignal);
+  };
+}
+
+function reportStats(server: Server, log: Logger, seconds: number | undefined): () => void {
+  if (seconds === undefined) return () => {};
+  let last = server.totalStats();
+  const timer = setInterval(() => {
+    const now = server.totalStats();
+    log.info(describeInterval(now.since(last), seconds, server.sessions.size), "Statistics");
+    last = now;
+  }, seconds * 1000);
+  return () => clearInterval(timer);
+}

@@ -1,0 +1,101 @@
+/**
+ * Plays one VM's restore through before the first real one comes, so that the first fault of a VM
+ * does not wait for JavaScript to be compiled (it did, for 6 ms): a handshake with ourselves over a
+ * page of our own memory, one fault, and the end.
+ */
+import { FaultlineError } from "../base/errors.ts";
+import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { Engine } from "../engine/engine.ts";
+import { MappedRegion } from "../linux/memory.ts";
+import { sendWithFds, socketPair } from "../linux/socket.ts";
+import { getpagesize, touchInBackground } from "../linux/sys.ts";
+import { parseHandshake } from "../protocol/handshake.ts";
+import { pinPeer } from "../protocol/peer.ts";
+import { receiveHandshake } from "../protocol/receive.ts";
+import type { MappedLayers } from "../source/memory-files.ts";
+import { adoptUserfaultfd } from "../uffd/adopt.ts";
+import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { Logger } from "./log.ts";
+
+/** A worker that cannot answer one fault in this time cannot serve VMs. */
+const DEADLINE_MS = 5000;
+
+/** Once per worker. Where this process may not create a userfaultfd, there is no rehearsal. */
+export async function rehearse(engine: Engine, layers: MappedLayers, log: Logger): Promise<void> {
+  for (let round = 0; round < engine.workerCount; round++) {
+    let uffd: Userfaultfd;
+    try {
+      uffd = Userfaultfd.create({ via: "syscall", userModeOnly: true, features: ["eventRemove"] });
+    } catch (error) {
+      if (!(error instanceof FaultlineError)) throw error;
+      log.debug({ reason: error.message }, "No rehearsal: the first VM starts a little slower");
+      return;
+    }
+    await restoreOnePage(engine, layers, uffd);
+  }
+}
+
+async function restoreOnePage(
+  engine: Engine,
+  layers: MappedLayers,
+  uffd: Userfaultfd,
+): Promise<void> {
+  const pageBytes = Math.max(SMALL_PAGE_BYTES, getpagesize());
+  using memory = MappedRegion.anonymous(pageBytes);
+  uffd.register(memory.address, pageBytes, ["missing"]);
+  const [vmm, connection] = socketPair();
+  try {
+    sendWithFds(vmm.fd, handshakeFor(memory, firstDataOffset(layers, pageBytes)), [uffd.fd]);
+    uffd.close();
+    const peer = pinPeer(connection.fd, new Set([process.geteuid?.() ?? 0]));
+    const { body, descriptor } = await receiveHandshake(connection);
+    const regions = parseHandshake(body, pageBytes);
+    const session = engine.attach({
+      pid: peer.pid,
+      userfaultfd: adoptUserfaultfd(descriptor, [
+        { start: memory.address, lengthBytes: memory.sizeBytes },
+      ]),
+      pidfd: peer.pidfd,
+      socket: connection,
+      regions,
+      layers,
+      onError: "kill",
+    });
+    await withDeadline(touchInBackground(memory.address));
+    engine.detach(session);
+    await session.ended;
+  } finally {
+    vmm.close();
+    connection.close();
+  }
+}
+
+function handshakeFor(memory: MappedRegion, offset: number): Uint8Array {
+  const { address, sizeBytes } = memory;
+  return Buffer.from(
+    JSON.stringify([
+      { base_host_virt_addr: address, size: sizeBytes, offset, page_size: sizeBytes },
+    ]),
+  );
+}
+
+/** A page with data, if there is one, so that a copy is rehearsed. */
+function firstDataOffset(layers: MappedLayers, pageBytes: number): number {
+  const run = layers.runs.owners.findIndex((owner) => owner >= 0);
+  const offset = layers.runs.starts[Math.max(0, run)]!;
+  return offset - (offset % pageBytes);
+}
+
+async function withDeadline(done: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new Error(`The fault worker answered no fault within ${DEADLINE_MS} ms.`));
+    }, DEADLINE_MS);
+  });
+  try {
+    await Promise.race([done, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,262 @@
+/**
+ * Serves one snapshot to any number of VMs: listens, receives handshakes, checks them against the
+ * snapshot, attaches the VMs to the engine. The composition root of `faultline serve`.
+ */
+import { availableParallelism } from "node:os";
+import { describeError, FaultlineError } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
+import { Engine } from "../engine/engine.ts";
+import type { Session } from "../engine/session.ts";
+import { SessionStats } from "../engine/session-stats.ts";
+import type { ErrorPolicy } from "../engine/wire.ts";
+import type { OwnedFd } from "../linux/fd.ts";
+import { getpagesize } from "../linux/sys.ts";
+import type { SpinMode } from "../pager/pacing.ts";
+import { parseHandshake } from "../protocol/handshake.ts";
+import { type Peer, pinPeer } from "../protocol/peer.ts";
+import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import { type MappedLayers, MemoryFiles } from "../source/memory-files.ts";
+import { adoptUserfaultfd } from "../uffd/adopt.ts";
+import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { Acceptor } from "./acceptor.ts";
+import { createLogger, type Logger } from "./log.ts";
+import { rehearse } from "./rehearsal.ts";
+import { describeSession } from "./session-report.ts";
+import { SocketFile, type SocketOwner } from "./socket-file.ts";
+
+export interface ServeOptions {
+  /** The snapshot's full memory file. */
+  readonly memory: string;
+  /** Firecracker diff files above it, lowest first. */
+  readonly layers?: readonly string[];
+  readonly socketPath: string;
+  /** Who may connect; default: this process's user. */
+  readonly owner?: SocketOwner;
+  /** Serve one VM and then end. */
+  readonly once?: boolean;
+  /** VMs at the same time; more are refused. */
+  readonly maxVms?: number;
+  readonly onError?: ErrorPolicy;
+  /** Fault workers; default: one less than CPUs, 1 to 4. */
+  readonly workers?: number;
+  readonly spin?: SpinMode;
+  readonly handshakeTimeoutMs?: number;
+  readonly logger?: Logger;
+}
+
+export const DEFAULT_MAX_VMS = 1024;
+
+export class Server {
+  /** Resolves when the server has ended, by `close()` or after the one VM of `once`. */
+  readonly ended: Promise<void>;
+  /** Called for each VM as soon as it is attached. */
+  onSession: (session: Session) => void = () => {};
+  /** VMs that had to be killed, or could not be. */
+  failedSessions = 0;
+  readonly #options: ServeOptions;
+  readonly #files: MemoryFiles;
+  readonly #socket: SocketFile;
+  readonly #engine: Engine;
+  readonly #log: Logger;
+  readonly #acceptor: Acceptor;
+  readonly #sessions = new Set<Session>();
+  readonly #endedStats = new SessionStats();
+  readonly #allowedUids: ReadonlySet<number>;
+  #resolveEnded: () => void = () => {};
+  #isClosing = false;
+
+  private constructor(
+    options: ServeOptions,
+    parts: { files: MemoryFiles; socket: SocketFile; engine: Engine; log: Logger },
+  ) {
+    this.#options = options;
+    this.#files = parts.files;
+    this.#socket = parts.socket;
+    this.#engine = parts.engine;
+    this.#log = parts.log;
+    const ownUid = process.geteuid?.() ?? 0;
+    this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
+    this.#acceptor = new Acceptor(parts.socket.listener, parts.log, (connection) =>
+      this.#serve(connection),
+    );
+  }
+
+  /**
+   * Opens the snapshot, starts the workers, listens.
+   * @throws FaultlineError what is wrong with the snapshot, the socket or the kernel
+   */
+  static async start(options: ServeOptions): Promise<Server> {
+    if (options.onError === "poison") assertPoisonable();
+    const log = options.logger ?? createLogger("warn", "json");
+    const files = MemoryFiles.open(options.memory, options.layers);
+    try {
+      const socket = SocketFile.listen(options.socketPath, options.owner);
+      try {
+        const engine = await Engine.start({
+          workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
+          spin: options.spin ?? "auto",
+        });
+        await rehearse(engine, files.layers, log);
+        const server = new Server(options, { files, socket, engine, log });
+        server.#acceptor.start();
+        return server;
+      } catch (error) {
+        socket.close();
+        throw error;
+      }
+    } catch (error) {
+      files.close();
+      throw error;
+    }
+  }
+
+  get socketPath(): string {
+    return this.#socket.path;
+  }
+
+  /** Bytes of the memory image, and how many of them are not known to be zero. */
+  get memory(): { readonly sizeBytes: number; readonly dataBytes: number } {
+    return { sizeBytes: this.#files.sizeBytes, dataBytes: this.#files.dataBytes };
+  }
+
+  /** Where the image's bytes are: which parts are data, and whose. */
+  get layers(): MappedLayers {
+    return this.#files.layers;
+  }
+
+  get sessions(): ReadonlySet<Session> {
+    return this.#sessions;
+  }
+
+  /** Everything counted so far, over all VMs, ended ones included. */
+  totalStats(): SessionStats {
+    const total = new SessionStats();
+    total.add(this.#endedStats);
+    for (const session of this.#sessions) total.add(session.stats);
+    return total;
+  }
+
+  /** Takes no more VMs and removes the socket; VMs that are attached go on. */
+  stopAccepting(): void {
+    if (!this.#acceptor.stop()) return;
+    this.#socket.close();
+  }
+
+  /** Ends. VMs that are still attached freeze at their next missing page. */
+  async close(): Promise<void> {
+    if (this.#isClosing) return this.ended;
+    this.#isClosing = true;
+    this.stopAccepting();
+    await this.#engine.close();
+    this.#files.close();
+    this.#resolveEnded();
+  }
+
+  /** One connection's handshake. Whatever is wrong with it concerns only itself. */
+  async #serve(connection: OwnedFd): Promise<void> {
+    let peer: Peer | null = null;
+    try {
+      peer = pinPeer(connection.fd, this.#allowedUids);
+      const session = await this.#attach(connection, peer);
+      void this.#follow(session);
+    } catch (error) {
+      const reason = describeError(error);
+      this.#log.warn({ pid: peer?.pid, reason }, "Refused a VM");
+      peer?.pidfd.close();
+    } finally {
+      connection.close();
+    }
+  }
+
+  async #attach(connection: OwnedFd, peer: Peer): Promise<Session> {
+    const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
+    const { body, descriptor } = await receiveHandshake(connection, timeoutMs);
+    try {
+      const regions = parseHandshake(body, getpagesize());
+      this.#checkAgainstSnapshot(regions);
+      const uffd = adoptUserfaultfd(
+        descriptor,
+        regions.regions.map(({ baseHostAddress: start, sizeBytes: lengthBytes }) => ({
+          start,
+          lengthBytes,
+        })),
+      );
+      const session = this.#engine.attach({
+        pid: peer.pid,
+        userfaultfd: uffd,
+        pidfd: peer.pidfd,
+        socket: connection,
+        regions,
+        layers: this.#files.layers,
+        onError: this.#options.onError ?? "kill",
+      });
+      if (this.#options.once === true) this.stopAccepting();
+      return session;
+    } catch (error) {
+      descriptor.close();
+      throw error;
+    }
+  }
+
+  #checkAgainstSnapshot(regions: RegionMap): void {
+    const limit = this.#options.maxVms ?? DEFAULT_MAX_VMS;
+    if (this.#isClosing || this.#sessions.size >= limit) {
+      throw new FaultlineError(
+        "handshake",
+        `${this.#sessions.size} VMs are attached, and ${limit} may be. Raise --max-vms.`,
+      );
+    }
+    const imageBytes = this.#files.sizeBytes;
+    if (
+      regions.totalBytes !== imageBytes ||
+      regions.pageLimit * regions.pageSizeBytes > imageBytes
+    ) {
+      throw new FaultlineError(
+        "handshake",
+        `The VM has ${regions.totalBytes} bytes of memory (${formatBytes(regions.totalBytes)}), but ` +
+          `the snapshot has ${imageBytes}. Its state file belongs to another memory file.`,
+      );
+    }
+    this.#files.assertUnchanged();
+  }
+
+  /** Logs a session's life until it is over. */
+  async #follow(session: Session): Promise<void> {
+    this.#sessions.add(session);
+    const { pid, regions } = session;
+    session.onFailure = ({ message, kill }) => {
+      this.failedSessions += 1;
+      const consequence =
+        kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
+      this.#log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);
+    };
+    this.#log.info(
+      {
+        pid,
+        memory: formatBytes(regions.totalBytes),
+        regions: regions.regions.length,
+        pageSize: formatBytes(regions.pageSizeBytes),
+      },
+      "Attached a VM",
+    );
+    this.onSession(session);
+    const end = await session.ended;
+    this.#sessions.delete(session);
+    this.#endedStats.add(session.stats);
+    this.#log.info({ pid, reason: end.reason, ...describeSession(session) }, "Detached a VM");
+    if (this.#options.once === true && this.#sessions.size === 0) await this.close();
+  }
+}
+
+function assertPoisonable(): void {
+  // Anyone may probe in user mode; the feature is the kernel's, not the descriptor's.
+  if (Userfaultfd.supportedFeatures({ via: "syscall", userModeOnly: true }).has("poison")) return;
+  throw new FaultlineError(
+    "unsupported",
+    "--on-error poison needs UFFDIO_POISON, which Linux has since 6.6. Use --on-error kill.",
+  );
+}

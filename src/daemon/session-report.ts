@@ -1,0 +1,47 @@
+/** A session's numbers in words for logs and the command line. PURE but for reading the counters. */
+import { formatBytes } from "../base/units.ts";
+import type { Session } from "../engine/session.ts";
+import type { SessionStats } from "../engine/session-stats.ts";
+
+/** `1234.56` → `"1.2 ms"`. */
+export function formatUs(microseconds: number): string {
+  if (microseconds >= 1e6) return `${(microseconds / 1e6).toFixed(2)} s`;
+  if (microseconds >= 1e3) return `${(microseconds / 1e3).toFixed(1)} ms`;
+  return `${microseconds.toFixed(1)} µs`;
+}
+
+/** What one VM took, as log fields. */
+export function describeSession(session: Session): Record<string, string | number> {
+  const counters = session.stats.counters();
+  const { pageSizeBytes, totalBytes } = session.regions;
+  const installedBytes = counters.installedPages * pageSizeBytes;
+  return {
+    faults: counters.faults,
+    installedPages: counters.installedPages,
+    zeroPages: counters.zeroPages,
+    removedPages: counters.removedPages,
+    ...(counters.poisonedPages > 0 ? { poisonedPages: counters.poisonedPages } : {}),
+    ...(counters.overflowed > 0 ? { overflowed: counters.overflowed } : {}),
+    loaded: `${formatBytes(installedBytes)} of ${formatBytes(totalBytes)}`,
+    p50: formatUs(session.stats.latencyUs(0.5)),
+    p99: formatUs(session.stats.latencyUs(0.99)),
+  };
+}
+
+/** What an interval brought over all VMs, as log fields. */
+export function describeInterval(
+  interval: SessionStats,
+  seconds: number,
+  vms: number,
+): Record<string, string | number> {
+  const counters = interval.counters();
+  return {
+    vms,
+    faultsPerSecond: Math.round(counters.faults / seconds),
+    installedPages: counters.installedPages,
+    zeroPages: counters.zeroPages,
+    removedPages: counters.removedPages,
+    p50: formatUs(interval.latencyUs(0.5)),
+    p99: formatUs(interval.latencyUs(0.99)),
+  };
+}

@@ -1,0 +1,94 @@
+/**
+ * The fault engine from the main thread: a pool of fault workers, and the VMs attached to them. Each
+ * VM belongs to one worker for all its life (design law 3), the one with the fewest VMs.
+ */
+import { assert } from "../base/assert.ts";
+import type { OwnedFd } from "../linux/fd.ts";
+import type { SpinMode } from "../pager/pacing.ts";
+import { PageTable } from "../pager/page-table.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import type { MappedLayers } from "../source/memory-files.ts";
+import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { Session } from "./session.ts";
+import type { ErrorPolicy } from "./wire.ts";
+import { WorkerHandle } from "./worker-handle.ts";
+
+export interface EngineOptions {
+  readonly workers: number;
+  readonly spin: SpinMode;
+}
+
+/** A VM whose handshake is done. The engine takes over the descriptors. */
+export interface AttachRequest {
+  readonly pid: number;
+  readonly userfaultfd: Userfaultfd;
+  readonly pidfd: OwnedFd;
+  readonly socket: OwnedFd;
+  readonly regions: RegionMap;
+  readonly layers: MappedLayers;
+  readonly onError: ErrorPolicy;
+}
+
+/** More threads than this have never helped: VMs are spread over them, not faults of one VM. */
+export const MAX_WORKERS = 64;
+
+export class Engine {
+  readonly #workers: readonly WorkerHandle[];
+  #nextId = 1;
+
+  private constructor(workers: readonly WorkerHandle[]) {
+    this.#workers = workers;
+  }
+
+  static async start(options: EngineOptions): Promise<Engine> {
+    assert(options.workers >= 1 && options.workers <= MAX_WORKERS, "1 to 64 workers");
+    const workers = Array.from({ length: options.workers }, () => new WorkerHandle(options.spin));
+    await Promise.all(workers.map((worker) => worker.ready));
+    return new Engine(workers);
+  }
+
+  get sessionCount(): number {
+    return this.#workers.reduce((sum, worker) => sum + worker.sessionCount, 0);
+  }
+
+  attach(request: AttachRequest): Session {
+    const id = this.#nextId++;
+    const { regions } = request;
+    const pageTable = new SharedArrayBuffer(PageTable.sizeBytes(regions.pageLimit));
+    const session = new Session(id, request.pid, regions, pageTable);
+    this.#leastBusy().attach(session, {
+      id,
+      userfaultfd: request.userfaultfd.intoRawFd(),
+      pidfd: request.pidfd.intoRawFd(),
+      socket: request.socket.intoRawFd(),
+      regions: regions.regions,
+      pageSizeBytes: regions.pageSizeBytes,
+      layers: request.layers,
+      pageTable,
+      stats: session.stats.buffer,
+      onError: request.onError,
+      mayKill: request.pid !== process.pid,
+    });
+    return session;
+  }
+
+  /** Lets go of a VM: our descriptors are closed, and its `ended` resolves. */
+  detach(session: Session): void {
+    for (const worker of this.#workers) worker.detach(session);
+  }
+
+  get workerCount(): number {
+    return this.#workers.length;
+  }
+
+  /** Stops all workers. VMs that are still attached freeze at their next missing page. */
+  async close(): Promise<void> {
+    await Promise.all(this.#workers.map((worker) => worker.stop()));
+  }
+
+  #leastBusy(): WorkerHandle {
+    return this.#workers.reduce((best, worker) =>
+      worker.sessionCount < best.sessionCount ? worker : best,
+    );
+  }
+}

@@ -1,0 +1,59 @@
+/** One attached VM as the main thread sees it: its memory, its numbers, its end. */
+import { PageTable } from "../pager/page-table.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import { SessionStats } from "./session-stats.ts";
+import type { EndReason } from "./wire.ts";
+
+/** How a session ended. `failure`: why the VM had to be killed, if it was. */
+export interface SessionEnd {
+  readonly reason: EndReason | "stopped";
+  readonly failure?: string;
+}
+
+/** Something is wrong with a session; `kill` tells what became of its VM. */
+export interface SessionFailure {
+  readonly message: string;
+  /** `denied`: we may not kill it. Its threads stay frozen at their missing pages. */
+  readonly kill: "killed" | "gone" | "denied";
+}
+
+export class Session {
+  readonly id: number;
+  readonly pid: number;
+  readonly regions: RegionMap;
+  readonly pageTable: PageTable;
+  readonly stats: SessionStats;
+  /** Resolves when the VM is gone or the engine stops; never rejects. */
+  readonly ended: Promise<SessionEnd>;
+  /** Called once if the session fails, before it ends. */
+  onFailure: (failure: SessionFailure) => void = () => {};
+  readonly #resolveEnded: (end: SessionEnd) => void;
+  #failure: string | undefined;
+
+  constructor(id: number, pid: number, regions: RegionMap, pageStates: SharedArrayBuffer) {
+    this.id = id;
+    this.pid = pid;
+    this.regions = regions;
+    this.pageTable = new PageTable(regions.pageLimit, new Uint8Array(pageStates));
+    this.stats = new SessionStats();
+    let resolveEnded: (end: SessionEnd) => void = () => {};
+    this.ended = new Promise((resolve) => {
+      resolveEnded = resolve;
+    });
+    this.#resolveEnded = resolveEnded;
+  }
+
+  /** The engine's: the worker has given the session up. */
+  fail(failure: SessionFailure): void {
+    this.#failure = failure.message;
+    this.onFailure(failure);
+  }
+
+  /** The engine's: the session is over. */
+  end(reason: SessionEnd["reason"]): void {
+    this.#resolveEnded({
+      reason,
+      ...(this.#failure === undefined ? {} : { failure: this.#failure }),
+    });
+  }
+}

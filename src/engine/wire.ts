@@ -1,0 +1,52 @@
+/**
+ * What the main thread and a fault worker say to each other. A worker that waits for faults does not
+ * run its event loop, so every message to it is followed by a signal on its control eventfd.
+ */
+import type { SpinMode } from "../pager/pacing.ts";
+import type { GuestRegion } from "../snapshot/regions.ts";
+import type { MappedLayers } from "../source/memory-files.ts";
+
+/** What becomes of a page whose bytes cannot be had: the VM is killed, or the page is poisoned. */
+export type ErrorPolicy = "kill" | "poison";
+
+export interface WorkerSetup {
+  readonly spin: SpinMode;
+  readonly controlFd: number;
+}
+
+/** One VM, handed to the worker that owns it from now on, descriptors included. */
+export interface SessionSetup {
+  /** Unique in this process; below 2^32. */
+  readonly id: number;
+  readonly userfaultfd: number;
+  readonly pidfd: number;
+  /** The VMM's connection, kept open because some VMMs may take its end as ours. */
+  readonly socket: number;
+  readonly regions: readonly GuestRegion[];
+  readonly pageSizeBytes: number;
+  readonly layers: MappedLayers;
+  readonly pageTable: SharedArrayBuffer;
+  readonly stats: SharedArrayBuffer;
+  readonly onError: ErrorPolicy;
+  /** False only when the process to kill would be our own (the rehearsal). */
+  readonly mayKill: boolean;
+}
+
+export type ToWorker =
+  | { readonly type: "attach"; readonly session: SessionSetup }
+  | { readonly type: "detach"; readonly id: number }
+  | { readonly type: "stop" };
+
+/** Why a session ended: its process exited, lost the memory that we served (exec), or we let go. */
+export type EndReason = "exited" | "gone" | "detached";
+
+export type FromWorker =
+  | { readonly type: "ready" }
+  /** The session cannot go on; `kill` tells whether its VM could be killed. */
+  | {
+      readonly type: "failed";
+      readonly id: number;
+      readonly message: string;
+      readonly kill: "killed" | "gone" | "denied";
+    }
+  | { readonly type: "ended"; readonly id: number; readonly reason: EndReason };

@@ -1,0 +1,91 @@
+/** The main thread's end of one fault worker. */
+import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
+import { describeError } from "../base/errors.ts";
+import { EventFd } from "../linux/eventfd.ts";
+import { killByPidfd } from "../linux/process.ts";
+import type { SpinMode } from "../pager/pacing.ts";
+import type { Session } from "./session.ts";
+import type { FromWorker, SessionSetup, ToWorker } from "./wire.ts";
+
+export class WorkerHandle {
+  readonly #worker: Worker;
+  readonly #port: MessagePort;
+  readonly #control = EventFd.create();
+  readonly #sessions = new Map<number, { session: Session; pidfd: number }>();
+  readonly #exited: Promise<void>;
+  readonly ready: Promise<void>;
+
+  constructor(spin: SpinMode) {
+    const { port1, port2 } = new MessageChannel();
+    this.#port = port1;
+    this.#worker = new Worker(new URL("./worker.js", import.meta.url), {
+      name: "fault-worker",
+      workerData: { port: port2, setup: { spin, controlFd: this.#control.fd } },
+      transferList: [port2],
+    });
+    this.#exited = new Promise((resolve) => this.#worker.once("exit", () => resolve()));
+    this.ready = new Promise((resolve, reject) => {
+      this.#worker.once("error", (error) => {
+        reject(error);
+        this.#onCrash(error);
+      });
+      port1.on("message", (message: FromWorker) => {
+        if (message.type === "ready") resolve();
+        else this.#onMessage(message);
+      });
+    });
+  }
+
+  get sessionCount(): number {
+    return this.#sessions.size;
+  }
+
+  attach(session: Session, setup: SessionSetup): void {
+    this.#sessions.set(session.id, { session, pidfd: setup.pidfd });
+    this.#send({ type: "attach", session: setup });
+  }
+
+  /** Lets go of a session, if it is one of this worker's. */
+  detach(session: Session): void {
+    if (this.#sessions.has(session.id)) this.#send({ type: "detach", id: session.id });
+  }
+
+  /** Stops the thread; its VMs lose their handler. */
+  async stop(): Promise<void> {
+    this.#send({ type: "stop" });
+    await this.#exited;
+    for (const { session } of this.#sessions.values()) session.end("stopped");
+    this.#sessions.clear();
+    this.#port.close();
+    this.#control.close();
+  }
+
+  #send(message: ToWorker): void {
+    this.#port.postMessage(message);
+    this.#control.signal();
+  }
+
+  #onMessage(message: Exclude<FromWorker, { type: "ready" }>): void {
+    const entry = this.#sessions.get(message.id);
+    if (entry === undefined) return;
+    if (message.type === "failed") {
+      entry.session.fail({ message: message.message, kill: message.kill });
+      return;
+    }
+    this.#sessions.delete(message.id);
+    entry.session.end(message.reason);
+  }
+
+  /**
+   * The thread itself has died, which is a bug. Nobody answers its VMs any more, so they are killed;
+   * their descriptors stay open until this process ends, lest a VM read zeroes for data meanwhile.
+   */
+  #onCrash(error: unknown): void {
+    for (const { session, pidfd } of this.#sessions.values()) {
+      const kill = killByPidfd(pidfd);
+      session.fail({ message: `The fault worker crashed: ${describeError(error)}`, kill });
+      session.end("gone");
+    }
+    this.#sessions.clear();
+  }
+}

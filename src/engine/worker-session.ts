@@ -1,0 +1,269 @@
+/**
+ * One VM in its fault worker: drains its userfaultfd, has the planner decide, carries the actions
+ * out. Only this object operates the descriptor (design law 3).
+ */
+import { formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
+import * as abi from "../linux/abi-userfaultfd.ts";
+import { monotonicUs } from "../linux/clock.ts";
+import { OwnedFd } from "../linux/fd.ts";
+import { ActionKind, type ActionList } from "../pager/actions.ts";
+import { PageTable } from "../pager/page-table.ts";
+import { type InstallOutcome, Planner, type Settlement } from "../pager/planner.ts";
+import { RegionMap } from "../snapshot/regions.ts";
+import type { MappedLayers } from "../source/memory-files.ts";
+import type { EventBatch } from "../uffd/events.ts";
+import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { PageBuffers } from "./page-buffers.ts";
+import { SessionStats } from "./session-stats.ts";
+import type { ErrorPolicy, SessionSetup } from "./wire.ts";
+
+/** What all sessions of a worker share, because a worker does one thing at a time. */
+export interface WorkerTools {
+  readonly batch: EventBatch;
+  readonly actions: ActionList;
+  readonly buffers: PageBuffers;
+}
+
+/**
+ * How a turn ended: nothing left to do (`idle`), more to do at once (`again`) or in a moment
+ * (`later`), the VM is dead (`gone`), or the session cannot go on (`failed`, see `failure`).
+ */
+export type Turn = "idle" | "again" | "later" | "gone" | "failed";
+
+/** Reads per turn: 16 × 64 messages. A guest that floods REMOVEs waits for its next turn. */
+const MAX_READS_PER_TURN = 16;
+/** Plans per turn. Progress comes in the first; the rest is for partial and deferred ones. */
+const MAX_PLANS_PER_TURN = 4;
+/** Turns without progress after which a session waits a moment instead of trying at once. */
+const STALLS_BEFORE_WAITING = 16;
+/** A page that cannot be allocated for this long is given up: pools are refilled in less, or never. */
+const EXHAUSTED_AFTER_US = 1e6;
+/** One copy installs at most this much: the same grain as a huge page. */
+const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
+
+export class WorkerSession {
+  readonly id: number;
+  readonly uffd: Userfaultfd;
+  readonly pidfd: OwnedFd;
+  readonly mayKill: boolean;
+  /** Why the session failed, for people. */
+  failure = "";
+  /** When this session last did something (monotonicUs). */
+  lastActiveUs = 0;
+  readonly #socket: OwnedFd;
+  readonly #regions: RegionMap;
+  readonly #layers: MappedLayers;
+  readonly #planner: Planner;
+  readonly #stats: SessionStats;
+  readonly #policy: ErrorPolicy;
+  readonly #tools: WorkerTools;
+  readonly #pageSizeBytes: number;
+  #stalls = 0;
+  #streakSinceUs = 0;
+
+  constructor(setup: SessionSetup, tools: WorkerTools) {
+    this.id = setup.id;
+    this.uffd = Userfaultfd.fromFd(new OwnedFd(setup.userfaultfd));
+    this.pidfd = new OwnedFd(setup.pidfd);
+    this.mayKill = setup.mayKill;
+    this.#socket = new OwnedFd(setup.socket);
+    this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
+    this.#layers = setup.layers;
+    this.#pageSizeBytes = setup.pageSizeBytes;
+    this.#planner = new Planner({
+      regions: this.#regions,
+      runs: setup.layers.runs,
+      table: new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable)),
+      maxRunPages: Math.max(1, MAX_RUN_BYTES / setup.pageSizeBytes),
+    });
+    this.#stats = new SessionStats(setup.stats);
+    this.#policy = setup.onError;
+    this.#tools = tools;
+  }
+
+  /**
+   * Answers what is pending. Bounded, so that one VM cannot keep the others waiting. `nowUs`: when
+   * the worker learned that there is something to do; latencies count from there.
+   */
+  turn(nowUs: number): Turn {
+    this.lastActiveUs = nowUs;
+    if (this.#planner.failureStreak === 0) this.#streakSinceUs = nowUs;
+    let hasProgress = false;
+    for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
+      const hasMore = this.#drain();
+      if (this.failure !== "") return "failed";
+      if (this.#planner.queuedPages === 0) return hasMore ? "again" : "idle";
+      const queuedBefore = this.#planner.queuedPages;
+      const verdict = this.#resolve(nowUs);
+      if (verdict === "gone" || verdict === "failed") return verdict;
+      const queuedAfter = this.#planner.finishPlan();
+      if (queuedAfter < queuedBefore) hasProgress = true;
+      if (verdict === "later") return "later";
+      if (queuedAfter === 0 && !hasMore) {
+        this.#stalls = 0;
+        return "idle";
+      }
+    }
+    this.#stalls = hasProgress ? 0 : this.#stalls + 1;
+    return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
+  }
+
+  /** Closes every descriptor. The caller has taken them out of its epoll before. */
+  close(): void {
+    this.uffd.close();
+    this.pidfd.close();
+    this.#socket.close();
+  }
+
+  /** Reads all pending events into the planner. True if the bound was reached before the end. */
+  #drain(): boolean {
+    const { batch } = this.#tools;
+    for (let read = 0; read < MAX_READS_PER_TURN; read++) {
+      const count = this.uffd.drain(batch);
+      for (let index = 0; index < count; index++) this.#take(batch, index);
+      // A short read has emptied both of the kernel's queues, faults and events.
+      if (count < batch.capacity) return false;
+    }
+    return true;
+  }
+
+  #take(batch: EventBatch, index: number): void {
+    const code = batch.eventCode(index);
+    if (code === abi.UFFD_EVENT_PAGEFAULT) {
+      this.#takeFault(batch.faultAddress(index), batch.faultFlags(index));
+    } else if (code === abi.UFFD_EVENT_REMOVE || code === abi.UFFD_EVENT_UNMAP) {
+      const removed = this.#planner.remove(batch.rangeStart(index), batch.rangeEnd(index));
+      this.#stats.addRemoved(removed);
+    } else {
+      this.failure =
+        `The VMM sent userfaultfd event ${formatHex(code)}, which only a VMM with EVENT_FORK or ` +
+        "EVENT_REMAP can; neither can be followed.";
+    }
+  }
+
+  #takeFault(address: number, flags: number): void {
+    this.#stats.addFault();
+    if ((flags & (abi.UFFD_PAGEFAULT_FLAG_WP | abi.UFFD_PAGEFAULT_FLAG_MINOR)) !== 0) {
+      this.failure =
+        `The page at ${formatHex(address)} raised a write-protect or minor fault. Only memory ` +
+        "registered for missing faults can be served.";
+      return;
+    }
+    const verdict = this.#planner.fault(address);
+    if (verdict === "outside") {
+      this.failure = `The VMM faulted at ${formatHex(address)}, outside of every region of its handshake.`;
+    } else if (verdict === "overflow") {
+      this.#stats.addOverflowed();
+      this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);
+    }
+  }
+
+  /** Plans and carries out. `again`: the next plan may go on at once. */
+  #resolve(nowUs: number): Turn {
+    const { actions } = this.#tools;
+    const count = this.#planner.plan(actions);
+    let turn: Turn = "again";
+    for (let index = 0; index < count; index++) {
+      const outcome = this.#carryOut(actions, index);
+      const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
+      this.#count(actions, index, outcome, nowUs);
+      const next = this.#follow(actions, index, settlement);
+      if (next === "gone" || next === "failed") return next;
+      if (next === "later") turn = "later";
+    }
+    return turn;
+  }
+
+  #carryOut(actions: ActionList, index: number): InstallOutcome {
+    const page = actions.firstPages[index]!;
+    const target = this.#regions.addressOf(actions.regions[index]!, page);
+    const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
+    const offset = page * this.#pageSizeBytes;
+    switch (actions.kinds[index]) {
+      case ActionKind.copy: {
+        const source = this.#layers.addresses[actions.owners[index]!]! + offset;
+        return this.uffd.copy(target, source, lengthBytes);
+      }
+      case ActionKind.zero:
+        if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
+          return this.uffd.zeropage(target, lengthBytes);
+        }
+        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes);
+      default: {
+        const source = this.#tools.buffers.assemble(this.#layers, offset, lengthBytes);
+        return source === null ? "badSource" : this.uffd.copy(target, source, lengthBytes);
+      }
+    }
+  }
+
+  #count(actions: ActionList, index: number, outcome: InstallOutcome, nowUs: number): void {
+    if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
+    else if (outcome === "deferred") this.#stats.addDeferred();
+    if (outcome !== "installed" && outcome !== "partial") return;
+    const pages = this.uffd.doneBytes / this.#pageSizeBytes;
+    if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
+    else this.#stats.addInstalled(pages);
+    this.lastActiveUs = monotonicUs();
+    this.#stats.addLatency(this.lastActiveUs - nowUs);
+  }
+
+  #follow(actions: ActionList, index: number, settlement: Settlement): Turn {
+    const address = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
+    switch (settlement) {
+      case "done":
+      case "retry":
+        return "again";
+      case "wake":
+        this.uffd.wake(address, this.#pageSizeBytes);
+        return "again";
+      case "wakeAndBackoff":
+        this.uffd.wake(address, this.#pageSizeBytes);
+        return "later";
+      case "backoff":
+        return "later";
+      case "gone":
+        return "gone";
+      case "exhausted":
+        if (monotonicUs() - this.#streakSinceUs < EXHAUSTED_AFTER_US) {
+          this.uffd.wake(address, this.#pageSizeBytes);
+          return "later";
+        }
+        return this.#giveUp(actions, index, address, settlement);
+      case "badSource":
+        return this.#giveUp(actions, index, address, settlement);
+    }
+  }
+
+  /** A page cannot be had: poison it if that is the policy, else end the session. */
+  #giveUp(
+    actions: ActionList,
+    index: number,
+    address: number,
+    why: "badSource" | "exhausted",
+  ): Turn {
+    const offset = actions.firstPages[index]! * this.#pageSizeBytes;
+    const what =
+      why === "badSource"
+        ? `The bytes at image offset ${formatHex(offset)} cannot be read. Was a snapshot file ` +
+          "truncated while it was served?"
+        : `The page at ${formatHex(address)} cannot be allocated. ${this.#exhaustionCure()}`;
+    if (this.#policy === "poison") {
+      const outcome = this.uffd.poison(address, this.#pageSizeBytes);
+      if (outcome === "installed") {
+        this.#stats.addPoisoned();
+        this.#planner.markPoisoned(actions, index);
+        return "again";
+      }
+      if (outcome === "gone") return "gone";
+      if (outcome === "deferred") return "later";
+    }
+    this.failure = what;
+    return "failed";
+  }
+
+  #exhaustionCure(): string {
+    return this.#pageSizeBytes >= HUGE_PAGE_BYTES
+      ? "The pool of 2 MiB pages is empty: raise vm.nr_hugepages, or run fewer VMs."
+      : "The host is out of memory.";
+  }
+}

@@ -1,0 +1,186 @@
+/**
+ * A fault worker: one thread, one epoll, any number of VMs. It blocks in the kernel instead of
+ * running an event loop; the main thread reaches it through a message and its control eventfd.
+ */
+import {
+  type MessagePort,
+  parentPort,
+  receiveMessageOnPort,
+  workerData,
+} from "node:worker_threads";
+import { assert } from "../base/assert.ts";
+import { describeError } from "../base/errors.ts";
+import { monotonicUs } from "../linux/clock.ts";
+import { Epoll } from "../linux/epoll.ts";
+import { drainEventFd } from "../linux/eventfd.ts";
+import { killByPidfd } from "../linux/process.ts";
+import { sched_yield } from "../linux/sys.ts";
+import { ActionList } from "../pager/actions.ts";
+import { SpinPacer } from "../pager/pacing.ts";
+import { EventBatch } from "../uffd/events.ts";
+import { PageBuffers } from "./page-buffers.ts";
+import type { EndReason, FromWorker, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
+import { WorkerSession, type WorkerTools } from "./worker-session.ts";
+
+/** Descriptors that one wait can report; the rest comes with the next. */
+const EVENTS_PER_WAIT = 64;
+/** What an epoll event is about: the high tag. The low tag is the session. */
+const ABOUT_CONTROL = 0;
+const ABOUT_FAULTS = 1;
+const ABOUT_PROCESS = 2;
+/** How long a session rests that cannot go on at once: events in delivery, an empty pool. */
+const LATER_US = 1000;
+
+class FaultWorker {
+  readonly #port: MessagePort;
+  readonly #controlFd: number;
+  readonly #epoll = Epoll.create(EVENTS_PER_WAIT);
+  readonly #sessions = new Map<number, WorkerSession>();
+  readonly #pacer: SpinPacer;
+  readonly #tools: WorkerTools = {
+    batch: new EventBatch(),
+    actions: new ActionList(),
+    buffers: new PageBuffers(),
+  };
+  /** Sessions with work that no event will announce, and when it is due (monotonicUs; 0: now). */
+  readonly #unfinished = new Map<WorkerSession, number>();
+  #isStopping = false;
+  #isSpinning = false;
+  #lastActiveUs = 0;
+
+  constructor(port: MessagePort, setup: WorkerSetup) {
+    this.#port = port;
+    this.#controlFd = setup.controlFd;
+    this.#pacer = new SpinPacer(setup.spin);
+    this.#epoll.add(setup.controlFd, 0, ABOUT_CONTROL);
+  }
+
+  run(): void {
+    this.#send({ type: "ready" });
+    while (!this.#isStopping) {
+      const count = this.#epoll.wait(this.#timeoutMs());
+      for (let index = 0; index < count; index++) {
+        this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index));
+      }
+      if (this.#unfinished.size > 0) this.#goOn();
+      else if (count === 0 && this.#isSpinning) this.#considerSleep();
+    }
+    for (const session of this.#sessions.values()) this.#drop(session);
+    this.#tools.buffers.close();
+    this.#epoll.close();
+  }
+
+  #timeoutMs(): number {
+    if (this.#isSpinning) return 0;
+    if (this.#unfinished.size === 0) return -1;
+    for (const dueUs of this.#unfinished.values()) if (dueUs === 0) return 0;
+    return LATER_US / 1000;
+  }
+
+  #dispatch(id: number, about: number): void {
+    if (about === ABOUT_CONTROL) {
+      this.#takeMessages();
+      return;
+    }
+    // An earlier event of the same wait may have ended the session.
+    const session = this.#sessions.get(id);
+    if (session === undefined) return;
+    if (about === ABOUT_PROCESS) {
+      this.#end(session, "exited");
+      return;
+    }
+    const nowUs = monotonicUs();
+    this.#pacer.observeGap(nowUs - this.#lastActiveUs);
+    this.#turn(session, nowUs);
+    this.#lastActiveUs = session.lastActiveUs;
+    this.#isSpinning = this.#pacer.budgetUs > 0;
+  }
+
+  #turn(session: WorkerSession, nowUs: number): void {
+    let turn: ReturnType<WorkerSession["turn"]>;
+    try {
+      turn = session.turn(nowUs);
+    } catch (error) {
+      session.failure = `Internal error: ${describeError(error)}`;
+      turn = "failed";
+    }
+    if (turn === "again") this.#unfinished.set(session, 0);
+    else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
+    else if (this.#unfinished.size > 0) this.#unfinished.delete(session);
+    if (turn === "gone") this.#end(session, "gone");
+    else if (turn === "failed") this.#fail(session);
+  }
+
+  /** Sessions that had to stop in the middle: events in delivery need the VMM's thread to run. */
+  #goOn(): void {
+    sched_yield();
+    const nowUs = monotonicUs();
+    for (const [session, dueUs] of this.#unfinished) {
+      if (dueUs <= nowUs) this.#turn(session, nowUs);
+    }
+  }
+
+  #considerSleep(): void {
+    if (monotonicUs() - this.#lastActiveUs >= this.#pacer.budgetUs) this.#isSpinning = false;
+  }
+
+  #takeMessages(): void {
+    drainEventFd(this.#controlFd);
+    for (;;) {
+      const received: { message: ToWorker } | undefined = receiveMessageOnPort(this.#port);
+      if (received === undefined) return;
+      const { message } = received;
+      this.#obey(message);
+    }
+  }
+
+  #obey(message: ToWorker): void {
+    if (message.type === "stop") {
+      this.#isStopping = true;
+    } else if (message.type === "attach") {
+      this.#attach(message.session);
+    } else {
+      const session = this.#sessions.get(message.id);
+      if (session !== undefined) this.#end(session, "detached");
+    }
+  }
+
+  #attach(setup: SessionSetup): void {
+    const session = new WorkerSession(setup, this.#tools);
+    this.#sessions.set(session.id, session);
+    this.#epoll.add(session.pidfd.fd, session.id, ABOUT_PROCESS);
+    this.#epoll.add(session.uffd.fd, session.id, ABOUT_FAULTS);
+  }
+
+  /**
+   * Fails closed: the VM is killed, and the session ends when its process is gone. Where we may not
+   * kill it, it stays frozen: closing the last userfaultfd would give it zero pages for data.
+   */
+  #fail(session: WorkerSession): void {
+    this.#epoll.remove(session.uffd.fd);
+    const kill = session.mayKill ? killByPidfd(session.pidfd.fd) : "denied";
+    this.#send({ type: "failed", id: session.id, message: session.failure, kill });
+  }
+
+  #end(session: WorkerSession, reason: EndReason): void {
+    this.#drop(session);
+    this.#send({ type: "ended", id: session.id, reason });
+  }
+
+  #drop(session: WorkerSession): void {
+    this.#sessions.delete(session.id);
+    this.#unfinished.delete(session);
+    // The VMM holds a duplicate of the userfaultfd: closing ours alone would leave it in the epoll.
+    if (session.failure === "") this.#epoll.remove(session.uffd.fd);
+    this.#epoll.remove(session.pidfd.fd);
+    session.close();
+  }
+
+  #send(message: FromWorker): void {
+    this.#port.postMessage(message);
+  }
+}
+
+assert(parentPort !== null, "this file is a worker's entry");
+const { port, setup } = workerData as { port: MessagePort; setup: WorkerSetup };
+new FaultWorker(port, setup).run();

@@ -1,0 +1,41 @@
+/**
+ * The public API of the package `faultline`.
+ *
+ * - Serve snapshots: `Server`.
+ * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
+ * - Ask the kernel what it allows: `probeKernel`.
+ */
+export { AssertionError } from "./base/assert.ts";
+export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
+export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
+export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";
+export { type ServeOptions, Server } from "./daemon/server.ts";
+export type { SocketOwner } from "./daemon/socket-file.ts";
+export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
+export type { CounterName, Counters, SessionStats } from "./engine/session-stats.ts";
+export type { ErrorPolicy } from "./engine/wire.ts";
+export { OwnedFd } from "./linux/fd.ts";
+export { createMemfd, MappedRegion } from "./linux/memory.ts";
+export { viewOf } from "./linux/sys.ts";
+export type { SpinMode } from "./pager/pacing.ts";
+export { PageState, PageTable } from "./pager/page-table.ts";
+export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
+export { adoptUserfaultfd } from "./uffd/adopt.ts";
+export type { CreateOptions, CreateVia } from "./uffd/create.ts";
+export {
+  DRAIN_CAPACITY,
+  decodeEvent,
+  EventBatch,
+  type FaultKind,
+  type UffdEvent,
+} from "./uffd/events.ts";
+export { type UffdFeature, uffdFeatures } from "./uffd/features.ts";
+export { type KernelReport, probeKernel } from "./uffd/probe.ts";
+export {
+  type Outcome,
+  type PageOperation,
+  type RegisterMode,
+  Userfaultfd,
+  type UserfaultfdOptions,
+  type WakeOption,
+} from "./uffd/userfaultfd.ts";

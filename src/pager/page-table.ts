@@ -1,0 +1,72 @@
+/**
+ * What we know of every page of one VM, in two bits a page.
+ *
+ * ```
+ *   missing ──fault──► pending ──installed──► installed
+ *      ▲                  │                      │
+ *      └─given up─────────┘      REMOVE          ▼
+ *      any state ──────────────────────────► removed
+ * ```
+ *
+ * - `missing`: never asked for, or asked for and given up.
+ * - `pending`: a fault is queued.
+ * - `installed`: we gave the page its content. If it faults again after that, it has lost it, and
+ *   snapshot bytes would be stale: it gets zeroes.
+ * - `removed`: the VMM took the page back (balloon, hotplug). Final: whatever happens, it reads as
+ *   zeroes from now on. The VMM drops the page only some time after we read the REMOVE, so a page
+ *   can be filled with zeroes and then dropped; were the state to move on, the next fault would
+ *   bring back snapshot content.
+ *
+ * So snapshot bytes are installed at most once per page, and never after a REMOVE.
+ *
+ * PURE. The memory may be shared with the main thread, which reads it to draw pictures.
+ */
+import { assert } from "../base/assert.ts";
+
+export const PageState = { missing: 0, pending: 1, installed: 2, removed: 3 } as const;
+export type PageState = (typeof PageState)[keyof typeof PageState];
+
+const PAGES_PER_BYTE = 4;
+const ALL_REMOVED = 0xff;
+
+export class PageTable {
+  readonly pageCount: number;
+  readonly #states: Uint8Array;
+
+  /** `states`: zeroed memory of `PageTable.sizeBytes(pageCount)`; all pages are missing then. */
+  constructor(pageCount: number, states: Uint8Array) {
+    assert(states.length >= PageTable.sizeBytes(pageCount), "page table memory too small");
+    this.pageCount = pageCount;
+    this.#states = states;
+  }
+
+  static sizeBytes(pageCount: number): number {
+    return Math.ceil(pageCount / PAGES_PER_BYTE);
+  }
+
+  get(page: number): PageState {
+    assert(page >= 0 && page < this.pageCount, "page outside of the table");
+    const shift = (page & 3) << 1;
+    return ((this.#states[Math.floor(page / PAGES_PER_BYTE)]! >>> shift) & 3) as PageState;
+  }
+
+  set(page: number, state: PageState): void {
+    assert(page >= 0 && page < this.pageCount, "page outside of the table");
+    const index = Math.floor(page / PAGES_PER_BYTE);
+    const shift = (page & 3) << 1;
+    this.#states[index] = (this.#states[index]! & ~(3 << shift)) | (state << shift);
+  }
+
+  /** Marks pages `first` to `end` (exclusive) as removed: whole bytes at a time, as floods come. */
+  removeRange(first: number, end: number): void {
+    assert(first >= 0 && first <= end && end <= this.pageCount, "range outside of the table");
+    let page = first;
+    while (page < end && page % PAGES_PER_BYTE !== 0) this.set(page++, PageState.removed);
+    const lastWhole = end - (end % PAGES_PER_BYTE);
+    if (page < lastWhole) {
+      this.#states.fill(ALL_REMOVED, page / PAGES_PER_BYTE, lastWhole / PAGES_PER_BYTE);
+      page = lastWhole;
+    }
+    while (page < end) this.set(page++, PageState.removed);
+  }
+}

@@ -1,0 +1,306 @@
+/**
+ * Decides what one VM's events lead to. Events and page states go in, actions come out; the engine
+ * carries them out and reports each outcome back. Engine, simulator and tests run this same code.
+ *
+ * One turn: `remove()` and `fault()` for everything that was drained, then `plan()`, then `settle()`
+ * for each action in order, then `finishPlan()`. All removes of a drain are applied before any
+ * fault is planned, whatever order they were read in: the kernel hands out faults first, even
+ * those that a REMOVE caused.
+ *
+ * PURE: no clock, no I/O, and no allocation after construction.
+ */
+import { assert } from "../base/assert.ts";
+import { MIXED_OWNERS, type OwnerRuns, ownerOf, ZERO_OWNER } from "../base/owner-runs.ts";
+import { HUGE_PAGE_BYTES } from "../base/units.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import { ACTION_CAPACITY, ActionKind, type ActionList } from "./actions.ts";
+import { PageState, type PageTable } from "./page-table.ts";
+
+/**
+ * Faults one VM can have waiting. A thread waits for one page at a time, so this is far above what
+ * vCPUs and device threads reach (metric: overflowed faults in the session's end report).
+ */
+export const QUEUE_CAPACITY = 1024;
+
+/**
+ * Failed attempts in a row, without one page installed in between, after which the pool or the
+ * layout may be broken for good. Real races end after as many attempts as the VM has threads. The
+ * engine waits between attempts, and only believes `exhausted` after some time.
+ */
+export const STREAK_LIMIT = 128;
+/** The first few attempts go on at once: most collisions are over by then. */
+const STREAK_UNTIL_BACKOFF = 8;
+
+/** `overflow`: the queue is full; wake the page's waiters, they will fault again. */
+export type FaultVerdict = "queued" | "known" | "outside" | "overflow";
+
+/** What became of an operation on the kernel: the outcomes of `Userfaultfd` that resolving has. */
+export type InstallOutcome =
+  | "installed"
+  | "partial"
+  | "alreadyPresent"
+  | "deferred"
+  | "unregistered"
+  | "badSource"
+  | "gone"
+  | "outOfMemory"
+  | "busy";
+
+/**
+ * What the engine does next:
+ * - `done`: nothing; the waiters are awake.
+ * - `wake`: wake the waiters of the action's first page.
+ * - `retry`: drain, then plan again; the pages stayed queued.
+ * - `wakeAndBackoff`, `backoff`: the same, but not before a moment has passed.
+ * - `gone`: the VM is dead.
+ * - `badSource`, `exhausted`: the first page cannot be had; apply the session's policy, or (if
+ *   `exhausted` came too soon to be believed) treat it as `wakeAndBackoff`.
+ */
+export type Settlement =
+  | "done"
+  | "wake"
+  | "retry"
+  | "wakeAndBackoff"
+  | "backoff"
+  | "gone"
+  | "badSource"
+  | "exhausted";
+
+export interface PlannerOptions {
+  readonly regions: RegionMap;
+  readonly runs: OwnerRuns;
+  readonly table: PageTable;
+  /** The longest run of pages that one action may cover. */
+  readonly maxRunPages: number;
+}
+
+export class Planner {
+  readonly #regions: RegionMap;
+  readonly #runs: OwnerRuns;
+  readonly #table: PageTable;
+  readonly #pageSizeBytes: number;
+  readonly #maxRunPages: number;
+  readonly #queue = new Float64Array(QUEUE_CAPACITY);
+  readonly #isKept = new Uint8Array(QUEUE_CAPACITY);
+  #queueLength = 0;
+  #plannedLength = 0;
+  #mayMerge = true;
+  #streak = 0;
+
+  constructor(options: PlannerOptions) {
+    this.#regions = options.regions;
+    this.#runs = options.runs;
+    this.#table = options.table;
+    this.#pageSizeBytes = options.regions.pageSizeBytes;
+    this.#maxRunPages = options.maxRunPages;
+    assert(options.table.pageCount >= options.regions.pageLimit, "page table smaller than regions");
+  }
+
+  /** Failed attempts since the last page that could be installed. */
+  get failureStreak(): number {
+    return this.#streak;
+  }
+
+  get queuedPages(): number {
+    return this.#queueLength;
+  }
+
+  /** Takes a fault at a host address. */
+  fault(address: number): FaultVerdict {
+    const region = this.#regions.regionAt(address);
+    if (region < 0) return "outside";
+    const page = this.#regions.pageAt(region, address);
+    const state = this.#table.get(page);
+    if (state === PageState.pending) return "known";
+    if (this.#queueLength === QUEUE_CAPACITY) return "overflow";
+    if (state === PageState.missing) this.#table.set(page, PageState.pending);
+    this.#queue[this.#queueLength++] = page;
+    return "queued";
+  }
+
+  /** Takes a REMOVE (or UNMAP) of host addresses `start` to `end`, exclusive. Returns the pages. */
+  remove(start: number, end: number): number {
+    let removed = 0;
+    for (let region = 0; region < this.#regions.regions.length; region++) {
+      const from = Math.max(start, this.#regions.baseOf(region));
+      const to = Math.min(end, this.#regions.endOf(region));
+      if (from >= to) continue;
+      // A huge page goes only as a whole, so its state changes only if all of it is in the range.
+      const first = this.#regions.pageAt(region, from + this.#pageSizeBytes - 1);
+      const last = this.#regions.pageAt(region, to);
+      if (first >= last) continue;
+      this.#table.removeRange(first, last);
+      removed += last - first;
+    }
+    return removed;
+  }
+
+  /** Turns queued faults into actions, merging neighbours. Returns how many actions there are. */
+  plan(actions: ActionList): number {
+    this.#sortQueue();
+    actions.length = 0;
+    let position = 0;
+    while (position < this.#queueLength) {
+      const page = this.#queue[position]!;
+      if (!this.#extendLast(actions, page)) {
+        if (actions.length === ACTION_CAPACITY) break;
+        this.#append(actions, page, position);
+      }
+      this.#isKept[position] = 0;
+      position += 1;
+      actions.queueEnds[actions.length - 1] = position;
+    }
+    this.#plannedLength = position;
+    this.#mayMerge = true;
+    return actions.length;
+  }
+
+  /** Takes the outcome of action `index`; `doneBytes` counts for `partial`. Call in plan order. */
+  settle(
+    actions: ActionList,
+    index: number,
+    outcome: InstallOutcome,
+    doneBytes: number,
+  ): Settlement {
+    const count = actions.pageCounts[index]!;
+    const first = actions.firstPages[index]!;
+    switch (outcome) {
+      case "installed":
+        this.#markInstalled(first, first + count);
+        return "done";
+      case "partial": {
+        const donePages = Math.floor(doneBytes / this.#pageSizeBytes);
+        this.#markInstalled(first, first + donePages);
+        this.#keep(actions, index, first + donePages);
+        return "retry";
+      }
+      case "alreadyPresent":
+        // Not ours, so not `installed`: on hugetlb this is also how an empty pool answers.
+        return this.#giveUpFirst(actions, index, this.#pageSizeBytes >= HUGE_PAGE_BYTES);
+      case "unregistered":
+        if (count === 1) return this.#giveUpFirst(actions, index, true);
+        // The run crosses the end of a mapping: page by page, only the outer ones are lost.
+        this.#mayMerge = false;
+        this.#keep(actions, index, first);
+        return "retry";
+      case "deferred":
+      case "busy":
+        this.#keep(actions, index, first);
+        return "retry";
+      case "outOfMemory":
+        this.#keep(actions, index, first);
+        this.#streak += 1;
+        return this.#streak > STREAK_LIMIT ? "exhausted" : "backoff";
+      case "badSource":
+        this.#keep(actions, index, first);
+        return "badSource";
+      case "gone":
+        return "gone";
+    }
+  }
+
+  /** The first page of action `index` is settled by policy: poisoned, it reads as nothing else. */
+  markPoisoned(actions: ActionList, index: number): void {
+    const first = actions.firstPages[index]!;
+    this.#markInstalled(first, first + 1);
+    this.#keep(actions, index, first + 1);
+  }
+
+  /** Drops what was settled from the queue. Returns how many faults still wait. */
+  finishPlan(): number {
+    let kept = 0;
+    for (let position = 0; position < this.#queueLength; position++) {
+      if (position < this.#plannedLength && this.#isKept[position] === 0) continue;
+      this.#queue[kept++] = this.#queue[position]!;
+    }
+    this.#queueLength = kept;
+    this.#plannedLength = 0;
+    return kept;
+  }
+
+  /** Makes `page` part of the last action, if it continues it. */
+  #extendLast(actions: ActionList, page: number): boolean {
+    const last = actions.length - 1;
+    if (last < 0) return false;
+    const first = actions.firstPages[last]!;
+    const count = actions.pageCounts[last]!;
+    if (page < first + count) return true; // The same page again.
+    if (page !== first + count || count >= this.#maxRunPages || !this.#mayMerge) return false;
+    if (this.#regions.regionOfPage(page) !== actions.regions[last]) return false;
+    const owner = this.#sourceOf(page);
+    if (kindOf(owner) !== actions.kinds[last] || owner === MIXED_OWNERS) return false;
+    if (owner >= 0 && owner !== actions.owners[last]) return false;
+    actions.pageCounts[last] = count + 1;
+    return true;
+  }
+
+  #append(actions: ActionList, page: number, position: number): void {
+    const index = actions.length++;
+    const owner = this.#sourceOf(page);
+    const region = this.#regions.regionOfPage(page);
+    assert(region >= 0, "queued page outside of every region");
+    actions.kinds[index] = kindOf(owner);
+    actions.owners[index] = owner;
+    actions.regions[index] = region;
+    actions.firstPages[index] = page;
+    actions.pageCounts[index] = 1;
+    actions.queueStarts[index] = position;
+  }
+
+  /** Where a page's bytes come from: the owner of the snapshot's, or zero if it had its turn. */
+  #sourceOf(page: number): number {
+    if (this.#table.get(page) !== PageState.pending) return ZERO_OWNER;
+    return ownerOf(this.#runs, page * this.#pageSizeBytes, this.#pageSizeBytes);
+  }
+
+  #markInstalled(first: number, end: number): void {
+    for (let page = first; page < end; page++) {
+      if (this.#table.get(page) !== PageState.removed) this.#table.set(page, PageState.installed);
+    }
+    if (end > first) this.#streak = 0;
+  }
+
+  /** Lets go of the first page. Only failures that may never end (`isSuspect`) count. */
+  #giveUpFirst(actions: ActionList, index: number, isSuspect: boolean): Settlement {
+    const first = actions.firstPages[index]!;
+    if (isSuspect) this.#streak += 1;
+    // A woken thread faults again at once, so every other attempt lets it sleep.
+    const isHeld = isSuspect && this.#streak > STREAK_UNTIL_BACKOFF && this.#streak % 2 === 1;
+    this.#keep(actions, index, isHeld ? first : first + 1);
+    if (isHeld) return "backoff";
+    if (this.#table.get(first) === PageState.pending) this.#table.set(first, PageState.missing);
+    if (isSuspect && this.#streak > STREAK_LIMIT) return "exhausted";
+    return isSuspect && this.#streak > STREAK_UNTIL_BACKOFF ? "wakeAndBackoff" : "wake";
+  }
+
+  /** Leaves the pages of an action from `firstKept` on in the queue. */
+  #keep(actions: ActionList, index: number, firstKept: number): void {
+    const end = actions.queueEnds[index]!;
+    for (let position = actions.queueStarts[index]!; position < end; position++) {
+      if (this.#queue[position]! >= firstKept) this.#isKept[position] = 1;
+    }
+  }
+
+  #sortQueue(): void {
+    const queue = this.#queue;
+    // Almost always a handful of pages; the typed array's own sort would allocate a view.
+    if (this.#queueLength > 64) {
+      queue.subarray(0, this.#queueLength).sort();
+      return;
+    }
+    for (let end = 1; end < this.#queueLength; end++) {
+      const page = queue[end]!;
+      let position = end - 1;
+      while (position >= 0 && queue[position]! > page) {
+        queue[position + 1] = queue[position]!;
+        position -= 1;
+      }
+      queue[position + 1] = page;
+    }
+  }
+}
+
+function kindOf(owner: number): ActionKind {
+  if (owner === ZERO_OWNER) return ActionKind.zero;
+  return owner === MIXED_OWNERS ? ActionKind.assemble : ActionKind.copy;
+}

@@ -1,0 +1,106 @@
+/**
+ * The handshake of Firecracker's page-fault handler protocol: one JSON array, one object per memory
+ * region, sent with the userfaultfd as SCM_RIGHTS. No length, no version, no end mark.
+ *
+ * | release       | fields                                                             |
+ * | ------------- | ------------------------------------------------------------------ |
+ * | v1.1 – v1.6   | base_host_virt_addr, size, offset                                  |
+ * | v1.7 – v1.11  | the same, and page_size_kib, which holds BYTES                     |
+ * | v1.12 and on  | the same, and page_size (bytes); page_size_kib is deprecated       |
+ *
+ * PURE: bytes in, regions out.
+ */
+import { z } from "zod";
+import { FaultlineError } from "../base/errors.ts";
+import { hostAddress, imageOffset, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { type GuestRegion, MAX_REGIONS, RegionMap } from "../snapshot/regions.ts";
+
+/** A region takes about 150 bytes; nobody sends more than this. */
+export const MAX_HANDSHAKE_BYTES = 256 * MAX_REGIONS;
+
+/** Page sizes a VMM can have: from 4 KiB to the 2 MiB of `huge_pages: 2M`. */
+const LARGEST_PAGE_BYTES = 2 * 1024 * 1024;
+
+const unsigned = z.int().nonnegative();
+const mapping = z.object({
+  base_host_virt_addr: unsigned,
+  size: unsigned,
+  offset: unsigned,
+  page_size: unsigned.optional(),
+  page_size_kib: unsigned.optional(),
+});
+const mappings = z.array(mapping);
+type Mapping = z.infer<typeof mapping>;
+
+/** Whether the bytes so far are a whole message. A message ends with the array's bracket. */
+export function isCompleteHandshake(bytes: Uint8Array): boolean {
+  const text = decode(bytes).trimEnd();
+  if (!text.endsWith("]")) return false;
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * The regions of a whole message. `hostPageBytes`: pages cannot be smaller than the host's, though
+ * Firecracker says 4096 on hosts with 16 and 64 KiB pages too.
+ * @throws FaultlineError `handshake`
+ */
+export function parseHandshake(bytes: Uint8Array, hostPageBytes: number): RegionMap {
+  let json: unknown;
+  try {
+    json = JSON.parse(decode(bytes));
+  } catch (cause) {
+    throw new FaultlineError("handshake", `The handshake is no JSON: ${excerpt(bytes)}`, { cause });
+  }
+  const parsed = mappings.safeParse(json);
+  if (!parsed.success) {
+    throw new FaultlineError(
+      "handshake",
+      `The handshake is no list of memory regions: ${oneLine(z.prettifyError(parsed.error))}`,
+    );
+  }
+  const regions = parsed.data.map(regionOf);
+  return new RegionMap(regions, pageSizeOf(parsed.data, hostPageBytes));
+}
+
+function regionOf(entry: Mapping): GuestRegion {
+  return {
+    baseHostAddress: hostAddress(entry.base_host_virt_addr),
+    sizeBytes: entry.size,
+    imageOffset: imageOffset(entry.offset),
+  };
+}
+
+function pageSizeOf(entries: readonly Mapping[], hostPageBytes: number): number {
+  const sizes = new Set(entries.map((entry) => entry.page_size ?? entry.page_size_kib));
+  if (sizes.size > 1) {
+    const list = [...sizes].map((size) => size ?? "none").join(", ");
+    throw new FaultlineError("handshake", `The regions differ in page size (${list}).`);
+  }
+  const [announced = SMALL_PAGE_BYTES] = sizes;
+  const isPowerOfTwo = announced > 0 && Number.isInteger(Math.log2(announced));
+  if (!isPowerOfTwo || announced < SMALL_PAGE_BYTES || announced > LARGEST_PAGE_BYTES) {
+    throw new FaultlineError(
+      "handshake",
+      `The page size ${announced} is no power of two from 4096 to 2097152 bytes. ` +
+        "page_size_kib holds bytes too, whatever its name says.",
+    );
+  }
+  return Math.max(announced, hostPageBytes);
+}
+
+function decode(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("utf8");
+}
+
+function excerpt(bytes: Uint8Array): string {
+  return JSON.stringify(decode(bytes.subarray(0, 64)));
+}
+
+function oneLine(text: string): string {
+  return text.replace(/\s*\n\s*/g, " ");
+}
