@@ -19,6 +19,7 @@ export interface TestReport {
 export interface Failure {
   readonly name: string;
   readonly location: string;
+  /** What a test threw, or a sentence where the file as a whole failed. */
   readonly error: unknown;
 }
 
@@ -27,11 +28,15 @@ export interface Skip {
   readonly reason: string;
 }
 
+const WHOLE_FILE = "the file as a whole";
+
 export class FileTally {
   readonly #file: string;
   readonly #names: string[] = [];
   /** How many reports came at each depth since the last one above it. */
   readonly #reportCounts: number[] = [];
+  /** Tests that began and did not report yet, by name: what hangs if the file does. */
+  readonly #running = new Set<string>();
   passedCount = 0;
   readonly failures: Failure[] = [];
   readonly skips: Skip[] = [];
@@ -41,6 +46,22 @@ export class FileTally {
     this.#file = file;
   }
 
+  /** Takes a `test:dequeue`, which comes when a test really begins. */
+  begin(event: { readonly name: string }): void {
+    if (event.name !== this.#file) this.#running.add(event.name);
+  }
+
+  /** The file was ended from outside: says so, and in which tests. */
+  endAll(why: string): void {
+    const inTests = [...this.#running].map((name) => `"${name}"`).join(", ");
+    const error = inTests === "" ? `It was ${why}.` : `It was ${why}, in ${inTests}.`;
+    const isWhole = (failure: Failure): boolean => failure.location === this.#file;
+    const index = this.failures.findIndex(isWhole);
+    const failure = { name: WHOLE_FILE, location: this.#file, error };
+    if (index === -1) this.failures.push(failure);
+    else this.failures[index] = failure;
+  }
+
   /** Takes a `test:start`, which comes parents first and so tells the names on the way down. */
   start(event: { readonly name: string; readonly nesting: number }): void {
     this.#names.length = event.nesting;
@@ -48,9 +69,10 @@ export class FileTally {
   }
 
   pass(report: TestReport): void {
+    this.#running.delete(report.name);
     const isLeaf = this.#countsAsLeaf(report);
     if (report.nesting === 0 && report.name === this.#file) {
-      this.#fail(report, new Error("The file holds no test."));
+      this.#fail(report, "The file holds no test.");
     } else if (isExcused(report)) {
       this.skips.push({ name: this.#nameOf(report), reason: excuseOf(report) });
     } else if (isLeaf) {
@@ -59,6 +81,7 @@ export class FileTally {
   }
 
   fail(report: TestReport): void {
+    this.#running.delete(report.name);
     this.#countsAsLeaf(report);
     if (report.todo !== undefined && report.todo !== false) {
       this.skips.push({ name: this.#nameOf(report), reason: excuseOf(report) });
@@ -70,7 +93,7 @@ export class FileTally {
   #fail(report: TestReport, error: unknown): void {
     const isWholeFile = report.name === this.#file;
     this.failures.push({
-      name: isWholeFile ? "the file as a whole" : this.#nameOf(report),
+      name: isWholeFile ? WHOLE_FILE : this.#nameOf(report),
       location: isWholeFile ? this.#file : `${report.file ?? this.#file}:${report.line ?? 0}`,
       error: rootError(error),
     });
@@ -106,10 +129,10 @@ function failureType(error: unknown): unknown {
 function rootError(error: unknown): unknown {
   if (!(error instanceof Error) || failureType(error) === undefined) return error;
   if ("signal" in error && typeof error.signal === "string") {
-    return new Error(`The process of the file was killed by ${error.signal}.`);
+    return `The process of the file was killed by ${error.signal}.`;
   }
   if ("exitCode" in error && typeof error.exitCode === "number") {
-    return new Error(`The process of the file ended with exit code ${error.exitCode}.`);
+    return `The process of the file ended with exit code ${error.exitCode}.`;
   }
   return error.cause ?? error;
 }

@@ -1,5 +1,6 @@
 /**
- * Runs the tests: `node dist/scripts/test.js [--node PATH] [unit | kernel | … | FILE]…`
+ * Runs the tests:
+ * `node dist/scripts/test.js [--node PATH] [--timeout SECONDS] [unit | kernel | … | FILE]…`
  *
  * Node's own runner does the work, one `run()` per file, so that a file which wedges or dies can be
  * ended and told apart from the others on every Node version. Files of test/kernel and test/e2e
@@ -15,19 +16,20 @@ import { inspect, parseArgs } from "node:util";
 import { FileTally, groupByReason, type Skip } from "./test-tally.ts";
 
 /** No file needs a quarter of it; a wedged one must end before its CI job does. */
-const FILE_TIMEOUT_MS = 120_000;
+const DEFAULT_TIMEOUT_SECONDS = 120;
 const SERIAL_FOLDERS = ["kernel", "e2e"];
 
 const root = resolve(import.meta.dirname, "../..");
 const builtTests = join(root, "dist", "test");
 
 const { values, positionals } = parseArgs({
-  options: { node: { type: "string" } },
+  options: { node: { type: "string" }, timeout: { type: "string" } },
   allowPositionals: true,
 });
 if (values.node !== undefined) {
-  const self = resolve(import.meta.filename);
-  const child = spawnSync(values.node, [self, ...positionals], { stdio: "inherit" });
+  const self = [import.meta.filename, ...positionals];
+  if (values.timeout !== undefined) self.push("--timeout", values.timeout);
+  const child = spawnSync(values.node, self, { stdio: "inherit" });
   if (child.error !== undefined) throw child.error;
   process.exit(child.status ?? 1);
 }
@@ -61,6 +63,8 @@ function select(files: readonly string[], filters: readonly string[]): string[] 
   return [...selected];
 }
 
+const timeoutSeconds = Number(values.timeout ?? DEFAULT_TIMEOUT_SECONDS);
+const stopped = new AbortController();
 const totals = { passed: 0, failed: 0 };
 const skips: Skip[] = [];
 const failedNames: string[] = [];
@@ -70,8 +74,10 @@ async function runFile(file: string): Promise<void> {
   const tally = new FileTally(file);
   const notes: string[] = [];
   const output: string[] = [];
-  const signal = AbortSignal.timeout(FILE_TIMEOUT_MS);
+  const timeout = AbortSignal.timeout(timeoutSeconds * 1000);
+  const signal = AbortSignal.any([timeout, stopped.signal]);
   const stream = run({ files: [file], concurrency: 1, signal });
+  stream.on("test:dequeue", (event) => tally.begin(event));
   stream.on("test:start", (event) => tally.start(event));
   stream.on("test:pass", (event) => tally.pass(event));
   stream.on("test:fail", (event) => tally.fail(event));
@@ -80,7 +86,8 @@ async function runFile(file: string): Promise<void> {
   // The runner's own totals come as diagnostics too; they name no file.
   stream.on("test:diagnostic", (event) => event.file !== undefined && notes.push(event.message));
   for await (const _ of stream);
-  report(file, tally, notes, output.join(""), performance.now() - startMs, signal.aborted);
+  if (timeout.aborted) tally.endAll(`ended after ${timeoutSeconds} s`);
+  report(file, tally, notes, output.join(""), performance.now() - startMs);
 }
 
 function report(
@@ -89,21 +96,18 @@ function report(
   notes: readonly string[],
   output: string,
   durationMs: number,
-  isTimedOut: boolean,
 ): void {
   const name = file.startsWith(builtTests + sep) ? relative(builtTests, file) : file;
   const isGood = tally.failures.length === 0;
   const counts = [`${tally.passedCount} passed`];
   if (!isGood) counts.push(`${tally.failures.length} failed`);
   if (tally.skips.length > 0) counts.push(`${tally.skips.length} skipped`);
-  console.log(
-    `${isGood ? "ok  " : "FAIL"} ${name.padEnd(40)} ${counts.join(", ")} (${durationMs.toFixed(0)} ms)`,
-  );
+  const verdict = `${isGood ? "ok  " : "FAIL"} ${name.padEnd(40)} ${counts.join(", ")}`;
+  console.log(`${verdict} (${durationMs.toFixed(0)} ms)`);
   for (const note of notes) console.log(`     note: ${note}`);
-  if (isTimedOut) console.log(`     ended after ${FILE_TIMEOUT_MS / 1000} s`);
   for (const failure of tally.failures) {
     console.log(`\n  ${failure.name}\n  at ${failure.location}`);
-    console.log(inspect(failure.error, { depth: 4 }).replace(/^/gm, "    "));
+    console.log(describe(failure.error).replace(/^/gm, "    "));
     failedNames.push(`${name}: ${failure.name}`);
   }
   if (!isGood && output !== "")
@@ -113,10 +117,21 @@ function report(
   skips.push(...tally.skips.map((skip) => ({ ...skip, name: `${name}: ${skip.name}` })));
 }
 
+/** The error with its stack, but without the runner's own part of it. */
+function describe(error: unknown): string {
+  if (typeof error === "string") return error;
+  const lines = inspect(error, { depth: 4 }).split("\n");
+  // The last frame may open the error's own properties.
+  return lines.filter((line) => !/^\s+at .*\bnode:internal\/.*[^{]$/.test(line)).join("\n");
+}
+
 async function runAll(files: readonly string[], laneCount: number): Promise<void> {
   const queue = [...files];
   const lane = async (): Promise<void> => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) await runFile(file);
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      if (stopped.signal.aborted) return;
+      await runFile(file);
+    }
   };
   await Promise.all(Array.from({ length: laneCount }, lane));
 }
@@ -134,6 +149,8 @@ function printSummary(): void {
   console.log(`\n${passed} passed, ${failed} failed, ${skips.length} skipped`);
 }
 
+// The processes of test files outlive us otherwise: some wedge by design.
+for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stopped.abort(name));
 // Stack traces of the children name the TypeScript files.
 process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ""} --enable-source-maps`.trim();
 const isSerial = (file: string): boolean =>
@@ -146,4 +163,5 @@ await runAll(
 );
 await runAll(files.filter(isSerial), 1);
 printSummary();
-process.exitCode = totals.failed > 0 || totals.passed === 0 ? 1 : 0;
+const isGood = totals.failed === 0 && totals.passed > 0 && !stopped.signal.aborted;
+process.exitCode = isGood ? 0 : 1;

@@ -2,6 +2,7 @@
  * A run-length map from byte offsets to owners: which layer of a snapshot holds which bytes.
  * Plain typed arrays over shared memory, so that every thread looks things up in the same copy. PURE.
  */
+import { assert } from "./assert.ts";
 
 /** The owner of bytes that no layer holds: they read as zero. */
 export const ZERO_OWNER = -1;
@@ -40,6 +41,7 @@ export function runEnd(runs: OwnerRuns, run: number): number {
  */
 export function ownerOf(runs: OwnerRuns, offset: number, lengthBytes: number): number {
   const limit = offset + lengthBytes;
+  assert(limit <= runs.sizeBytes, "bytes beyond the end of the image");
   let run = runAt(runs, offset);
   let owner = runs.owners[run]!;
   while (runEnd(runs, run) < limit) {

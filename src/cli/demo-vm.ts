@@ -1,7 +1,7 @@
 /** Runs tinyvm as the process it is, and reads the JSON lines it prints. */
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
-import { FaultlineError } from "../base/errors.ts";
+import { type ErrorCode, errorCodes, FaultlineError } from "../base/errors.ts";
 
 /** A tinyvm step takes a second or two; a minute means that it hangs. */
 const DEADLINE_MS = 60_000;
@@ -13,7 +13,7 @@ export interface VmEvent {
 
 /**
  * Runs `tinyvm ARGS…` to its end and returns what it said. `onEvent` hears each line as it comes.
- * @throws FaultlineError `session-failed`: it failed, with what it wrote on stderr
+ * @throws FaultlineError what it failed with; `session-failed` if it died or did not say
  */
 export async function runTinyVm(
   args: readonly string[],
@@ -40,14 +40,18 @@ export async function runTinyVm(
   });
   process.off("exit", stop);
   clearTimeout(timer);
-  if (exitCode !== 0) {
-    throw new FaultlineError(
-      "session-failed",
-      `tinyvm ${args[0]} ended with ${exitCode === null ? "a signal" : `code ${exitCode}`}. ` +
-        complaint.trim(),
-    );
-  }
+  if (exitCode !== 0) throw failureOf(args[0] ?? "", exitCode, complaint.trim());
   return events;
+}
+
+/** tinyvm says `tinyvm: CODE: message`: its error becomes ours. */
+function failureOf(step: string, exitCode: number | null, complaint: string): FaultlineError {
+  const match = /^tinyvm: ([a-z-]+): ([\s\S]*)$/.exec(complaint);
+  if (match !== null && match[1]! in errorCodes) {
+    return new FaultlineError(match[1] as ErrorCode, match[2]!);
+  }
+  const end = exitCode === null ? "was ended by a signal" : `ended with code ${exitCode}`;
+  return new FaultlineError("session-failed", `tinyvm ${step} ${end}. ${complaint}`.trim());
 }
 
 /** The event of a name; tinyvm always sends it if it succeeds. */

@@ -38,6 +38,12 @@ function exitCodeOf(error: unknown): number {
   return ExitCode.internal;
 }
 
+// `faultline … | head` ends quietly, as every tool in a pipe does.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(process.exitCode ?? ExitCode.ok);
+});
+
 try {
   await createProgram().parseAsync();
 } catch (error) {

@@ -43,25 +43,32 @@ export function spinMode(value: string): SpinMode {
   throw badValue("--spin", value, `auto, off, or microseconds up to ${LONGEST_SPIN_US}`);
 }
 
+/** 2^32 - 1 is chown(2)'s “leave as it is”. */
+const LARGEST_ID = 2 ** 32 - 2;
+
 /** `USER[:GROUP]`, by name or number. Without a group: the user's own. */
 export function socketOwner(value: string): SocketOwner {
-  const [user = "", group] = value.split(":");
+  const [user = "", group, ...more] = value.split(":");
   const uid = lookUp("-u", user);
   const gid = group === undefined ? lookUp("-g", user) : lookUpGroup(group);
-  if (uid === null || gid === null) {
+  if (uid === null || gid === null || more.length > 0) {
     throw badValue("--owner", value, "USER or USER:GROUP, as names or numbers that exist");
   }
   return { uid, gid };
 }
 
+function asId(digits: string): number | null {
+  return Number(digits) <= LARGEST_ID ? Number(digits) : null;
+}
+
 /** `id` asks every source of users that the system has (files, LDAP, …). */
 function lookUp(flag: "-u" | "-g", user: string): number | null {
-  if (/^\d+$/.test(user)) return Number(user);
+  if (/^\d+$/.test(user)) return asId(user);
   return run("id", [flag, "--", user]);
 }
 
 function lookUpGroup(group: string): number | null {
-  if (/^\d+$/.test(group)) return Number(group);
+  if (/^\d+$/.test(group)) return asId(group);
   return run("sh", ["-c", 'getent group -- "$1" | cut -d: -f3', "sh", group]);
 }
 

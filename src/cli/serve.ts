@@ -1,6 +1,6 @@
 /** `faultline serve`: a drop-in page-fault handler for one snapshot. */
 import { Command } from "commander";
-import { ExitCode } from "../base/errors.ts";
+import { describeError, ExitCode } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
 import {
   createLogger,
@@ -119,10 +119,12 @@ async function serve(flags: ServeFlags): Promise<void> {
   const stopSignals = stopOnSignals(server, log, flags.drainTimeout * 1000);
   const stopStats = reportStats(server, log, flags.statsInterval);
   announce(server, flags.json);
+  tellServiceManager("READY=1", log);
   await server.ended;
   stopStats();
   stopSignals();
-  if (flags.once && server.failedSessions > 0) process.exitCode = ExitCode.failed;
+  if (server.hasCrashed) process.exitCode = ExitCode.internal;
+  else if (flags.once && server.failedSessions > 0) process.exitCode = ExitCode.failed;
 }
 
 function announce(server: Server, asJson: boolean): void {
@@ -132,7 +134,16 @@ function announce(server: Server, asJson: boolean): void {
     : `ready: ${server.socketPath} serves ${formatBytes(sizeBytes)} of guest memory, ` +
       `${formatBytes(dataBytes)} of it data`;
   process.stdout.write(`${line}\n`);
-  notifyServiceManager("READY=1");
+}
+
+/** A service manager that cannot be reached is worth a warning, not the VMs. */
+function tellServiceManager(state: string, log: Logger): void {
+  try {
+    notifyServiceManager(state);
+  } catch (error) {
+    const reason = describeError(error);
+    log.warn({ reason }, `Cannot tell ${state} to the service manager at $NOTIFY_SOCKET`);
+  }
 }
 
 /**
@@ -150,7 +161,7 @@ function stopOnSignals(server: Server, log: Logger, drainTimeoutMs: number): () 
     void server.close();
   };
   const onSignal = (signal: NodeJS.Signals): void => {
-    notifyServiceManager("STOPPING=1");
+    tellServiceManager("STOPPING=1", log);
     if (isDraining || server.sessions.size === 0 || drainTimeoutMs === 0) {
       endNow();
       return;

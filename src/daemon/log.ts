@@ -22,7 +22,11 @@ export function createLogger(level: LogLevel, format: LogFormat): Logger {
   const isText = format === "text" || (format === "auto" && process.stderr.isTTY === true);
   const options = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
   const write = (line: string): void => {
-    writeSync(STDERR, isText ? humanLine(line) : line);
+    try {
+      writeSync(STDERR, isText ? humanLine(line) : line);
+    } catch {
+      // Whoever read the log is gone (EPIPE) or the disk is full: VMs are served all the same.
+    }
   };
   return pino({ ...options, formatters: { level: (label) => ({ level: label }) } }, { write });
 }

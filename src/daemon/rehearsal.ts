@@ -22,7 +22,7 @@ const DEADLINE_MS = 5000;
 
 /** Once per worker. Where this process may not create a userfaultfd, there is no rehearsal. */
 export async function rehearse(engine: Engine, layers: MappedLayers, log: Logger): Promise<void> {
-  for (let round = 0; round < engine.workerCount; round++) {
+  for (let round = 0; round < engine.aliveWorkers; round++) {
     let uffd: Userfaultfd;
     try {
       uffd = Userfaultfd.create({ via: "syscall", userModeOnly: true, features: ["eventRemove"] });

@@ -2,9 +2,10 @@
  * Serves one snapshot to any number of VMs: listens, receives handshakes, checks them against the
  * snapshot, attaches the VMs to the engine. The composition root of `faultline serve`.
  */
+import { setMaxListeners } from "node:events";
 import { availableParallelism } from "node:os";
 import { describeError, FaultlineError } from "../base/errors.ts";
-import { formatBytes } from "../base/units.ts";
+import { formatBytes, formatHex, HUGE_PAGE_BYTES } from "../base/units.ts";
 import { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
 import { SessionStats } from "../engine/session-stats.ts";
@@ -54,6 +55,8 @@ export class Server {
   onSession: (session: Session) => void = () => {};
   /** VMs that had to be killed, or could not be. */
   failedSessions = 0;
+  /** The server ended because no fault worker was left: a bug of ours. */
+  hasCrashed = false;
   readonly #options: ServeOptions;
   readonly #files: MemoryFiles;
   readonly #socket: SocketFile;
@@ -64,6 +67,8 @@ export class Server {
   readonly #endedStats = new SessionStats();
   readonly #allowedUids: ReadonlySet<number>;
   #resolveEnded: () => void = () => {};
+  /** Aborts when no more VMs are taken; its reason is what those under way are refused with. */
+  readonly #stopped = new AbortController();
   #isClosing = false;
 
   private constructor(
@@ -80,6 +85,9 @@ export class Server {
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
     });
+    // One listener per handshake under way; the acceptor bounds those.
+    setMaxListeners(0, this.#stopped.signal);
+    parts.engine.onWorkerCrash = (error) => this.#onWorkerCrash(error);
     this.#acceptor = new Acceptor(parts.socket.listener, parts.log, (connection) =>
       this.#serve(connection),
     );
@@ -141,8 +149,10 @@ export class Server {
   }
 
   /** Takes no more VMs and removes the socket; VMs that are attached go on. */
-  stopAccepting(): void {
+  stopAccepting(why = "this handler is about to end"): void {
     if (!this.#acceptor.stop()) return;
+    const refusal = new FaultlineError("handshake", `No more VMs are taken: ${why}.`);
+    this.#stopped.abort(refusal);
     this.#socket.close();
   }
 
@@ -174,7 +184,11 @@ export class Server {
 
   async #attach(connection: OwnedFd, peer: Peer): Promise<Session> {
     const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
-    const { body, descriptor } = await receiveHandshake(connection, timeoutMs);
+    const { body, descriptor } = await receiveHandshake(
+      connection,
+      timeoutMs,
+      this.#stopped.signal,
+    );
     try {
       const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
@@ -194,7 +208,9 @@ export class Server {
         layers: this.#files.layers,
         onError: this.#options.onError ?? "kill",
       });
-      if (this.#options.once === true) this.stopAccepting();
+      // At once: the next handshake may be checked before this promise is settled.
+      this.#sessions.add(session);
+      if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
       return session;
     } catch (error) {
       descriptor.close();
@@ -203,30 +219,31 @@ export class Server {
   }
 
   #checkAgainstSnapshot(regions: RegionMap): void {
+    this.#stopped.signal.throwIfAborted();
     const limit = this.#options.maxVms ?? DEFAULT_MAX_VMS;
-    if (this.#isClosing || this.#sessions.size >= limit) {
+    if (this.#sessions.size >= limit) {
       throw new FaultlineError(
         "handshake",
         `${this.#sessions.size} VMs are attached, and ${limit} may be. Raise --max-vms.`,
       );
     }
-    const imageBytes = this.#files.sizeBytes;
-    if (
-      regions.totalBytes !== imageBytes ||
-      regions.pageLimit * regions.pageSizeBytes > imageBytes
-    ) {
-      throw new FaultlineError(
-        "handshake",
-        `The VM has ${regions.totalBytes} bytes of memory (${formatBytes(regions.totalBytes)}), but ` +
-          `the snapshot has ${imageBytes}. Its state file belongs to another memory file.`,
-      );
-    }
+    checkPageSize(regions.pageSizeBytes);
+    checkExtent(regions, this.#files.sizeBytes);
     this.#files.assertUnchanged();
+  }
+
+  #onWorkerCrash(error: unknown): void {
+    this.#log.error(
+      { reason: describeError(error) },
+      "A fault worker crashed; its VMs were killed",
+    );
+    if (this.#engine.aliveWorkers > 0) return;
+    this.hasCrashed = true;
+    void this.close();
   }
 
   /** Logs a session's life until it is over. */
   async #follow(session: Session): Promise<void> {
-    this.#sessions.add(session);
     const { pid, regions } = session;
     session.onFailure = ({ message, kill }) => {
       this.failedSessions += 1;
@@ -250,6 +267,30 @@ export class Server {
     this.#log.info({ pid, reason: end.reason, ...describeSession(session) }, "Detached a VM");
     if (this.#options.once === true && this.#sessions.size === 0) await this.close();
   }
+}
+
+/** With any other, a page that is partly there could neither be installed nor given up. */
+function checkPageSize(sizeBytes: number): void {
+  const sizes = [getpagesize(), HUGE_PAGE_BYTES];
+  if (sizes.includes(sizeBytes)) return;
+  throw new FaultlineError(
+    "handshake",
+    `The VM announces pages of ${formatBytes(sizeBytes)}; this host can serve pages of ` +
+      `${sizes.map(formatBytes).join(" and ")}.`,
+  );
+}
+
+function checkExtent(regions: RegionMap, imageBytes: number): void {
+  const { totalBytes } = regions;
+  const limit = regions.pageLimit * regions.pageSizeBytes;
+  if (totalBytes === imageBytes && limit <= imageBytes) return;
+  const what =
+    totalBytes === imageBytes
+      ? `The VM has a region that ends at offset ${formatHex(limit)} of the memory file, but the ` +
+        `file ends at ${formatHex(imageBytes)}.`
+      : `The VM has ${totalBytes} bytes of memory (${formatBytes(totalBytes)}), but the snapshot ` +
+        `has ${imageBytes}.`;
+  throw new FaultlineError("handshake", `${what} Its state file belongs to another memory file.`);
 }
 
 function assertPoisonable(): void {

@@ -48,6 +48,7 @@ export class SocketFile {
    * @throws FaultlineError `socket-path`, `socket-in-use`, `socket-failed`
    */
   static listen(path: string, owner?: SocketOwner): SocketFile {
+    assertIsFilePath(path);
     const folder = openFolder(path);
     try {
       waitForLock(folder, path);
@@ -79,6 +80,15 @@ export class SocketFile {
       );
     }
   }
+}
+
+/** An abstract name has no file whose mode could keep others out. */
+function assertIsFilePath(path: string): void {
+  if (path !== "" && !path.startsWith("@")) return;
+  throw new FaultlineError(
+    "socket-path",
+    `The socket path ${JSON.stringify(path)} names no file. Give the path of a file to create.`,
+  );
 }
 
 /** Two servers that find the same stale socket must not remove each other's: one at a time. */

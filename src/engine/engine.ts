@@ -34,29 +34,47 @@ export const MAX_WORKERS = 64;
 
 export class Engine {
   readonly #workers: readonly WorkerHandle[];
+  readonly #onProcessExit = (): void => {
+    for (const worker of this.#workers) worker.requestStop();
+  };
+  /** Called when a fault worker has died of a bug. Its VMs have been killed; others go on. */
+  onWorkerCrash: (error: unknown) => void = () => {};
   #nextId = 1;
 
   private constructor(workers: readonly WorkerHandle[]) {
     this.#workers = workers;
+    process.once("exit", this.#onProcessExit);
   }
 
   static async start(options: EngineOptions): Promise<Engine> {
     assert(options.workers >= 1 && options.workers <= MAX_WORKERS, "1 to 64 workers");
-    const workers = Array.from({ length: options.workers }, () => new WorkerHandle(options.spin));
+    let engine: Engine | undefined;
+    const onCrash = (error: unknown): void => engine?.onWorkerCrash(error);
+    const workers = Array.from(
+      { length: options.workers },
+      () => new WorkerHandle(options.spin, onCrash),
+    );
     await Promise.all(workers.map((worker) => worker.ready));
-    return new Engine(workers);
+    engine = new Engine(workers);
+    return engine;
   }
 
   get sessionCount(): number {
     return this.#workers.reduce((sum, worker) => sum + worker.sessionCount, 0);
   }
 
+  /** How many fault workers are at work: fewer than were started after a crash. */
+  get aliveWorkers(): number {
+    return this.#workers.filter((worker) => worker.isAlive).length;
+  }
+
   attach(request: AttachRequest): Session {
+    const worker = this.#leastBusy();
     const id = this.#nextId++;
     const { regions } = request;
     const pageTable = new SharedArrayBuffer(PageTable.sizeBytes(regions.pageLimit));
     const session = new Session(id, request.pid, regions, pageTable);
-    this.#leastBusy().attach(session, {
+    worker.attach(session, {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
       pidfd: request.pidfd.intoRawFd(),
@@ -77,17 +95,16 @@ export class Engine {
     for (const worker of this.#workers) worker.detach(session);
   }
 
-  get workerCount(): number {
-    return this.#workers.length;
-  }
-
   /** Stops all workers. VMs that are still attached freeze at their next missing page. */
   async close(): Promise<void> {
+    process.off("exit", this.#onProcessExit);
     await Promise.all(this.#workers.map((worker) => worker.stop()));
   }
 
   #leastBusy(): WorkerHandle {
-    return this.#workers.reduce((best, worker) =>
+    const alive = this.#workers.filter((worker) => worker.isAlive);
+    assert(alive.length > 0, "no fault worker is alive");
+    return alive.reduce((best, worker) =>
       worker.sessionCount < best.sessionCount ? worker : best,
     );
   }

@@ -14,8 +14,10 @@ export class WorkerHandle {
   readonly #sessions = new Map<number, { session: Session; pidfd: number }>();
   readonly #exited: Promise<void>;
   readonly ready: Promise<void>;
+  #isAlive = true;
 
-  constructor(spin: SpinMode) {
+  /** `onCrash`: the thread has died of a bug; its VMs have been killed. */
+  constructor(spin: SpinMode, onCrash: (error: unknown) => void) {
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     this.#worker = new Worker(new URL("./worker.js", import.meta.url), {
@@ -28,12 +30,17 @@ export class WorkerHandle {
       this.#worker.once("error", (error) => {
         reject(error);
         this.#onCrash(error);
+        onCrash(error);
       });
       port1.on("message", (message: FromWorker) => {
         if (message.type === "ready") resolve();
         else this.#onMessage(message);
       });
     });
+  }
+
+  get isAlive(): boolean {
+    return this.#isAlive;
   }
 
   get sessionCount(): number {
@@ -50,9 +57,17 @@ export class WorkerHandle {
     if (this.#sessions.has(session.id)) this.#send({ type: "detach", id: session.id });
   }
 
+  /**
+   * Asks the thread to end, without waiting. A thread that waits for faults in the kernel ends only
+   * if it is asked: process.exit() would hang on it for ever.
+   */
+  requestStop(): void {
+    this.#send({ type: "stop" });
+  }
+
   /** Stops the thread; its VMs lose their handler. */
   async stop(): Promise<void> {
-    this.#send({ type: "stop" });
+    this.requestStop();
     await this.#exited;
     for (const { session } of this.#sessions.values()) session.end("stopped");
     this.#sessions.clear();
@@ -81,6 +96,7 @@ export class WorkerHandle {
    * their descriptors stay open until this process ends, lest a VM read zeroes for data meanwhile.
    */
   #onCrash(error: unknown): void {
+    this.#isAlive = false;
     for (const { session, pidfd } of this.#sessions.values()) {
       const kill = killByPidfd(pidfd);
       session.fail({ message: `The fault worker crashed: ${describeError(error)}`, kill });

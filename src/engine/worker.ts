@@ -147,9 +147,25 @@ class FaultWorker {
 
   #attach(setup: SessionSetup): void {
     const session = new WorkerSession(setup, this.#tools);
-    this.#sessions.set(session.id, session);
-    this.#epoll.add(session.pidfd.fd, session.id, ABOUT_PROCESS);
+    try {
+      this.#watch(session);
+      this.#sessions.set(session.id, session);
+    } catch (error) {
+      // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it dies.
+      const kill = killByPidfd(session.pidfd.fd);
+      this.#send({ type: "failed", id: session.id, message: describeError(error), kill });
+      this.#send({ type: "ended", id: session.id, reason: "gone" });
+    }
+  }
+
+  #watch(session: WorkerSession): void {
     this.#epoll.add(session.uffd.fd, session.id, ABOUT_FAULTS);
+    try {
+      this.#epoll.add(session.pidfd.fd, session.id, ABOUT_PROCESS);
+    } catch (error) {
+      this.#epoll.remove(session.uffd.fd);
+      throw error;
+    }
   }
 
   /**

@@ -137,7 +137,7 @@ export function receiveWithFds(socket: number, target: Uint8Array): Received | n
   const flags = message.header.words[msghdr.offset.msg_flags >>> 2]!;
   return {
     byteCount: count,
-    fds: message.receivedFds(),
+    fds: message.received(count),
     isTruncated: (flags & MSG_CTRUNC) !== 0,
   };
 }
@@ -197,9 +197,9 @@ class Message {
     this.#setControl(cmsghdr.size + Math.ceil((fds.length * 4) / 8) * 8);
   }
 
-  /** The descriptors that came along; also copies the bytes to the caller's buffer. */
-  receivedFds(): OwnedFd[] {
-    this.#target?.set(this.#payload.bytes.subarray(0, this.#target.length));
+  /** Copies the bytes that came to the caller's buffer; returns the descriptors with them. */
+  received(byteCount: number): OwnedFd[] {
+    this.#target?.set(this.#payload.bytes.subarray(0, byteCount));
     const words = this.#control.words;
     const controlLength = this.header.words[msghdr.offset.msg_controllen >>> 2]!;
     const fds: OwnedFd[] = [];

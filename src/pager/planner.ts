@@ -199,7 +199,10 @@ export class Planner {
     }
   }
 
-  /** The first page of action `index` is settled by policy: poisoned, it reads as nothing else. */
+  /**
+   * The first page of action `index` is settled by policy: poisoned, it reads as nothing else.
+   * `settle` had kept it; left in the queue, the next plan would put zeroes over the poison.
+   */
   markPoisoned(actions: ActionList, index: number): void {
     const first = actions.firstPages[index]!;
     this.#markInstalled(first, first + 1);
@@ -273,11 +276,11 @@ export class Planner {
     return isSuspect && this.#streak > STREAK_UNTIL_BACKOFF ? "wakeAndBackoff" : "wake";
   }
 
-  /** Leaves the pages of an action from `firstKept` on in the queue. */
+  /** Leaves the pages of an action from `firstKept` on in the queue, and lets go of those before. */
   #keep(actions: ActionList, index: number, firstKept: number): void {
     const end = actions.queueEnds[index]!;
     for (let position = actions.queueStarts[index]!; position < end; position++) {
-      if (this.#queue[position]! >= firstKept) this.#isKept[position] = 1;
+      this.#isKept[position] = this.#queue[position]! >= firstKept ? 1 : 0;
     }
   }
 

@@ -21,6 +21,9 @@ export const MAX_HANDSHAKE_BYTES = 256 * MAX_REGIONS;
 /** Page sizes a VMM can have: from 4 KiB to the 2 MiB of `huge_pages: 2M`. */
 const LARGEST_PAGE_BYTES = 2 * 1024 * 1024;
 
+/** Of what is wrong with a handshake, so much is told. */
+const MAX_ISSUES = 3;
+
 const unsigned = z.int().nonnegative();
 const mapping = z.object({
   base_host_virt_addr: unsigned,
@@ -60,7 +63,7 @@ export function parseHandshake(bytes: Uint8Array, hostPageBytes: number): Region
   if (!parsed.success) {
     throw new FaultlineError(
       "handshake",
-      `The handshake is no list of memory regions: ${oneLine(z.prettifyError(parsed.error))}`,
+      `The handshake is no list of memory regions: ${describeIssues(parsed.error)}`,
     );
   }
   const regions = parsed.data.map(regionOf);
@@ -101,6 +104,9 @@ function excerpt(bytes: Uint8Array): string {
   return JSON.stringify(decode(bytes.subarray(0, 64)));
 }
 
-function oneLine(text: string): string {
-  return text.replace(/\s*\n\s*/g, " ");
+/** The first few: a long list of nonsense would fill the log. */
+function describeIssues({ issues }: z.ZodError): string {
+  const rest = issues.length > MAX_ISSUES ? ` … and ${issues.length - MAX_ISSUES} more` : "";
+  const text = z.prettifyError({ issues: issues.slice(0, MAX_ISSUES) });
+  return text.replace(/\s*\n\s*/g, " ") + rest;
 }

@@ -20,15 +20,16 @@ export interface RawHandshake {
 /**
  * Reads until the message is whole. On failure every descriptor that came along is closed; the
  * connection stays the caller's.
- * @throws FaultlineError `handshake`
+ * @throws FaultlineError `handshake`; the reason of `signal` if that aborts first
  */
 export async function receiveHandshake(
   connection: OwnedFd,
   timeoutMs = HANDSHAKE_TIMEOUT_MS,
+  signal?: AbortSignal,
 ): Promise<RawHandshake> {
   const reception = new Reception();
   try {
-    await readUntilWhole(connection, reception, timeoutMs);
+    await readUntilWhole(connection, reception, timeoutMs, signal);
     return reception.finish();
   } catch (error) {
     for (const fd of reception.fds) fd.close();
@@ -40,7 +41,9 @@ async function readUntilWhole(
   connection: OwnedFd,
   reception: Reception,
   timeoutMs: number,
+  signal: AbortSignal | undefined,
 ): Promise<void> {
+  signal?.throwIfAborted();
   // Most often all of it is there before the connection was even accepted.
   if (reception.readAvailable(connection.fd)) return;
   await new Promise<void>((resolve, reject) => {
@@ -53,13 +56,16 @@ async function readUntilWhole(
       }
     });
     const timer = setTimeout(() => {
-      settle(() => reject(reception.refusal(`nothing more came within ${timeoutMs} ms`)));
+      settle(() => reject(reception.refusal(`${reception.missing} within ${timeoutMs} ms`)));
     }, timeoutMs);
+    const onAbort = (): void => settle(() => reject(signal?.reason));
     const settle = (then: () => void): void => {
       clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
       watch.close();
       then();
     };
+    signal?.addEventListener("abort", onAbort);
     watch.arm();
   });
 }
@@ -81,6 +87,12 @@ class Reception {
       this.#take(received);
     }
     return true;
+  }
+
+  /** What a peer that ran out of time has not sent. */
+  get missing(): string {
+    if (this.#length === 0) return "nothing came";
+    return this.fds.length === 0 ? "it came without a descriptor" : "its JSON did not end";
   }
 
   finish(): RawHandshake {

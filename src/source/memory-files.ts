@@ -113,7 +113,11 @@ function openFile(path: string, role: string): OpenedFile {
   try {
     fd = openSync(path, "r");
   } catch (cause) {
-    throw new FaultlineError("memory-missing", `The ${role} ${path} cannot be opened`, { cause });
+    throw new FaultlineError(
+      "memory-missing",
+      `The ${role} ${path} cannot be opened. Give one that exists and that this user may read`,
+      { cause },
+    );
   }
   try {
     const stats = fstatSync(fd);
@@ -128,7 +132,10 @@ function openFile(path: string, role: string): OpenedFile {
 
 function checkStats(stats: Stats, path: string, role: string): void {
   if (!stats.isFile()) {
-    throw new FaultlineError("memory-missing", `The ${role} ${path} is not a regular file.`);
+    throw new FaultlineError(
+      "memory-missing",
+      `The ${role} ${path} is not a regular file. Give the file itself.`,
+    );
   }
   if (stats.size === 0) {
     throw new FaultlineError(

@@ -1,4 +1,4 @@
-/** What a userfaultfd tells: batches, order, and the four events beside page faults. */
+/** What a userfaultfd tells: batches, their order, and events (fork: other-process.test.ts). */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import {
@@ -8,13 +8,10 @@ import {
   PROT_READ,
   PROT_WRITE,
 } from "../../src/linux/abi-posix.ts";
-import { OwnedFd } from "../../src/linux/fd.ts";
 import * as sys from "../../src/linux/sys.ts";
 import { decodeEvent, EventBatch, type UffdEvent } from "../../src/uffd/events.ts";
-import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import { requires } from "../support/requires.ts";
 import { PAGE, Stage } from "../support/stage.ts";
-import { waitFor } from "../support/wait.ts";
 
 const needs = requires("userfaultfd");
 
@@ -192,24 +189,4 @@ describe("unmap and remap", () => {
     stage.uffd.unregister(target, newLengthBytes);
     sys.munmap(target, newLengthBytes);
   });
-});
-
-describe("fork", () => {
-  test(
-    "blocks until the event is read, which brings a userfaultfd of the child",
-    needs,
-    async () => {
-      await using stage = new Stage({ features: ["eventFork"] });
-      const spawning = stage.toucher().start({ what: "spawn" });
-      const event = decoded(await stage.drained())[0]!;
-      assert.ok(event.type === "fork");
-      using child = Userfaultfd.fromFd(new OwnedFd(event.userfaultfd));
-      assert.notEqual(child.fd, stage.uffd.fd);
-      await spawning.done();
-      // The child called exec: its memory is another one since then.
-      await waitFor("the child's memory was gone", () => {
-        return child.zeropage(stage.page(0), PAGE) === "gone";
-      });
-    },
-  );
 });

@@ -1,7 +1,7 @@
 /** C programs for tests, built once per change of their source. */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { basename, delimiter, join } from "node:path";
 import { builtRoot } from "./paths.ts";
 
@@ -30,10 +30,8 @@ export function runCompiler(options: readonly string[]): { isGood: boolean; mess
 
 /** Compiles a C file (`-O2 -Wall`), unless its binary is newer; returns the path of the binary. */
 export function compile(sourcePath: string, options: readonly string[] = []): string {
-  const key = createHash("sha256")
-    .update([sourcePath, ...options].join("\0"))
-    .digest("hex");
-  const binary = join(cacheFolder, `${basename(sourcePath, ".c")}-${key.slice(0, 12)}`);
+  const key = hashOf([sourcePath, ...options].join("\0"));
+  const binary = join(cacheFolder, `${basename(sourcePath, ".c")}-${key}`);
   if (existsSync(binary) && statSync(binary).mtimeMs > statSync(sourcePath).mtimeMs) return binary;
   mkdirSync(cacheFolder, { recursive: true });
   // Test files run side by side: build under a name of our own, then put it in place at once.
@@ -44,10 +42,14 @@ export function compile(sourcePath: string, options: readonly string[] = []): st
   return binary;
 }
 
-/** Writes generated C into the cache folder, if it is not there already; returns its path. */
+/** Writes generated C into the cache folder under a name that follows from it; returns its path. */
 export function writeSource(name: string, text: string): string {
-  const path = join(cacheFolder, name);
+  const path = join(cacheFolder, `${name}-${hashOf(text)}.c`);
   mkdirSync(cacheFolder, { recursive: true });
-  if (!existsSync(path) || readFileSync(path, "utf8") !== text) writeFileSync(path, text);
+  if (!existsSync(path)) writeFileSync(path, text);
   return path;
+}
+
+function hashOf(text: string): string {
+  return createHash("sha256").update(text).digest("hex").slice(0, 12);
 }

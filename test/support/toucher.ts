@@ -22,8 +22,7 @@ export type Touch =
       readonly lengthBytes: number;
       readonly newLengthBytes: number;
     }
-  | { readonly what: "writeFrom"; readonly fd: number; readonly address: number }
-  | { readonly what: "spawn" };
+  | { readonly what: "writeFrom"; readonly fd: number; readonly address: number };
 
 /** A touch under way. */
 export class Pending {

@@ -1,0 +1,72 @@
+/** What VMs cost that do nothing: CPU time and wake-ups of the handler with 100 of them. */
+import { setTimeout as delay } from "node:timers/promises";
+import { ReferenceCrowd, TOUCHED_PAGES } from "./support/crowd.ts";
+import { ManyVms } from "./support/guests.ts";
+import { type HandlerOptions, referenceCommand, startServe } from "./support/handlers.ts";
+import { type CpuUse, cpuUse } from "./support/proc.ts";
+import { awaitRest } from "./support/quiet.ts";
+import { measure, type Report } from "./support/report.ts";
+import { MIB, type Workspace } from "./support/workspace.ts";
+
+const WATCH_MS = 10_000;
+/** At rest: no CPU time in this window. V8's last collection comes some 8 s after the last work. */
+const REST_WINDOW_MS = 10_000;
+const REST_PATIENCE_MS = 60_000;
+
+interface Watched extends CpuUse {
+  readonly restAfterMs: number;
+}
+
+export async function idle(workspace: Workspace): Promise<Report> {
+  const count = workspace.scaled(100, 4);
+  const memoryPath = workspace.sparseFile(workspace.scaled(256, 16) * MIB);
+  const options: HandlerOptions = { socketPath: workspace.newPath("sock"), memoryPath };
+  const references = { ...options, socketPath: workspace.newPath("sock") };
+
+  await using serve = (await startServe(options)).child;
+  await using vms = new ManyVms(workspace, options, TOUCHED_PAGES);
+  await vms.hold(count);
+  const ours = await watch(workspace, [serve.pid]);
+
+  await using crowd = await ReferenceCrowd.start(workspace, references, count);
+  const theirs = await watch(
+    workspace,
+    crowd.handlers.map((handler) => handler.pid),
+  );
+  return {
+    bench: "idle",
+    method:
+      `${count} VMs attached and asleep; what the process used in ` +
+      `${workspace.scaled(WATCH_MS, 200) / 1000} s once it was at rest. On the C side ${count} ` +
+      "processes together.",
+    commands: [
+      serve.argv.join(" "),
+      vms.command,
+      referenceCommand(workspace, references).join(" "),
+    ],
+    measures: [
+      measure("CPU time (10 ms ticks)", "ticks", ours.ticks, {
+        reference: theirs.ticks,
+        target: { of: "ours", limit: 0 },
+      }),
+      measure("wake-ups", "times", ours.sleeps, { reference: theirs.sleeps }),
+      measure("seen at rest after", "ms", ours.restAfterMs, { reference: theirs.restAfterMs }),
+    ],
+    samples: [],
+  };
+}
+
+async function watch(workspace: Workspace, pids: readonly number[]): Promise<Watched> {
+  const windowMs = workspace.scaled(REST_WINDOW_MS, 100);
+  const restAfterMs = await awaitRest(pids, windowMs, workspace.scaled(REST_PATIENCE_MS, 100));
+  const before = pids.map(cpuUse);
+  await delay(workspace.scaled(WATCH_MS, 200));
+  const after = pids.map(cpuUse);
+  const total = (uses: readonly CpuUse[], of: keyof CpuUse): number =>
+    uses.reduce((sum, use) => sum + use[of], 0);
+  return {
+    ticks: total(after, "ticks") - total(before, "ticks"),
+    sleeps: total(after, "sleeps") - total(before, "sleeps"),
+    restAfterMs,
+  };
+}

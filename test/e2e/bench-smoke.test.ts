@@ -1,0 +1,66 @@
+/**
+ * The benchmarks still work: each runs once, tiny, and reports what it promises to report. No
+ * number is judged here, because a test machine is busy.
+ */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import type { Machine } from "../../bench/support/machine.ts";
+import type { Report } from "../../bench/support/report.ts";
+import { builtRoot } from "../support/paths.ts";
+import { requires } from "../support/requires.ts";
+
+interface BenchOutput {
+  readonly machine: Machine;
+  readonly isSmoke: boolean;
+  readonly reports: readonly Report[];
+}
+
+const TIMEOUT_MS = 90_000;
+const names = ["fault-latency", "first-fault", "memory", "idle", "cycles", "fan-out"];
+
+function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
+  const argv = [join(builtRoot, "bench", "main.js"), ...args];
+  const child = spawnSync(process.execPath, argv, { encoding: "utf8", timeout: TIMEOUT_MS });
+  return { status: child.status, out: child.stdout, error: child.stderr };
+}
+
+function assertComplete(report: Report): void {
+  assert.ok(report.method.length > 0, report.bench);
+  assert.ok(report.measures.length > 0, report.bench);
+  assert.ok(
+    report.commands.some((command) => command.includes("main.js serve --memory")),
+    `${report.bench} names the command that it measured`,
+  );
+  for (const { name, ours, reference, ratio, target, isMet } of report.measures) {
+    const what = `${report.bench}: ${name}`;
+    assert.ok(Number.isFinite(ours), what);
+    assert.ok(reference === null || Number.isFinite(reference), what);
+    assert.ok(ratio === null || Number.isFinite(ratio), what);
+    assert.equal(isMet === null, target === null, what);
+  }
+}
+
+describe("npm run bench", () => {
+  test("--smoke --json runs them all and reports both sides", requires("userfaultfd", "cc"), () => {
+    const { status, out, error } = bench("--smoke", "--json");
+    assert.equal(status, 0, error);
+    assert.equal(error, "");
+    const { machine, isSmoke, reports } = JSON.parse(out) as BenchOutput;
+    assert.equal(isSmoke, true);
+    assert.equal(machine.node, process.version);
+    assert.ok(machine.cpus >= 1);
+    assert.deepEqual(
+      reports.map((report) => report.bench),
+      names,
+    );
+    for (const report of reports) assertComplete(report);
+  });
+
+  test("a name that no benchmark has is refused, and the names are listed", () => {
+    const { status, error } = bench("latency");
+    assert.equal(status, 2);
+    for (const name of names) assert.match(error, new RegExp(`\\b${name}\\b`));
+  });
+});

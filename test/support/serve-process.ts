@@ -1,0 +1,198 @@
+/** `faultline serve` as a child process, read through its ready line, its log and /proc. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { builtRoot } from "./paths.ts";
+import { waitFor, within } from "./wait.ts";
+
+const MAIN = join(builtRoot, "src/cli/main.js");
+/** Starting Node on a busy machine of two CPUs; what is measured in earnest has its own budget. */
+const START_BUDGET_MS = 20_000;
+export const LOG_BUDGET_MS = 5000;
+
+/** One line of the log. */
+export interface LogLine {
+  readonly level: string;
+  readonly msg: string;
+  readonly pid?: number;
+  readonly reason?: string;
+  readonly [field: string]: unknown;
+}
+
+export interface ServeExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+export interface ServeStart {
+  readonly environment?: NodeJS.ProcessEnv;
+  /** User and group of the process. */
+  readonly uid?: number;
+}
+
+export class ServeProcess {
+  readonly log: LogLine[] = [];
+  /** What it printed besides the log: the error that ended it. */
+  errors = "";
+  readonly exited: Promise<ServeExit>;
+  exit: ServeExit | null = null;
+  readonly #child: ChildProcess;
+  readonly #firstLine: Promise<string>;
+
+  private constructor(args: readonly string[], start: ServeStart) {
+    const identity = start.uid === undefined ? {} : { uid: start.uid, gid: start.uid };
+    this.#child = spawn(process.execPath, [MAIN, "serve", ...args], {
+      stdio: ["ignore", "pipe", "pipe"],
+      cwd: "/",
+      env: { ...process.env, ...start.environment },
+      ...identity,
+    });
+    this.exited = once(this.#child, "close").then(([code, signal]) => {
+      this.exit = { code, signal };
+      return this.exit;
+    });
+    createInterface(this.#child.stderr!).on("line", (line) => this.#take(line));
+    const lines = createInterface(this.#child.stdout!);
+    this.#firstLine = once(lines, "line").then(([line]) => String(line));
+    this.#firstLine.catch(() => undefined);
+  }
+
+  /** Starts it and does not wait. */
+  static spawn(args: readonly string[], start: ServeStart = {}): ServeProcess {
+    return new ServeProcess(args, start);
+  }
+
+  /** Returns when it is ready to serve. */
+  static async start(args: readonly string[], start: ServeStart = {}): Promise<ServeProcess> {
+    const serve = new ServeProcess(args, start);
+    try {
+      await serve.ready();
+      return serve;
+    } catch (error) {
+      await serve[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Runs it to an end that must come by itself; for command lines that cannot work. */
+  static async run(args: readonly string[], start: ServeStart = {}): Promise<ServeProcess> {
+    const serve = new ServeProcess(args, start);
+    try {
+      await within("serve ended", serve.exited, START_BUDGET_MS);
+    } finally {
+      await serve[Symbol.asyncDispose]();
+    }
+    return serve;
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  /** The ready line. */
+  async ready(): Promise<string> {
+    const ended = this.exited.then(() => null);
+    const first = await within(
+      "serve was ready",
+      Promise.race([this.#firstLine, ended]),
+      START_BUDGET_MS,
+    );
+    if (first === null) throw new Error(`serve ended before it was ready: ${this.errors}`);
+    return first;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+
+  /** Stops all of its threads, as a debugger would. */
+  async pause(): Promise<void> {
+    this.kill("SIGSTOP");
+    const tasks = `/proc/${this.pid}/task`;
+    const isStopped = (thread: string) =>
+      /^State:\tT/m.test(readFileSync(join(tasks, thread, "status"), "utf8"));
+    await waitFor("serve had stopped", () => readdirSync(tasks).every(isStopped));
+  }
+
+  resume(): void {
+    this.kill("SIGCONT");
+  }
+
+  /** Log lines with this message, so far; about one VM if `pid` is given. */
+  lines(msg: string, pid?: number): LogLine[] {
+    return this.log.filter((line) => line.msg === msg && (pid === undefined || line.pid === pid));
+  }
+
+  /** Waits until `count` lines with this message have come, and returns the last of them. */
+  async logged(msg: string, count = 1): Promise<LogLine> {
+    return await this.#waitForLine(msg, count);
+  }
+
+  /** Waits for the first line with this message about a VM. */
+  async loggedFor(pid: number, msg: string): Promise<LogLine> {
+    return await this.#waitForLine(msg, 1, pid);
+  }
+
+  /** The log as text, for messages of tests. */
+  describeLog(): string {
+    return [...this.log.map((line) => JSON.stringify(line)), this.errors].join("\n");
+  }
+
+  /** Waits for the end by itself. */
+  async ended(budgetMs: number): Promise<ServeExit> {
+    return await within("serve ended", this.exited, budgetMs);
+  }
+
+  get fdCount(): number {
+    return readdirSync(`/proc/${this.pid}/fd`).length;
+  }
+
+  /** CPU time that it used so far, in clock ticks of 10 ms. See proc(5), stat. */
+  get cpuTicks(): number {
+    const stat = readFileSync(`/proc/${this.pid}/stat`, "utf8");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return Number(fields[11]) + Number(fields[12]);
+  }
+
+  /** Waits until it holds more descriptors than `count`: something has arrived. */
+  async fdsAbove(count: number): Promise<void> {
+    await waitFor(`serve held more than ${count} descriptors`, () => this.fdCount > count);
+  }
+
+  /** Waits until it holds no more descriptors than `count`: whatever came is closed again. */
+  async fdsBackTo(count: number): Promise<void> {
+    const isBack = () => this.fdCount <= count;
+    try {
+      await waitFor(`serve held only ${count} descriptors`, isBack, LOG_BUDGET_MS);
+    } catch (cause) {
+      throw new Error(`serve leaks: ${this.fdCount} descriptors instead of ${count}`, { cause });
+    }
+  }
+
+  #take(line: string): void {
+    try {
+      this.log.push(JSON.parse(line) as LogLine);
+    } catch {
+      this.errors += `${line}\n`;
+    }
+  }
+
+  async #waitForLine(msg: string, count: number, pid?: number): Promise<LogLine> {
+    const isThere = () => this.lines(msg, pid).length >= count;
+    try {
+      const what = `serve logged “${msg}” (${count})`;
+      await waitFor(what, () => isThere() || this.exit !== null, LOG_BUDGET_MS);
+    } catch (cause) {
+      throw new Error(`Not in the log:\n${this.describeLog()}`, { cause });
+    }
+    if (!isThere()) throw new Error(`Serve ended without “${msg}”:\n${this.describeLog()}`);
+    return this.lines(msg, pid)[count - 1]!;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#child.kill("SIGKILL");
+    await this.exited;
+  }
+}
