@@ -7,6 +7,7 @@
  */
 export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
+export type { Outcome } from "./base/outcome.ts";
 export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
 export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";
 export { type ServeOptions, Server } from "./daemon/server.ts";
@@ -32,7 +33,6 @@ export {
 export { type UffdFeature, uffdFeatures } from "./uffd/features.ts";
 export { type KernelReport, probeKernel } from "./uffd/probe.ts";
 export {
-  type Outcome,
   type PageOperation,
   type RegisterMode,
   Userfaultfd,

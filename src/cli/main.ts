@@ -3,17 +3,21 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
-import { demoCommand } from "./demo.ts";
-import { doctorCommand } from "./doctor.ts";
-import { serveCommand } from "./serve.ts";
 
-function createProgram(): Command {
+/** Loading a command takes longer than running some of them: only the one that is asked for. */
+const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
+  ["demo", async () => (await import("./demo.ts")).demoCommand()],
+  ["serve", async () => (await import("./serve.ts")).serveCommand()],
+  ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],
+]);
+
+async function createProgram(requested: string | undefined): Promise<Command> {
   const program = new Command("faultline")
     .description("Restores microVM snapshots lazily: answers the page faults of their guests.")
-    .version(packageVersion(), "--version")
-    .showHelpAfterError("(--help lists the options)");
-  for (const command of [demoCommand(), serveCommand(), doctorCommand()]) {
-    program.addCommand(command);
+    .version(packageVersion(), "--version");
+  const only = loaders.get(requested ?? "");
+  for (const load of only === undefined ? loaders.values() : [only]) {
+    program.addCommand(await load());
   }
   // Commander's own exit would skip whatever still has to be written or closed.
   for (const command of [program, ...program.commands]) {
@@ -45,7 +49,8 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 });
 
 try {
-  await createProgram().parseAsync();
+  const program = await createProgram(process.argv[2]);
+  await program.parseAsync();
 } catch (error) {
   process.exitCode = exitCodeOf(error);
 }

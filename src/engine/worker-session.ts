@@ -2,13 +2,14 @@
  * One VM in its fault worker: drains its userfaultfd, has the planner decide, carries the actions
  * out. Only this object operates the descriptor (design law 3).
  */
+import type { Outcome } from "../base/outcome.ts";
 import { formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import * as abi from "../linux/abi-userfaultfd.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { ActionKind, type ActionList } from "../pager/actions.ts";
 import { PageTable } from "../pager/page-table.ts";
-import { type InstallOutcome, Planner, type Settlement } from "../pager/planner.ts";
+import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
 import type { EventBatch } from "../uffd/events.ts";
@@ -174,7 +175,7 @@ export class WorkerSession {
     return turn;
   }
 
-  #carryOut(actions: ActionList, index: number): InstallOutcome {
+  #carryOut(actions: ActionList, index: number): Outcome {
     const page = actions.firstPages[index]!;
     const target = this.#regions.addressOf(actions.regions[index]!, page);
     const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
@@ -196,7 +197,7 @@ export class WorkerSession {
     }
   }
 
-  #count(actions: ActionList, index: number, outcome: InstallOutcome, nowUs: number): void {
+  #count(actions: ActionList, index: number, outcome: Outcome, nowUs: number): void {
     if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
     else if (outcome === "deferred") this.#stats.addDeferred();
     if (outcome !== "installed" && outcome !== "partial") return;

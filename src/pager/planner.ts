@@ -10,6 +10,7 @@
  * PURE: no clock, no I/O, and no allocation after construction.
  */
 import { assert } from "../base/assert.ts";
+import type { Outcome } from "../base/outcome.ts";
 import { MIXED_OWNERS, type OwnerRuns, ownerOf, ZERO_OWNER } from "../base/owner-runs.ts";
 import { HUGE_PAGE_BYTES } from "../base/units.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
@@ -33,18 +34,6 @@ const STREAK_UNTIL_BACKOFF = 8;
 
 /** `overflow`: the queue is full; wake the page's waiters, they will fault again. */
 export type FaultVerdict = "queued" | "known" | "outside" | "overflow";
-
-/** What became of an operation on the kernel: the outcomes of `Userfaultfd` that resolving has. */
-export type InstallOutcome =
-  | "installed"
-  | "partial"
-  | "alreadyPresent"
-  | "deferred"
-  | "unregistered"
-  | "badSource"
-  | "gone"
-  | "outOfMemory"
-  | "busy";
 
 /**
  * What the engine does next:
@@ -156,12 +145,7 @@ export class Planner {
   }
 
   /** Takes the outcome of action `index`; `doneBytes` counts for `partial`. Call in plan order. */
-  settle(
-    actions: ActionList,
-    index: number,
-    outcome: InstallOutcome,
-    doneBytes: number,
-  ): Settlement {
+  settle(actions: ActionList, index: number, outcome: Outcome, doneBytes: number): Settlement {
     const count = actions.pageCounts[index]!;
     const first = actions.firstPages[index]!;
     switch (outcome) {

@@ -184,11 +184,13 @@ describe("huge pages of a file that was truncated", needsHugePages, () => {
     pageCount: (PAGE_COUNT * PAGE_BYTES) / HUGE_PAGE_BYTES,
     pageSizeBytes: HUGE_PAGE_BYTES,
   };
-  const diffs: readonly (readonly [what: string, run: readonly { first: number; end: number }[]])[] =
-    [
-      ["copied from one file", []],
-      ["put together from two", [{ first: 1025, end: 1026 }]],
-    ];
+  const diffs: readonly (readonly [
+    what: string,
+    run: readonly { first: number; end: number }[],
+  ])[] = [
+    ["copied from one file", []],
+    ["put together from two", [{ first: 1025, end: 1026 }]],
+  ];
   for (const [what, runs] of diffs) {
     test(`${what}: poison stays poison, for the whole page and no other`, async () => {
       using scene = new Scene();

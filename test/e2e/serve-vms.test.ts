@@ -1,5 +1,7 @@
 /** Several VMs on one `faultline serve`: together, one after the other, and dying. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
@@ -96,6 +98,32 @@ describe("several VMs on one socket", needs, () => {
       await new Promise((resolve) => setTimeout(resolve, 200));
       return serve.cpuTicks - before <= 1;
     });
+  });
+});
+
+describe("out of descriptors", needs, () => {
+  test("VMs that run go on, new ones wait until there are some again", async () => {
+    using folder = new TestFolder();
+    const memory = folder.at("memory");
+    const socket = folder.at("socket");
+    writeFull(memory, PAGE_COUNT);
+    await using serve = await ServeProcess.start(["--memory", memory, "--socket", socket]);
+    await using early = await HandshakePeer.start(socket, { pageCount: PAGE_COUNT });
+    await early.introduce();
+    await serve.loggedFor(early.pid, "Attached a VM");
+    const limit = (count: number | string) =>
+      execFileSync("prlimit", ["--pid", String(serve.pid), `--nofile=${count}:`]);
+    const [, soft] = /^Max open files +(\d+)/m.exec(readFileSync(serve.proc("limits"), "utf8"))!;
+    // Descriptors are numbers below the limit, whatever holes there are.
+    limit(3);
+    const run = runVmm(socket, memory);
+    const line = await serve.logged(
+      "Cannot accept VMs for now. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=).",
+    );
+    assert.match(String(line.reason), /EMFILE/);
+    assert.notEqual(await early.read(1), "EFAULT");
+    limit(soft!);
+    await run;
   });
 });
 

@@ -91,6 +91,11 @@ export class ServeProcess {
     return this.#child.pid!;
   }
 
+  /** A file of the kernel about it. See proc(5). */
+  proc(name: string): string {
+    return `/proc/${this.pid}/${name}`;
+  }
+
   /** The ready line. */
   async ready(): Promise<string> {
     const ended = this.exited.then(() => null);
@@ -110,7 +115,7 @@ export class ServeProcess {
   /** Stops all of its threads, as a debugger would. */
   async pause(): Promise<void> {
     this.kill("SIGSTOP");
-    const tasks = `/proc/${this.pid}/task`;
+    const tasks = this.proc("task");
     const isStopped = (thread: string) =>
       /^State:\tT/m.test(readFileSync(join(tasks, thread, "status"), "utf8"));
     await waitFor("serve had stopped", () => readdirSync(tasks).every(isStopped));
@@ -135,6 +140,16 @@ export class ServeProcess {
     return await this.#waitForLine(msg, 1, pid);
   }
 
+  /** Waits until the log fulfils `condition`. */
+  async until(what: string, condition: () => boolean): Promise<void> {
+    try {
+      await waitFor(what, () => condition() || this.exit !== null, LOG_BUDGET_MS);
+    } catch (cause) {
+      throw new Error(`Not in the log:\n${this.describeLog()}`, { cause });
+    }
+    if (!condition()) throw new Error(`Serve ended without ${what}:\n${this.describeLog()}`);
+  }
+
   /** The log as text, for messages of tests. */
   describeLog(): string {
     return [...this.log.map((line) => JSON.stringify(line)), this.errors].join("\n");
@@ -146,12 +161,12 @@ export class ServeProcess {
   }
 
   get fdCount(): number {
-    return readdirSync(`/proc/${this.pid}/fd`).length;
+    return readdirSync(this.proc("fd")).length;
   }
 
   /** CPU time that it used so far, in clock ticks of 10 ms. See proc(5), stat. */
   get cpuTicks(): number {
-    const stat = readFileSync(`/proc/${this.pid}/stat`, "utf8");
+    const stat = readFileSync(this.proc("stat"), "utf8");
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     return Number(fields[11]) + Number(fields[12]);
   }
@@ -180,14 +195,7 @@ export class ServeProcess {
   }
 
   async #waitForLine(msg: string, count: number, pid?: number): Promise<LogLine> {
-    const isThere = () => this.lines(msg, pid).length >= count;
-    try {
-      const what = `serve logged “${msg}” (${count})`;
-      await waitFor(what, () => isThere() || this.exit !== null, LOG_BUDGET_MS);
-    } catch (cause) {
-      throw new Error(`Not in the log:\n${this.describeLog()}`, { cause });
-    }
-    if (!isThere()) throw new Error(`Serve ended without “${msg}”:\n${this.describeLog()}`);
+    await this.until(`“${msg}” (${count})`, () => this.lines(msg, pid).length >= count);
     return this.lines(msg, pid)[count - 1]!;
   }
 

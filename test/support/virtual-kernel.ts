@@ -14,7 +14,7 @@
  * PURE, and without chance of its own: what happens between and during the handler's calls is up
  * to `others`.
  */
-import type { InstallOutcome } from "../../src/pager/planner.ts";
+import type { Outcome } from "../../src/base/outcome.ts";
 import type { GuestRegion } from "../../src/snapshot/regions.ts";
 
 /** What a page holds: a body, which the handler installs, and a note, which the guest writes. */
@@ -151,18 +151,18 @@ export class VirtualKernel {
   }
 
   /** UFFDIO_COPY of one body per page. */
-  copy(target: number, bodies: readonly number[]): InstallOutcome {
+  copy(target: number, bodies: readonly number[]): Outcome {
     return this.#install("copy", target, bodies, true);
   }
 
   /** UFFDIO_ZEROPAGE. */
-  zeropage(target: number, pages: number): InstallOutcome {
+  zeropage(target: number, pages: number): Outcome {
     if (this.#options.isHugetlb) throw new Error("EINVAL: no UFFDIO_ZEROPAGE on hugetlb");
     return this.#install("zeropage", target, new Array(pages).fill(ZERO_BODY), false);
   }
 
   /** UFFDIO_POISON of one page. */
-  poison(target: number): InstallOutcome {
+  poison(target: number): Outcome {
     this.others.beforeCall();
     const page = this.#pageAt(target);
     let outcome = this.#refusal(page, 1);
@@ -284,7 +284,7 @@ export class VirtualKernel {
     target: number,
     bodies: readonly number[],
     mayReplacePoison: boolean,
-  ): InstallOutcome {
+  ): Outcome {
     this.others.beforeCall();
     const first = this.#pageAt(target);
     let done = 0;
@@ -304,7 +304,7 @@ export class VirtualKernel {
   }
 
   /** What every resolving operation checks first; null: go on. */
-  #refusal(first: number, pages: number): InstallOutcome | null {
+  #refusal(first: number, pages: number): Outcome | null {
     if (this.#isChanging) return "deferred";
     if (this.isDead) return "gone";
     if (this.others.isRacing()) return "deferred";
@@ -315,7 +315,7 @@ export class VirtualKernel {
     return null;
   }
 
-  #fill(page: number, body: number, mayReplacePoison: boolean): InstallOutcome | null {
+  #fill(page: number, body: number, mayReplacePoison: boolean): Outcome | null {
     const present = this.#bodies[page]!;
     if (present !== MISSING && !(present === POISON && mayReplacePoison)) return "alreadyPresent";
     if (body === UNREADABLE) return "badSource";

@@ -1,8 +1,9 @@
 /** What each result of the kernel does to the pages of an action, and to those after it. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import type { Outcome } from "../../src/base/outcome.ts";
 import { HUGE_PAGE_BYTES } from "../../src/base/units.ts";
-import { type InstallOutcome, type Settlement, STREAK_LIMIT } from "../../src/pager/planner.ts";
+import { type Settlement, STREAK_LIMIT } from "../../src/pager/planner.ts";
 import { PlannerStage } from "./planner-stage.ts";
 
 const data = (pages: number): string => "#".repeat(pages);
@@ -112,7 +113,7 @@ describe("unregistered", () => {
     stage.fault(0, 1, 2);
     stage.turn("unregistered");
     stage.plan();
-    const outcomes: readonly InstallOutcome[] = ["installed", "unregistered", "installed"];
+    const outcomes: readonly Outcome[] = ["installed", "unregistered", "installed"];
     const settlements = outcomes.map((outcome, index) => stage.settle(index, outcome));
     assert.deepEqual(settlements, ["done", "wake", "done"]);
     assert.equal(stage.planner.finishPlan(), 0);
@@ -174,7 +175,7 @@ describe("gone", () => {
 });
 
 /** Faults and settles page 0 until the planner gives up; at most 1000 attempts. */
-function attemptsUntilExhausted(stage: PlannerStage, outcome: InstallOutcome): number {
+function attemptsUntilExhausted(stage: PlannerStage, outcome: Outcome): number {
   for (let attempt = 1; attempt <= 1000; attempt++) {
     stage.fault(0);
     if (stage.turn(outcome).includes("exhausted")) return attempt;
@@ -183,7 +184,7 @@ function attemptsUntilExhausted(stage: PlannerStage, outcome: InstallOutcome): n
 }
 
 /** The settlements of `count` attempts at page 0, which faults again whenever it was woken. */
-function attempts(stage: PlannerStage, outcome: InstallOutcome, count: number): Settlement[] {
+function attempts(stage: PlannerStage, outcome: Outcome, count: number): Settlement[] {
   return Array.from({ length: count }, () => {
     stage.fault(0);
     return stage.turn(outcome)[0]!;

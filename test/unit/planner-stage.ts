@@ -1,14 +1,10 @@
 /** A planner over drawn layers, spoken to in page numbers; its plans read as lines of text. */
 import assert from "node:assert/strict";
+import type { Outcome } from "../../src/base/outcome.ts";
 import { hostAddress, imageOffset, SMALL_PAGE_BYTES } from "../../src/base/units.ts";
 import { ActionKind, ActionList } from "../../src/pager/actions.ts";
 import { PageState, PageTable } from "../../src/pager/page-table.ts";
-import {
-  type FaultVerdict,
-  type InstallOutcome,
-  Planner,
-  type Settlement,
-} from "../../src/pager/planner.ts";
+import { type FaultVerdict, Planner, type Settlement } from "../../src/pager/planner.ts";
 import { type Extent, flattenLayers } from "../../src/snapshot/layers.ts";
 import { RegionMap } from "../../src/snapshot/regions.ts";
 
@@ -83,12 +79,12 @@ export class PlannerStage {
     return Array.from({ length: count }, (_, index) => this.#line(index));
   }
 
-  settle(index: number, outcome: InstallOutcome, donePages = 0): Settlement {
+  settle(index: number, outcome: Outcome, donePages = 0): Settlement {
     return this.planner.settle(this.actions, index, outcome, donePages * this.pageSizeBytes);
   }
 
   /** Plans, settles every action with one outcome, ends the plan. Returns the settlements. */
-  turn(outcome: InstallOutcome): Settlement[] {
+  turn(outcome: Outcome): Settlement[] {
     const settlements = this.plan().map((_, index) => this.settle(index, outcome));
     this.planner.finishPlan();
     return settlements;

@@ -57,17 +57,21 @@ class World {
     const random = new Random(options.seed);
     this.#random = random;
     this.#isCrowd = options.seed % CROWD_EVERY === CROWD_EVERY - 1;
-    const pageSizeBytes = random.pick([SMALL_PAGE_BYTES, 16 * KIB, HUGE_PAGE_BYTES]);
+    // The pool of huge pages is empty from the start, and hardly ever is not.
+    const isFamine = random.chance(0.05);
+    const pageSizeBytes = isFamine
+      ? HUGE_PAGE_BYTES
+      : random.pick([SMALL_PAGE_BYTES, 16 * KIB, HUGE_PAGE_BYTES]);
     const image = new VirtualImage(random, {
       pageSizeBytes,
       pageCount: this.#isCrowd ? 2600 : random.between(4, 32),
       partsPerPage: pageSizeBytes === SMALL_PAGE_BYTES ? 1 : 2,
       hasUnreadablePages: random.chance(0.1),
     });
-    const climate = makeClimate(random);
+    const climate = { ...makeClimate(random), ...(isFamine ? { shortage: 0.003 } : {}) };
     this.#image = image;
-    this.#stepUs = random.pick([20, 20, 20, 20_000]);
-    this.#turnShare = random.pick([0.1, 0.3, 0.8]);
+    this.#stepUs = isFamine ? 20_000 : random.pick([20, 20, 20, 20_000]);
+    this.#turnShare = isFamine ? 1 : random.pick([0.1, 0.3, 0.8]);
     this.#hasLongShortages = climate.shortage > 0 && this.#stepUs > 20;
     this.#oracle = new PageOracle({
       snapshot: image.bodies,
@@ -76,18 +80,19 @@ class World {
     this.#kernel = new VirtualKernel({
       pageSizeBytes,
       regions: image.regions,
-      threadCount: this.#isCrowd ? 1200 : random.between(1, 10),
+      threadCount: this.#isCrowd ? 1200 : random.pick([1, 3, 8, 24]),
       isHugetlb: pageSizeBytes === HUGE_PAGE_BYTES,
       watcher: this.#oracle,
       trace: options.trace ?? null,
     });
+    this.#kernel.isShort = isFamine;
     this.#guest = new VirtualGuest(this.#kernel, random, climate);
     this.#session = this.#attach(options, pageSizeBytes);
   }
 
   /** The guest does as it likes, and the handler gets its turn now and then. */
   live(steps: number): void {
-    if (this.#isCrowd) this.#guest.stampede();
+    if (this.#isCrowd || this.#random.chance(0.3)) this.#guest.stampede(this.#random.between(1, 2));
     for (let step = 0; step < steps && this.#session.end === null; step++) {
       this.#guest.step();
       this.#nowUs += this.#stepUs;
@@ -102,7 +107,10 @@ class World {
       this.#guest.settle();
       this.#nowUs += 1000;
       this.#session.run(this.#nowUs);
-      if (this.#session.end !== null) return this.#checkEnd();
+      if (this.#session.end !== null) {
+        this.#checkEnd();
+        return;
+      }
       if (!this.#guest.isQuiet || !this.#session.isIdle) continue;
       const waiting = this.#kernel.threads.filter(({ state }) => state === "waiting");
       if (waiting.length === 0) return;
@@ -165,7 +173,7 @@ function makeClimate(random: Random): Climate {
     remove: random.pick([0, 0.02, 0.1, 0.25]),
     signal: random.pick([0, 0.05]),
     layout: random.pick([0, 0, 0.03]),
-    shortage: random.pick([0, 0, 0.02]),
+    shortage: random.pick([0, 0, 0.005, 0.03]),
     death: random.pick([0, 0, 0, 0, 0, 0, 0, 0, 0, 0.002]),
     race: random.pick([0, 0.05]),
     hasRemoveEvents: random.chance(0.8),

@@ -42,7 +42,7 @@ export class VirtualGuest implements Others {
   }
 
   betweenPages(): void {
-    if (!this.#isCalm && this.#random.chance(this.#climate.remove / 4)) this.#remove();
+    if (!this.#isCalm && this.#random.chance(this.#climate.remove / 2)) this.#remove();
   }
 
   isRacing(): boolean {
@@ -69,10 +69,10 @@ export class VirtualGuest implements Others {
     } else this.#goOn();
   }
 
-  /** Every thread touches a page before the handler runs at all, no two of them neighbours. */
-  stampede(): void {
+  /** Every thread touches a page before the handler runs at all, `stride` pages apart. */
+  stampede(stride: number): void {
     for (const thread of this.#kernel.threads) {
-      thread.page = (thread.id * 2) % this.#kernel.pageCount;
+      thread.page = (thread.id * stride) % this.#kernel.pageCount;
       this.#kernel.access(thread);
     }
   }

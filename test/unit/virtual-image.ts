@@ -71,11 +71,11 @@ export class VirtualImage implements VirtualSource {
     return this.#layers.findLast((layer) => layer[part] !== HOLE)?.[part] ?? HOLE;
   }
 
-  #body(page: number, valueOf: (part: number) => number): number {
+  #body(page: number, partAt: (part: number) => number): number {
     const { partsPerPage } = this.#options;
     let body = 0;
     for (let part = 0; part < partsPerPage; part++) {
-      body = body * PART_RADIX + valueOf(page * partsPerPage + part);
+      body = body * PART_RADIX + partAt(page * partsPerPage + part);
     }
     return body;
   }

@@ -2,9 +2,11 @@
  * What src/engine/worker-session.ts and worker.ts do with one VM, on a virtual kernel: the same
  * bounds, the same order, the same answers. Change them together.
  */
+
+import type { Outcome } from "../../src/base/outcome.ts";
 import { formatHex, SMALL_PAGE_BYTES } from "../../src/base/units.ts";
 import { ActionKind, ActionList } from "../../src/pager/actions.ts";
-import type { InstallOutcome, Planner, Settlement } from "../../src/pager/planner.ts";
+import type { Planner, Settlement } from "../../src/pager/planner.ts";
 import type { RegionMap } from "../../src/snapshot/regions.ts";
 import {
   type Message,
@@ -42,7 +44,7 @@ export class VirtualSession {
   /** How it ended, if it did. */
   end: "gone" | "failed" | null = null;
   turns = 0;
-  readonly outcomes = new Set<InstallOutcome>();
+  readonly outcomes = new Set<Outcome>();
   readonly settlements = new Set<Settlement>();
   readonly verdicts = new Set<string>();
   readonly #options: SessionOptions;
@@ -140,7 +142,7 @@ export class VirtualSession {
     return turn;
   }
 
-  #carryOut(index: number): InstallOutcome {
+  #carryOut(index: number): Outcome {
     const { kernel, source } = this.#options;
     const first = this.#actions.firstPages[index]!;
     const count = this.#actions.pageCounts[index]!;
@@ -203,7 +205,11 @@ export class VirtualSession {
         return "again";
       }
       if (outcome === "gone") return "gone";
-      if (outcome === "deferred") return "later";
+      if (outcome === "deferred") {
+        // An exhausted page has left the queue: its thread must fault again, or it sleeps for ever.
+        kernel.wake(this.#addressOf(index), 1);
+        return "later";
+      }
     }
     this.failure = why;
     return "failed";
