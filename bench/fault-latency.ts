@@ -28,7 +28,7 @@ const figures = ["p50_us", "p90_us", "p99_us"] as const;
 type Figure = (typeof figures)[number];
 
 /** Rounds wait this long for other programs to end; what runs after that is measured along. */
-const QUIET_PATIENCE_MS = 15_000;
+const QUIET_PATIENCE_MS = 30_000;
 
 /** Promised ratios. The spinning worker needs no wake-up, so it has to be far ahead. */
 const LIMITS: Readonly<Record<Spin, Partial<Record<Figure, number>>>> = {

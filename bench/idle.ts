@@ -4,17 +4,16 @@ import { ReferenceCrowd, TOUCHED_PAGES } from "./support/crowd.ts";
 import { ManyVms } from "./support/guests.ts";
 import { type HandlerOptions, referenceCommand, startServe } from "./support/handlers.ts";
 import { type CpuUse, cpuUse } from "./support/proc.ts";
-import { awaitRest } from "./support/quiet.ts";
 import { measure, type Report } from "./support/report.ts";
 import { MIB, type Workspace } from "./support/workspace.ts";
 
+/** Some 10 s after the last work V8 collects its garbage, for the last time until there is more. */
+const REST_MS = 25_000;
 const WATCH_MS = 10_000;
-/** At rest: no CPU time in this window. V8's last collection comes some 8 s after the last work. */
-const REST_WINDOW_MS = 10_000;
-const REST_PATIENCE_MS = 60_000;
 
-interface Watched extends CpuUse {
-  readonly restAfterMs: number;
+interface Watched {
+  readonly resting: CpuUse;
+  readonly idle: CpuUse;
 }
 
 export async function idle(workspace: Workspace): Promise<Report> {
@@ -37,36 +36,41 @@ export async function idle(workspace: Workspace): Promise<Report> {
     bench: "idle",
     method:
       `${count} VMs attached and asleep; what the process used in ` +
-      `${workspace.scaled(WATCH_MS, 200) / 1000} s once it was at rest. On the C side ${count} ` +
-      "processes together.",
+      `${workspace.scaled(WATCH_MS, 200) / 1000} s, beginning ` +
+      `${workspace.scaled(REST_MS, 100) / 1000} s after the last page was touched, and before ` +
+      `that. On the C side ${count} processes together.`,
     commands: [
       serve.argv.join(" "),
       vms.command,
       referenceCommand(workspace, references).join(" "),
     ],
     measures: [
-      measure("CPU time (10 ms ticks)", "ticks", ours.ticks, {
-        reference: theirs.ticks,
+      measure("CPU time (10 ms ticks)", "ticks", ours.idle.ticks, {
+        reference: theirs.idle.ticks,
         target: { of: "ours", limit: 0 },
       }),
-      measure("wake-ups", "times", ours.sleeps, { reference: theirs.sleeps }),
-      measure("seen at rest after", "ms", ours.restAfterMs, { reference: theirs.restAfterMs }),
+      measure("wake-ups", "times", ours.idle.sleeps, { reference: theirs.idle.sleeps }),
+      measure("CPU time before that", "ticks", ours.resting.ticks, {
+        reference: theirs.resting.ticks,
+      }),
     ],
     samples: [],
   };
 }
 
 async function watch(workspace: Workspace, pids: readonly number[]): Promise<Watched> {
-  const windowMs = workspace.scaled(REST_WINDOW_MS, 100);
-  const restAfterMs = await awaitRest(pids, windowMs, workspace.scaled(REST_PATIENCE_MS, 100));
+  const resting = await useDuring(pids, workspace.scaled(REST_MS, 100));
+  return { resting, idle: await useDuring(pids, workspace.scaled(WATCH_MS, 200)) };
+}
+
+async function useDuring(pids: readonly number[], milliseconds: number): Promise<CpuUse> {
   const before = pids.map(cpuUse);
-  await delay(workspace.scaled(WATCH_MS, 200));
+  await delay(milliseconds);
   const after = pids.map(cpuUse);
   const total = (uses: readonly CpuUse[], of: keyof CpuUse): number =>
     uses.reduce((sum, use) => sum + use[of], 0);
   return {
     ticks: total(after, "ticks") - total(before, "ticks"),
     sleeps: total(after, "sleeps") - total(before, "sleeps"),
-    restAfterMs,
   };
 }

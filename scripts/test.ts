@@ -8,15 +8,18 @@
  * The last line is always `N passed, N failed, N skipped`.
  */
 import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, relative, resolve, sep } from "node:path";
 import { run } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 import { inspect, parseArgs } from "node:util";
 import { FileTally, groupByReason, type Skip } from "./test-tally.ts";
 
 /** No file needs a quarter of it; a wedged one must end before its CI job does. */
 const DEFAULT_TIMEOUT_SECONDS = 120;
+const GRACE_MS = 3000;
 const SERIAL_FOLDERS = ["kernel", "e2e"];
 
 const root = resolve(import.meta.dirname, "../..");
@@ -85,9 +88,17 @@ async function runFile(file: string): Promise<void> {
   stream.on("test:stderr", (event) => output.push(event.message));
   // The runner's own totals come as diagnostics too; they name no file.
   stream.on("test:diagnostic", (event) => event.file !== undefined && notes.push(event.message));
-  for await (const _ of stream);
+  const isOver = once(stream, "end");
+  stream.resume();
+  await Promise.race([isOver, afterGrace(signal)]);
   if (timeout.aborted) tally.endAll(`ended after ${timeoutSeconds} s`);
   report(file, tally, notes, output.join(""), performance.now() - startMs);
+}
+
+/** Settles some time after the abort: a grandchild may hold the pipes of a file that was ended. */
+async function afterGrace(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await once(signal, "abort");
+  await delay(GRACE_MS, undefined, { ref: false });
 }
 
 function report(
@@ -150,7 +161,9 @@ function printSummary(): void {
 }
 
 // The processes of test files outlive us otherwise: some wedge by design.
-for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => stopped.abort(name));
+for (const name of ["SIGINT", "SIGTERM"] as const) {
+  process.once(name, () => stopped.abort(new Error(`stopped by ${name}`)));
+}
 // Stack traces of the children name the TypeScript files.
 process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ""} --enable-source-maps`.trim();
 const isSerial = (file: string): boolean =>
@@ -164,4 +177,5 @@ await runAll(
 await runAll(files.filter(isSerial), 1);
 printSummary();
 const isGood = totals.failed === 0 && totals.passed > 0 && !stopped.signal.aborted;
-process.exitCode = isGood ? 0 : 1;
+// A file that did not end in time still keeps its runner, and so us, waiting.
+process.stdout.write("", () => process.exit(isGood ? 0 : 1));

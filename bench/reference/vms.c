@@ -10,8 +10,10 @@
  * Commands come on stdin, one a line; each is answered with one line of JSON on stdout when it is done:
  *   hold N     N more VMs, which sleep after their last page until this program ends
  *   cycle N    N VMs, one after the other, each of which exits after its last page
- *   {"held":N,"cycled":N,"mismatches":N,"ms":F}   VMs that sleep now; all that came and went; wrong words so far; the
- *                                                 time this command took
+ *   {"held":N,"cycled":N,"mismatches":N,"ms":F,"first_us":F}
+ *       VMs that sleep now; all that came and went; wrong words so far; the time this command took; and for the last VM
+ *       the time from just before it sent the handshake until its first word was there. Before, not after: sending
+ *       wakes the handler, which may do its work while the sender waits for its CPU to be given back
  * At the end of stdin all VMs are killed. They also die with this program.
  *
  * Exit codes: 0 every word was right; 1 some were not; 2 wrong usage or a setup step failed (said on stderr).
@@ -55,6 +57,7 @@ static uint64_t touched_pages;
 static pid_t held[MAX_HELD];
 static size_t held_count;
 static uint64_t cycled, mismatches;
+static double last_first_ms;
 
 /* Formats may use %m, the text of errno. */
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
@@ -68,6 +71,12 @@ __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *form
   va_end(args);
   _exit(2); /* a VM must not flush what its parent has buffered */
 }
+
+/* What a VM tells the parent. */
+struct report {
+  uint64_t wrong;
+  double first_ms;
+};
 
 static double now_ms(void) {
   struct timespec t;
@@ -135,35 +144,39 @@ static void send_handshake(int socket, int uffd, const char *guest) {
   if (sent != length) die("sendmsg handshake: %zd of %d bytes sent", sent, length);
 }
 
-/* Gives how many words were wrong. uffd and socket stay open, as in Firecracker, until the process ends. */
-static uint64_t restore(void) {
+/* uffd and socket stay open, as in Firecracker, until the process ends. */
+static struct report restore(void) {
   char *guest = mmap(NULL, memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (guest == MAP_FAILED) die("mmap of %zu bytes of guest memory: %m", memory_size);
   int uffd = create_uffd();
   struct uffdio_register request = {
       .range = {.start = (uint64_t)(uintptr_t)guest, .len = memory_size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
   if (ioctl(uffd, UFFDIO_REGISTER, &request) < 0) die("UFFDIO_REGISTER: %m");
-  send_handshake(connect_to_handler(), uffd, guest);
+  int socket = connect_to_handler();
+  struct report report = {0};
+  double sent_ms = now_ms();
+  send_handshake(socket, uffd, guest);
 
-  uint64_t wrong = 0, step = memory_size / PAGE_SIZE / touched_pages;
+  uint64_t step = memory_size / PAGE_SIZE / touched_pages;
   for (uint64_t i = 0; i < touched_pages; i++) {
     uint64_t word, wanted;
     memcpy(&word, guest + i * step * PAGE_SIZE, sizeof word);
+    if (i == 0) report.first_ms = now_ms() - sent_ms;
     memcpy(&wanted, expected + i * step * PAGE_SIZE, sizeof wanted);
-    wrong += word != wanted;
+    report.wrong += word != wanted;
   }
-  return wrong;
+  return report;
 }
 
-/* The VM says on `report` how many words were wrong, then sleeps or exits. */
-static pid_t start_vm(int report, int stays) {
+/* The VM writes its report to `parent_fd`, then sleeps or exits. */
+static pid_t start_vm(int parent_fd, int stays) {
   pid_t parent = getpid(), pid = fork();
   if (pid < 0) die("fork: %m");
   if (pid > 0) return pid;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(2); /* it died before the line above */
-  uint64_t wrong = restore();
-  if (write(report, &wrong, sizeof wrong) != (ssize_t)sizeof wrong) die("write to the parent: %m");
+  struct report report = restore();
+  if (write(parent_fd, &report, sizeof report) != (ssize_t)sizeof report) die("write to the parent: %m");
   while (stays) pause();
   _exit(0);
 }
@@ -171,10 +184,11 @@ static pid_t start_vm(int report, int stays) {
 /* ---- commands ------------------------------------------------------------------------------------------------- */
 
 static void read_report(int fd) {
-  uint64_t wrong;
-  ssize_t n = read(fd, &wrong, sizeof wrong);
-  if (n != (ssize_t)sizeof wrong) die("a VM ended before its last page");
-  mismatches += wrong;
+  struct report report;
+  ssize_t n = read(fd, &report, sizeof report);
+  if (n != (ssize_t)sizeof report) die("a VM ended before its last page");
+  mismatches += report.wrong;
+  last_first_ms = report.first_ms;
 }
 
 static pid_t start_and_hear(int stays) {
@@ -228,8 +242,8 @@ int main(int argc, char **argv) {
     if (strncmp(line, "hold ", 5) == 0) hold(parse_number("hold", line + 5));
     else if (strncmp(line, "cycle ", 6) == 0) cycle(parse_number("cycle", line + 6));
     else die("unknown command %s", line);
-    printf("{\"held\":%zu,\"cycled\":%" PRIu64 ",\"mismatches\":%" PRIu64 ",\"ms\":%.3f}\n", held_count, cycled,
-           mismatches, now_ms() - start);
+    printf("{\"held\":%zu,\"cycled\":%" PRIu64 ",\"mismatches\":%" PRIu64 ",\"ms\":%.3f,\"first_us\":%.1f}\n",
+           held_count, cycled, mismatches, now_ms() - start, last_first_ms * 1e3);
     fflush(stdout);
   }
   for (size_t i = 0; i < held_count; i++) kill(held[i], SIGKILL);

@@ -43,6 +43,7 @@ interface VmsAnswer {
   readonly cycled: number;
   readonly mismatches: number;
   readonly ms: number;
+  readonly first_us: number;
 }
 
 /** Many VMs at one socket; see bench/reference/vms.c. Disposal kills them. */
@@ -66,6 +67,11 @@ export class ManyVms {
   /** So many VMs that come, touch their pages and go, one after the other. Gives milliseconds. */
   async cycle(count: number): Promise<number> {
     return (await this.#order(`cycle ${count}`)).ms;
+  }
+
+  /** One VM that comes and goes. Gives microseconds from its handshake to its first page. */
+  async cycleOnce(): Promise<number> {
+    return (await this.#order("cycle 1")).first_us;
   }
 
   /** All VMs end. */

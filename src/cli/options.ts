@@ -63,8 +63,10 @@ function asId(digits: string): number | null {
 
 /** `id` asks every source of users that the system has (files, LDAP, …). */
 function lookUp(flag: "-u" | "-g", user: string): number | null {
-  if (/^\d+$/.test(user)) return asId(user);
-  return run("id", [flag, "--", user]);
+  const isNumber = /^\d+$/.test(user);
+  if (isNumber && flag === "-u") return asId(user);
+  // A number that is nobody's stands for a group of the same number.
+  return run("id", [flag, "--", user]) ?? (isNumber ? asId(user) : null);
 }
 
 function lookUpGroup(group: string): number | null {

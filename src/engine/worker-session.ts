@@ -168,7 +168,7 @@ export class WorkerSession {
       const outcome = this.#carryOut(actions, index);
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
       this.#count(actions, index, outcome, nowUs);
-      const next = this.#follow(actions, index, settlement);
+      const next = this.#follow(actions, index, settlement, outcome);
       if (next === "gone" || next === "failed") return next;
       if (next === "later") turn = "later";
     }
@@ -208,7 +208,7 @@ export class WorkerSession {
     this.#stats.addLatency(this.lastActiveUs - nowUs);
   }
 
-  #follow(actions: ActionList, index: number, settlement: Settlement): Turn {
+  #follow(actions: ActionList, index: number, settlement: Settlement, outcome: Outcome): Turn {
     const address = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
     switch (settlement) {
       case "done":
@@ -229,42 +229,49 @@ export class WorkerSession {
           this.uffd.wake(address, this.#pageSizeBytes);
           return "later";
         }
-        return this.#giveUp(actions, index, address, settlement);
+        return this.#giveUp(actions, index, address, outcome);
       case "badSource":
-        return this.#giveUp(actions, index, address, settlement);
+        return this.#giveUp(actions, index, address, outcome);
     }
   }
 
   /** A page cannot be had: poison it if that is the policy, else end the session. */
-  #giveUp(
-    actions: ActionList,
-    index: number,
-    address: number,
-    why: "badSource" | "exhausted",
-  ): Turn {
-    const offset = actions.firstPages[index]! * this.#pageSizeBytes;
-    const what =
-      why === "badSource"
-        ? `The bytes at image offset ${formatHex(offset)} cannot be read. Was a snapshot file ` +
-          "truncated while it was served?"
-        : `The page at ${formatHex(address)} cannot be allocated. ${this.#exhaustionCure()}`;
+  #giveUp(actions: ActionList, index: number, address: number, outcome: Outcome): Turn {
     if (this.#policy === "poison") {
-      const outcome = this.uffd.poison(address, this.#pageSizeBytes);
-      if (outcome === "installed") {
-        this.#stats.addPoisoned();
-        this.#planner.markPoisoned(actions, index);
-        return "again";
+      switch (this.uffd.poison(address, this.#pageSizeBytes)) {
+        case "installed":
+          this.#stats.addPoisoned();
+          this.#planner.markPoisoned(actions, index);
+          return "again";
+        case "gone":
+          return "gone";
+        case "deferred":
+        case "alreadyPresent":
+          // The page may have left the queue: its waiters come back with a fresh fault.
+          this.uffd.wake(address, this.#pageSizeBytes);
+          return "later";
+        default: // Poisoning failed for a reason of its own: fail closed.
       }
-      if (outcome === "gone") return "gone";
-      if (outcome === "deferred") return "later";
     }
-    this.failure = what;
+    this.failure = this.#describeLoss(address, actions.firstPages[index]!, outcome);
     return "failed";
   }
 
-  #exhaustionCure(): string {
-    return this.#pageSizeBytes >= HUGE_PAGE_BYTES
-      ? "The pool of 2 MiB pages is empty: raise vm.nr_hugepages, or run fewer VMs."
-      : "The host is out of memory.";
+  #describeLoss(address: number, page: number, outcome: Outcome): string {
+    if (outcome === "badSource") {
+      const offset = formatHex(page * this.#pageSizeBytes);
+      return (
+        `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
+        "it was served?"
+      );
+    }
+    const what = `The page at ${formatHex(address)} cannot be installed`;
+    if (outcome === "unregistered") {
+      return `${what}: it keeps faulting, but no registered mapping holds it any more.`;
+    }
+    if (this.#pageSizeBytes >= HUGE_PAGE_BYTES) {
+      return `${what}: the pool of 2 MiB pages is empty. Raise vm.nr_hugepages, or run fewer VMs.`;
+    }
+    return `${what}: the host is out of memory.`;
   }
 }

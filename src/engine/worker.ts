@@ -62,8 +62,8 @@ class FaultWorker {
       for (let index = 0; index < count; index++) {
         this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index));
       }
+      if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
-      else if (count === 0 && this.#isSpinning) this.#considerSleep();
     }
     for (const session of this.#sessions.values()) this.#drop(session);
     this.#tools.buffers.close();

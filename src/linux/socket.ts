@@ -4,6 +4,7 @@ import {
   AF_UNIX,
   cmsghdr,
   EAGAIN,
+  ENOPROTOOPT,
   iovec,
   MSG_CMSG_CLOEXEC,
   MSG_CTRUNC,
@@ -152,13 +153,18 @@ export function peerCredentials(socket: number): PeerCredentials {
   return { pid: value.words[0]!, uid: value.words[1]!, gid: value.words[2]! };
 }
 
-/** A pidfd of the peer (Linux ≥ 6.5); null where the kernel has none to give. */
+/**
+ * A pidfd of the peer (Linux ≥ 6.5); null where the kernel does not know the option.
+ * @throws SysError any other failure, such as a peer that is dead and reaped
+ */
 export function peerPidfd(socket: number): OwnedFd | null {
   const value = new sys.Scratch(4);
   const length = new sys.Scratch(4);
   length.words[0] = 4;
   const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, value.address, length.address);
-  return result === -1 ? null : new OwnedFd(value.words[0]!);
+  if (result === -1 && sys.errno() === ENOPROTOOPT) return null;
+  sys.check(result, "getsockopt(SO_PEERPIDFD)");
+  return new OwnedFd(value.words[0]!);
 }
 
 /** A msghdr with its iovec and control buffer, all at fixed addresses. */

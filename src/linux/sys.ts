@@ -268,17 +268,17 @@ export function watchReadable(fd: number, onReadable: () => void): ReadWatch {
   assert(!watchedFds.has(fd), `fd ${fd} is watched already`);
   watchedFds.add(fd);
   let isClosed = false;
-  const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
+  const onEvent = (): void => {
     handle.stop();
-    onReadable();
-  });
+    // On Node 26 promises go on only after the next callback of Node's own (koffi 3.3.4).
+    setImmediate(() => {
+      if (!isClosed) onReadable();
+    });
+  };
+  const handle = koffi.node.poll(fd, { readable: true, disconnect: true }, onEvent);
   handle.stop();
   return {
-    arm: () =>
-      handle.start({ readable: true, disconnect: true }, () => {
-        handle.stop();
-        onReadable();
-      }),
+    arm: () => handle.start({ readable: true, disconnect: true }, onEvent),
     close: () => {
       if (isClosed) return;
       isClosed = true;

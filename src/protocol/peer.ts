@@ -24,17 +24,19 @@ export function pinPeer(socket: number, allowedUids: ReadonlySet<number>): Peer 
         `${[...allowedUids].join(", ")}. Start with --owner to serve another user.`,
     );
   }
-  const pidfd = peerPidfd(socket);
-  if (pidfd !== null) return { pid, uid, pidfd };
-  if (pid === 0) {
-    throw new FaultlineError(
-      "handshake",
-      "The peer's process is not visible in this pid name space: run Faultline in the host's.",
-    );
-  }
   try {
-    return { pid, uid, pidfd: openPidfd(pid) };
+    // By number only where there is no other way: a dead peer's may have gone to a stranger.
+    return { pid, uid, pidfd: peerPidfd(socket) ?? openByNumber(pid) };
   } catch (cause) {
+    if (cause instanceof FaultlineError && cause.code === "handshake") throw cause;
     throw new FaultlineError("handshake", `Process ${pid} is gone or cannot be pinned`, { cause });
   }
+}
+
+function openByNumber(pid: number): OwnedFd {
+  if (pid !== 0) return openPidfd(pid);
+  throw new FaultlineError(
+    "handshake",
+    "The peer's process is not visible in this pid name space: run Faultline in the host's.",
+  );
 }

@@ -7,6 +7,7 @@ import { type FdKind, HandshakePeer, type Mapping } from "../support/handshake-p
 import { requires } from "../support/requires.ts";
 import { ServeProcess } from "../support/serve-process.ts";
 import { runVmm } from "../support/vmm-process.ts";
+import { within } from "../support/wait.ts";
 
 const needs = requires("userfaultfd", "cc");
 const PAGE_COUNT = 64;
@@ -298,6 +299,41 @@ describe("what is odd, but a handshake", needs, () => {
 
   test("the connection closed right after it, as releases before v1.12 do", async () => {
     await assertServed(async (guest) => guest.close(await guest.introduce()));
+  });
+});
+
+describe("what is a handshake, but a lie", needs, () => {
+  /** Attaches a VM whose memory is in other pages than it says. Its first fault is its last. */
+  async function assertKilled(isHuge: boolean): Promise<void> {
+    const hugePageBytes = 2 ** 21;
+    using own = new TestFolder();
+    const path = own.at("socket");
+    writeFull(own.at("memory"), (2 * hugePageBytes) / PAGE_BYTES);
+    await using server = await ServeProcess.start(["--memory", own.at("memory"), "--socket", path]);
+    const options = isHuge
+      ? { pageCount: 2, pageSizeBytes: hugePageBytes }
+      : { pageCount: (2 * hugePageBytes) / PAGE_BYTES };
+    await using guest = await HandshakePeer.start(path, options);
+    const pageSize = isHuge ? PAGE_BYTES : hugePageBytes;
+    await guest.introduce([{ ...guest.mapping(), page_size: pageSize, page_size_kib: pageSize }]);
+    await server.loggedFor(guest.pid, "Attached a VM");
+    // One small page given back out of a large one that is there: it can never be installed.
+    if (!isHuge) {
+      await guest.read(3);
+      await guest.remove(5, 1);
+    }
+    guest.startTouching(5);
+    assert.equal((await within("the VM was killed", guest.exited, 5000)).signal, "SIGKILL");
+    await server.loggedFor(guest.pid, "A VM could not be served on: it was killed");
+    await server.loggedFor(guest.pid, "Detached a VM");
+  }
+
+  test("small pages for huge ones", requires("userfaultfd", "hugepages"), async () => {
+    await assertKilled(true);
+  });
+
+  test("huge pages for small ones", async () => {
+    await assertKilled(false);
   });
 });
 

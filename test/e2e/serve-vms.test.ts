@@ -79,6 +79,22 @@ describe("several VMs on one socket", needs, () => {
     await runVmm(socket, memory);
   });
 
+  test("a VM that died before anybody looked at its handshake leaves nothing behind", async () => {
+    await using serve = await ServeProcess.start(flags);
+    const fds = serve.fdCount;
+    await using peer = await HandshakePeer.start(socket, { pageCount: PAGE_COUNT });
+    await serve.pause();
+    await peer.introduce();
+    process.kill(peer.pid, "SIGKILL");
+    await peer.exited;
+    serve.resume();
+    // Whether it is refused or detached at once depends on the kernel: it is dead and reaped.
+    const isOver = () => serve.lines("Refused a VM").length + serve.lines("Detached a VM").length;
+    await serve.until("the end of the VM", () => isOver() === 1);
+    await serve.fdsBackTo(fds);
+    await runVmm(socket, memory);
+  });
+
   test("a VMM that closes its connection is served on: only its death ends it", async () => {
     await using serve = await ServeProcess.start(flags);
     await using peer = await HandshakePeer.start(socket, { pageCount: PAGE_COUNT });

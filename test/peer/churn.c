@@ -86,7 +86,7 @@ static void map_memory_file(const char *path) {
   if (fd < 0 || fstat(fd, &info) < 0) die("%s: %m", path);
   memory_size = (size_t)info.st_size;
   page_count = memory_size / page_size;
-  if (page_count < REMOVERS * LONGEST_RUN / 2) die("%s: too small", path);
+  if (page_count < REMOVERS) die("%s: too small", path);
   expected = mmap(NULL, memory_size, PROT_READ, MAP_PRIVATE, fd, 0);
   if (expected == MAP_FAILED) die("mmap %s: %m", path);
 }

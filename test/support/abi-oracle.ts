@@ -86,7 +86,7 @@ export function askCompiler(facts: readonly Fact[]): Answers {
     ({ expression }, index) =>
       `unsigned long long fact${index} = (unsigned long long)(${expression});`,
   );
-  const probe = writeSource("abi-probe", [...PREAMBLE, ...declarations].join("\n"));
+  const probe = writeSource("abi-probe.c", [...PREAMBLE, ...declarations].join("\n"));
   const { messages } = runCompiler(["-fsyntax-only", "-w", probe]);
   const missing = new Set(errorLines(messages).map((line) => line - PREAMBLE.length - 1));
   if ([...missing].some((index) => index < 0)) throw new Error(`No headers:\n${messages}`);
@@ -96,7 +96,7 @@ export function askCompiler(facts: readonly Fact[]): Answers {
   );
   const version = `  printf("%d\\n", LINUX_VERSION_CODE);`;
   const program = [...PREAMBLE, "int main(void) {", version, ...prints, "  return 0;", "}", ""];
-  const oracle = compile(writeSource("abi-oracle", program.join("\n")));
+  const oracle = compile(writeSource("abi-oracle.c", program.join("\n")));
   const { stdout } = spawnSync(oracle, { encoding: "utf8" });
   const [versionCode, ...numbers] = stdout.trim().split("\n").map(Number);
   return {

@@ -2,7 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, statSync, writeFileSync } from "node:fs";
-import { basename, delimiter, join } from "node:path";
+import { basename, delimiter, extname, join } from "node:path";
 import { builtRoot } from "./paths.ts";
 
 const cacheFolder = join(builtRoot, ".cache");
@@ -44,7 +44,10 @@ export function compile(sourcePath: string, options: readonly string[] = []): st
 
 /** Writes generated C into the cache folder under a name that follows from it; returns its path. */
 export function writeSource(name: string, text: string): string {
-  const path = join(cacheFolder, `${name}-${hashOf(text)}.c`);
+  const path = join(
+    cacheFolder,
+    `${basename(name, extname(name))}-${hashOf(text)}${extname(name)}`,
+  );
   mkdirSync(cacheFolder, { recursive: true });
   if (!existsSync(path)) writeFileSync(path, text);
   return path;

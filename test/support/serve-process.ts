@@ -59,11 +59,6 @@ export class ServeProcess {
     this.#firstLine.catch(() => undefined);
   }
 
-  /** Starts it and does not wait. */
-  static spawn(args: readonly string[], start: ServeStart = {}): ServeProcess {
-    return new ServeProcess(args, start);
-  }
-
   /** Returns when it is ready to serve. */
   static async start(args: readonly string[], start: ServeStart = {}): Promise<ServeProcess> {
     const serve = new ServeProcess(args, start);

@@ -7,8 +7,8 @@
  *   message that was read already is stale.
  * - While an event is unread, and until its VMM thread has run again, COPY and the like are put off
  *   (EAGAIN). Then they go through again, and only some time later the pages are dropped.
- * - An operation ends at the first page that is present: EEXIST if it is the very first, else EAGAIN
- *   with what was done. It never crosses the border of a mapping: ENOENT.
+ * - An operation ends at the first page that is present: EEXIST if that is its very first, else
+ *   EAGAIN with what was done. It never crosses the border of a mapping: ENOENT.
  * - COPY replaces a poison marker, ZEROPAGE does not. On hugetlb an empty pool answers EEXIST too.
  *
  * PURE, and without chance of its own: what happens between and during the handler's calls is up
@@ -146,7 +146,7 @@ export class VirtualKernel {
       if (messages.length === capacity) break;
       if (removal.phase === "posted") messages.push(this.#handOut(removal));
     }
-    this.#trace(() => `handler: read gives ${messages.map(({ type }) => type).join(" ")}`);
+    this.#trace(() => `handler: read gives ${messages.map(({ type }) => type).join(" ") || "-"}`);
     return messages.length;
   }
 

@@ -173,6 +173,12 @@ describe("ownerOf", () => {
     assert.equal(ownerOf(runs, 0, 2 * PAGE + 1), MIXED_OWNERS);
     assert.equal(ownerOf(runs, 2 * PAGE, 2 * PAGE), 1);
   });
+
+  test("bytes beyond the end of the image are our own bug, not an endless search", () => {
+    const runs = flatten("##..", "..##");
+    assert.throws(() => ownerOf(runs, 3 * PAGE, 2 * PAGE), { name: "AssertionError" });
+    assert.throws(() => ownerOf(runs, 4 * PAGE, PAGE), { name: "AssertionError" });
+  });
 });
 
 describe("runAt", () => {

@@ -28,8 +28,8 @@ class PrivateMount {
   }
 
   /**
-   * Runs `mount` in the mount point's folder, then makes an empty file `base` there and runs `fill`.
-   * Null where this machine does not allow it.
+   * Runs `mount` in the mount point's folder, then makes an empty file `base` there, and runs
+   * `fill`. Null where this machine does not allow it.
    */
   static async create(mount: string, fill = ":"): Promise<PrivateMount | null> {
     const point = mkdtempSync(join(tmpdir(), "faultline-mount-"));

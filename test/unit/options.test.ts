@@ -75,6 +75,7 @@ describe("socketOwner", () => {
   test("takes numbers without looking them up", () => {
     assert.deepEqual(socketOwner("1234:5678"), { uid: 1234, gid: 5678 });
     assert.deepEqual(socketOwner("0:0"), { uid: 0, gid: 0 });
+    assert.deepEqual(socketOwner("4294967294:1"), { uid: 4_294_967_294, gid: 1 });
   });
 
   test("takes names of users and groups", () => {
@@ -102,6 +103,9 @@ describe("socketOwner", () => {
     "root:--help",
     "$(id -u)",
     "1.5:0",
+    "root:root:root",
+    "4294967295",
+    "0:4294967295",
     "-1:0",
   ]) {
     test(`refuses ${JSON.stringify(value)}`, () => {

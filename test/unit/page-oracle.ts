@@ -12,7 +12,7 @@ export class WrongPage extends Error {
 export interface OracleOptions {
   /** The body of each page in the snapshot. */
   readonly snapshot: readonly number[];
-  /** Whether a page may be poisoned: its bytes cannot be read, or memory has been short for long. */
+  /** Whether a page may be poisoned: its bytes cannot be read, or memory was short for long. */
   mayBePoisoned(page: number): boolean;
 }
 

@@ -1,8 +1,8 @@
 /**
  * The real planner on thousands of virtual VMs: no page is ever wrong, no thread waits for ever.
  *
- * `FAULTLINE_SEEDS=100000` runs more of them. A failure prints the command that replays its seed with
- * everything that happened in it; `FAULTLINE_STEPS` cuts the run short.
+ * `FAULTLINE_SEEDS=100000` runs more of them. A failure prints the command that replays its seed
+ * with everything that happened in it; `FAULTLINE_STEPS` cuts the run short.
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";

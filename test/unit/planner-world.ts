@@ -1,8 +1,8 @@
 /**
  * One virtual VM made from a seed: its image, its regions, its kernel, and the real planner between
- * them, judged by the oracle. `runWorld` throws if any page was ever wrong, or any thread forgotten.
+ * them, judged by the oracle. `runWorld` throws if a page was ever wrong, or a thread forgotten.
  */
-import { HUGE_PAGE_BYTES, KIB, SMALL_PAGE_BYTES } from "../../src/base/units.ts";
+import { formatBytes, HUGE_PAGE_BYTES, KIB, SMALL_PAGE_BYTES } from "../../src/base/units.ts";
 import { PageTable } from "../../src/pager/page-table.ts";
 import { Planner, type PlannerOptions } from "../../src/pager/planner.ts";
 import { flattenLayers } from "../../src/snapshot/layers.ts";
@@ -88,6 +88,11 @@ class World {
     this.#kernel.isShort = isFamine;
     this.#guest = new VirtualGuest(this.#kernel, random, climate);
     this.#session = this.#attach(options, pageSizeBytes);
+    options.trace?.(
+      `${this.#kernel.pageCount} pages of ${formatBytes(pageSizeBytes)} in regions of ` +
+        `${image.regions.map(({ sizeBytes }) => sizeBytes / pageSizeBytes)}, ` +
+        `${this.#kernel.threads.length} threads; bodies ${image.bodies}`,
+    );
   }
 
   /** The guest does as it likes, and the handler gets its turn now and then. */

@@ -1,6 +1,6 @@
 /**
- * The guest and the VMM around a virtual kernel: threads that walk through memory, balloons that take
- * it back, signals, mappings that change, shortages, death. All of it by chance from a seed.
+ * The guest and the VMM around a virtual kernel: threads that walk through memory, balloons that
+ * take it back, signals, mappings that change, shortages, death. All of it by chance from a seed.
  */
 import type { Others, VirtualKernel } from "../support/virtual-kernel.ts";
 import type { Random } from "./random.ts";

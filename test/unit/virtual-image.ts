@@ -1,7 +1,7 @@
 /**
- * A snapshot of a few pages, by chance from a seed: layers with data and holes, and regions that lie
- * in host memory in another order than in the image. Bytes are numbers, one for each part of a page,
- * so that a page of the wrong layer, or of the wrong place, is never taken for the right one.
+ * A snapshot of a few pages, by chance from a seed: layers with data and holes, and regions that
+ * lie in host memory in another order than in the image. Bytes are numbers, one for each part of a
+ * page, so that a page of the wrong layer or of the wrong place is never taken for the right one.
  */
 import { hostAddress, imageOffset } from "../../src/base/units.ts";
 import type { Extent } from "../../src/snapshot/layers.ts";
