@@ -1,8 +1,9 @@
 /**
  * The example of the man page userfaultfd(2), in TypeScript: demand paging in user space.
  *
- * A thread walks over memory that has no pages. Each page it touches is a fault that the main thread
- * answers: it copies a page into place, filled with a letter of its own, and the thread goes on.
+ * A thread walks over memory that has no pages. Each page it touches is a fault that the main
+ * thread answers: it copies a page into place, filled with a letter of its own, and the thread goes
+ * on.
  *
  * Run: node dist/examples/userfaultfd-manpage.js [PAGES]     (needs access to /dev/userfaultfd)
  */

@@ -1,8 +1,8 @@
 /**
  * Which pages did it write? Write protection tells, at the first write to each page.
  *
- * The same way a snapshot can be taken of memory in use: protect it, copy each page before its first
- * write goes on, and the rest at leisure.
+ * The same way a snapshot can be taken of memory in use: protect it, copy each page before its
+ * first write goes on, and the rest at leisure.
  *
  * Run: node dist/examples/write-protect.js     (needs access to /dev/userfaultfd)
  */

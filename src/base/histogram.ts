@@ -1,6 +1,7 @@
 /**
- * A log-linear histogram of durations in plain memory: 16 buckets per power of two, so a quantile is
- * off by 6 % at most. Recording is a few integer operations; memory may be shared with a reader. PURE.
+ * A log-linear histogram of durations in plain memory: 16 buckets per power of two, so a quantile
+ * is off by 6 % at most. Recording is a few integer operations; memory may be shared with a reader.
+ * PURE.
  */
 
 const SUB_BUCKET_BITS = 4;

@@ -1,6 +1,7 @@
 /**
  * A run-length map from byte offsets to owners: which layer of a snapshot holds which bytes.
- * Plain typed arrays over shared memory, so that every thread looks things up in the same copy. PURE.
+ * Plain typed arrays over shared memory, so that every thread looks things up in the same copy.
+ * PURE.
  */
 import { assert } from "./assert.ts";
 
@@ -9,7 +10,9 @@ export const ZERO_OWNER = -1;
 /** What a lookup says when the bytes come from several layers: assemble them. */
 export const MIXED_OWNERS = -2;
 
-/** Plain data, shared with the fault workers. `owners[i]` owns from `starts[i]` to `starts[i+1]`. */
+/**
+ * Plain data, shared with the fault workers. `owners[i]` owns from `starts[i]` to `starts[i+1]`.
+ */
 export interface OwnerRuns {
   readonly sizeBytes: number;
   /** Ascending byte offsets; the first is 0. */
@@ -36,8 +39,8 @@ export function runEnd(runs: OwnerRuns, run: number): number {
 }
 
 /**
- * The one owner of `lengthBytes` at `offset`, or MIXED_OWNERS. Base and zero together count as base:
- * the holes of the base file read as zero through its mapping.
+ * The one owner of `lengthBytes` at `offset`, or MIXED_OWNERS. Base and zero together count as
+ * base: the holes of the base file read as zero through its mapping.
  */
 export function ownerOf(runs: OwnerRuns, offset: number, lengthBytes: number): number {
   const limit = offset + lengthBytes;

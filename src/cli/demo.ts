@@ -169,7 +169,7 @@ function describeRestore(result: DemoResult): string[] {
     "3. What happened",
     `   The guest ran its first instruction after ${time("first-instruction")}, finished after ` +
       `${time("done")}.`,
-    `   It touched ${touched} of ${totalBytes / pageSizeBytes} pages, by ${counters.faults} faults.`,
+    `   It touched ${touched} of ${totalBytes / pageSizeBytes} pages: ${counters.faults} faults.`,
     `   Each was answered in ${formatUs(session.stats.latencyUs(0.5))} (half of them), ` +
       `${formatUs(session.stats.latencyUs(0.99))} (99 of 100), wake-up not counted.`,
     `   Loaded: ${formatBytes(loadedBytes)}. Never loaded: ` +

@@ -3,8 +3,8 @@
  *
  * PURE: a KernelReport in, findings out, in the order they are shown. A finding is `missing` if
  * `faultline serve` cannot do without it, and `optional` if only some modes, or only other programs
- * on this machine (the VMM, the demo), need it. `fix` is a command to paste; where no command helps,
- * the detail says what does. docs/KERNELS.md lists the same in prose.
+ * on this machine (the VMM, the demo), need it. `fix` is a command to paste; where no command
+ * helps, the detail says what does. docs/KERNELS.md lists the same in prose.
  */
 import { formatBytes, MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { UffdFeature } from "../uffd/features.ts";

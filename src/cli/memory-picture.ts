@@ -24,8 +24,9 @@ export function drawMemory(cells: readonly PageCounts[], width: number): string[
 }
 
 export function legend(): string {
+  const loaded = styleText("green", LOADED_SHADES.join(""), { stream });
   return [
-    `${styleText("green", LOADED_SHADES.join(""), { stream })} loaded from the snapshot (more is darker)`,
+    `${loaded} loaded from the snapshot, the darker the more`,
     `${styleText("cyan", ZERO, { stream })} zero, nothing to load`,
     `${styleText("gray", UNTOUCHED, { stream })} never touched`,
   ].join("   ");

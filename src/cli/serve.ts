@@ -95,8 +95,9 @@ export function serveCommand(): Command {
     .option("--json", "print the ready line as JSON", false)
     .addHelpText(
       "after",
-      "\nExample:\n  faultline serve --memory vm.mem --socket /run/vm.sock\n  then load the snapshot " +
-        'with "mem_backend": {"backend_type": "Uffd", "backend_path": "/run/vm.sock"}\n',
+      "\nExample:\n  faultline serve --memory vm.mem --socket /run/vm.sock\n" +
+        '  then load the snapshot with "mem_backend":\n' +
+        '  {"backend_type": "Uffd", "backend_path": "/run/vm.sock"}\n',
     )
     .action(serve);
 }
@@ -147,8 +148,8 @@ function tellServiceManager(state: string, log: Logger): void {
 }
 
 /**
- * The first SIGTERM or SIGINT takes no more VMs and lets those that run end; when the time is up, or
- * at the second signal, the process ends with them attached.
+ * The first SIGTERM or SIGINT takes no more VMs and lets those that run end; when the time is up,
+ * or at the second signal, the process ends with them attached.
  */
 function stopOnSignals(server: Server, log: Logger, drainTimeoutMs: number): () => void {
   let timer: NodeJS.Timeout | undefined;

@@ -1,4 +1,6 @@
-/** What became of a VM's pages, counted per stretch of memory: the raw material of pictures. PURE. */
+/**
+ * What became of a VM's pages, counted per stretch of memory: the raw material of pictures. PURE.
+ */
 import { type OwnerRuns, ownerOf, ZERO_OWNER } from "../base/owner-runs.ts";
 import { PageState, type PageTable } from "../pager/page-table.ts";
 

@@ -1,4 +1,6 @@
-/** A session's numbers in words for logs and the command line. PURE but for reading the counters. */
+/**
+ * A session's numbers in words for logs and the command line. PURE but for reading the counters.
+ */
 import { formatBytes } from "../base/units.ts";
 import type { Session } from "../engine/session.ts";
 import type { SessionStats } from "../engine/session-stats.ts";

@@ -75,7 +75,7 @@ export class SocketFile {
       this.close();
       throw new FaultlineError(
         "socket-failed",
-        `The socket ${this.path} cannot be given to ${owner.uid}:${owner.gid}; only root may do that`,
+        `The socket ${this.path} cannot be given to ${owner.uid}:${owner.gid}; only root may`,
         { cause },
       );
     }

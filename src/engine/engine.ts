@@ -1,6 +1,6 @@
 /**
- * The fault engine from the main thread: a pool of fault workers, and the VMs attached to them. Each
- * VM belongs to one worker for all its life (design law 3), the one with the fewest VMs.
+ * The fault engine from the main thread: a pool of fault workers, and the VMs attached to them.
+ * Each VM belongs to one worker for all its life (design law 3), the one with the fewest VMs.
  */
 import { assert } from "../base/assert.ts";
 import type { OwnedFd } from "../linux/fd.ts";

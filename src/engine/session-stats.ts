@@ -10,7 +10,9 @@ const counterNames = [
   "faults",
   /** Pages installed with snapshot bytes. */
   "installedPages",
-  /** Pages installed as zeroes: holes of the snapshot, and removed pages that were touched again. */
+  /**
+   * Pages installed as zeroes: holes of the snapshot, and removed pages that were touched again.
+   */
   "zeroPages",
   /** Pages that the VMM took back (REMOVE events). */
   "removedPages",

@@ -1,6 +1,6 @@
 /**
- * What the main thread and a fault worker say to each other. A worker that waits for faults does not
- * run its event loop, so every message to it is followed by a signal on its control eventfd.
+ * What the main thread and a fault worker say to each other. A worker that waits for faults does
+ * not run its event loop, so every message to it is followed by a signal on its control eventfd.
  */
 import type { SpinMode } from "../pager/pacing.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";

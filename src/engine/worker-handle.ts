@@ -92,8 +92,9 @@ export class WorkerHandle {
   }
 
   /**
-   * The thread itself has died, which is a bug. Nobody answers its VMs any more, so they are killed;
-   * their descriptors stay open until this process ends, lest a VM read zeroes for data meanwhile.
+   * The thread itself has died, which is a bug. Nobody answers its VMs any more, so they are
+   * killed; their descriptors stay open until this process ends, lest a VM read zeroes for data
+   * meanwhile.
    */
   #onCrash(error: unknown): void {
     this.#isAlive = false;

@@ -37,7 +37,9 @@ const MAX_READS_PER_TURN = 16;
 const MAX_PLANS_PER_TURN = 4;
 /** Turns without progress after which a session waits a moment instead of trying at once. */
 const STALLS_BEFORE_WAITING = 16;
-/** A page that cannot be allocated for this long is given up: pools are refilled in less, or never. */
+/**
+ * A page that cannot be allocated for this long is given up: pools are refilled in less, or never.
+ */
 const EXHAUSTED_AFTER_US = 1e6;
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
@@ -152,7 +154,7 @@ export class WorkerSession {
     }
     const verdict = this.#planner.fault(address);
     if (verdict === "outside") {
-      this.failure = `The VMM faulted at ${formatHex(address)}, outside of every region of its handshake.`;
+      this.failure = `The VMM faulted at ${formatHex(address)}, outside of the regions of its handshake.`;
     } else if (verdict === "overflow") {
       this.#stats.addOverflowed();
       this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);

@@ -151,7 +151,8 @@ class FaultWorker {
       this.#watch(session);
       this.#sessions.set(session.id, session);
     } catch (error) {
-      // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it dies.
+      // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it
+      // dies.
       const kill = killByPidfd(session.pidfd.fd);
       this.#send({ type: "failed", id: session.id, message: describeError(error), kill });
       this.#send({ type: "ended", id: session.id, reason: "gone" });

@@ -1,7 +1,7 @@
 /**
  * The constants and structures of libc and the kernel that are not of one subsystem: mmap, sockets,
- * epoll, fcntl, system call numbers. Names verbatim. PURE; compared with a C compiler by `test/abi`.
- * arm64 values are from the kernel headers and untested (docs/KERNELS.md).
+ * epoll, fcntl, system call numbers. Names verbatim. PURE; compared with a C compiler by
+ * `test/abi`. arm64 values are from the kernel headers and untested (docs/KERNELS.md).
  */
 import { struct } from "./layout.ts";
 

@@ -31,7 +31,8 @@ export class OwnedFd {
 
   close(): void {
     if (this.#fd < 0) return;
-    // A close that fails has closed all the same on Linux (close(2)): retrying would hit a stranger.
+    // A close that fails has closed all the same on Linux (close(2)): retrying would hit a
+    // stranger.
     sys.close(this.#fd);
     this.#fd = -1;
   }

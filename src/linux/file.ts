@@ -26,7 +26,9 @@ export function dataExtents(fd: number, sizeBytes: number): DataExtent[] {
   return extents;
 }
 
-/** Takes the exclusive lock of an open file or folder, if it is free; closing the fd gives it back. */
+/**
+ * Takes the exclusive lock of an open file or folder, if it is free; closing the fd gives it back.
+ */
 export function tryLock(fd: number): boolean {
   if (sys.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
   if (sys.errno() === EAGAIN) return false;

@@ -5,8 +5,9 @@
  * are the whole safety: every other module calls the kernel through them, and passes addresses as
  * numbers below 2^53.
  *
- * ioctl, fcntl and syscall are variadic in C. They are declared with fixed parameters: on x86-64 and
- * arm64 Linux integer arguments then travel in the same registers, and the wrappers read no others.
+ * ioctl, fcntl and syscall are variadic in C. They are declared with fixed parameters: on x86-64
+ * and arm64 Linux integer arguments then travel in the same registers, and the wrappers read no
+ * others.
  */
 import koffi from "koffi";
 import { assert } from "../base/assert.ts";

@@ -2,10 +2,10 @@
  * Decides what one VM's events lead to. Events and page states go in, actions come out; the engine
  * carries them out and reports each outcome back. Engine, simulator and tests run this same code.
  *
- * One turn: `remove()` and `fault()` for everything that was drained, then `plan()`, then `settle()`
- * for each action in order, then `finishPlan()`. All removes of a drain are applied before any
- * fault is planned, whatever order they were read in: the kernel hands out faults first, even
- * those that a REMOVE caused.
+ * One turn: `remove()` and `fault()` for everything that was drained, then `plan()`, then
+ * `settle()` for each action in order, then `finishPlan()`. All removes of a drain are applied
+ * before any fault is planned, whatever order they were read in: the kernel hands out faults first,
+ * even those that a REMOVE caused.
  *
  * PURE: no clock, no I/O, and no allocation after construction.
  */
@@ -260,7 +260,9 @@ export class Planner {
     return isSuspect && this.#streak > STREAK_UNTIL_BACKOFF ? "wakeAndBackoff" : "wake";
   }
 
-  /** Leaves the pages of an action from `firstKept` on in the queue, and lets go of those before. */
+  /**
+   * Leaves the pages of an action from `firstKept` on in the queue, and lets go of those before.
+   */
   #keep(actions: ActionList, index: number, firstKept: number): void {
     const end = actions.queueEnds[index]!;
     for (let position = actions.queueStarts[index]!; position < end; position++) {

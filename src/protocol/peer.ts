@@ -1,4 +1,6 @@
-/** Who is at the other end of a connection: the VMM process, pinned so that it cannot be confused. */
+/**
+ * Who is at the other end of a connection: the VMM process, pinned so that it cannot be confused.
+ */
 import { FaultlineError } from "../base/errors.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { openPidfd } from "../linux/process.ts";

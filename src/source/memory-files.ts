@@ -153,8 +153,8 @@ function checkStats(stats: Stats, path: string, role: string): void {
 }
 
 /**
- * The base file's extents in whole pages. With blocks below 4 KiB data may end inside of a page; the
- * rest of that page is a hole, which reads as zero through the mapping just as it should.
+ * The base file's extents in whole pages. With blocks below 4 KiB data may end inside of a page;
+ * the rest of that page is a hole, which reads as zero through the mapping just as it should.
  */
 function roundOut(file: OpenedFile): DataExtent[] {
   const result: DataExtent[] = [];

@@ -48,7 +48,7 @@ function fromDevice(flags: number): OwnedFd {
     throw new FaultlineError(
       "no-userfaultfd",
       `Cannot open ${USERFAULTFD_DEVICE} (Linux 6.1 or newer has it, mode 0600 by default). ` +
-        `Give this user access: setfacl -m u:${process.getuid?.() ?? "USER"}:rw ${USERFAULTFD_DEVICE}`,
+        `Give this user access: setfacl -m u:${process.getuid?.()}:rw ${USERFAULTFD_DEVICE}`,
       { cause },
     );
   }
@@ -84,7 +84,9 @@ function fromSyscall(flags: number): OwnedFd {
   throw error;
 }
 
-/** Does UFFDIO_API, once per descriptor. Returns every feature bit the kernel has, enabled or not. */
+/**
+ * Does UFFDIO_API, once per descriptor. Returns every feature bit the kernel has, enabled or not.
+ */
 export function negotiateApi(fd: number, requestedFeatures: number): number {
   const argument = new sys.Scratch(abi.uffdio_api.size);
   const { api, features } = abi.uffdio_api.offset;

@@ -112,8 +112,8 @@ export class Userfaultfd {
   }
 
   /**
-   * Registers a page-aligned range of the process that created the descriptor. Any holder may do it.
-   * Returns the operations that the kernel offers on the range. See UFFDIO_REGISTER.
+   * Registers a page-aligned range of the process that created the descriptor. Any holder may do
+   * it. Returns the operations that the kernel offers on the range. See UFFDIO_REGISTER.
    */
   register(start: number, lengthBytes: number, modes: readonly RegisterMode[]): Set<PageOperation> {
     let mode = 0;
@@ -195,7 +195,9 @@ export class Userfaultfd {
     return this.#resolve(abi.UFFDIO_MOVE, at.move, lengthBytes);
   }
 
-  /** Protects a range from writes, or lifts the protection, which wakes. See UFFDIO_WRITEPROTECT. */
+  /**
+   * Protects a range from writes, or lifts the protection, which wakes. See UFFDIO_WRITEPROTECT.
+   */
   writeProtect(
     start: number,
     lengthBytes: number,
@@ -264,7 +266,9 @@ export class Userfaultfd {
     }
   }
 
-  /** `resultOffset`: where the kernel writes the bytes done; -1 if the operation has no such field. */
+  /**
+   * `resultOffset`: where the kernel writes the bytes done; -1 if the operation has no such field.
+   */
   #resolve(request: number, resultOffset: number, lengthBytes: number): Outcome {
     // Kernels before 6.15 leave the field untouched when events are pending: never read old values.
     if (resultOffset >= 0) writeU64(words, resultOffset, 0);

@@ -1,4 +1,6 @@
-/** Handshakes that `faultline serve` must refuse, each for its own reason, and be none the worse. */
+/**
+ * Handshakes that `faultline serve` must refuse, each for its own reason, and be none the worse.
+ */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { MAX_HANDSHAKE_BYTES } from "../../src/protocol/handshake.ts";

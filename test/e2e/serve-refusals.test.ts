@@ -1,4 +1,7 @@
-/** Command lines that cannot work: each ends with its exit code, and says what, which and what to do. */
+/**
+ * Command lines that cannot work: each ends with its exit code, and says what, which and what to
+ * do.
+ */
 import assert from "node:assert/strict";
 import {
   chmodSync,

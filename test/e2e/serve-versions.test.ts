@@ -1,4 +1,6 @@
-/** `faultline serve` against a foreign VMM that speaks like every Firecracker release since v1.1. */
+/**
+ * `faultline serve` against a foreign VMM that speaks like every Firecracker release since v1.1.
+ */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { TestFolder, writeFull } from "../support/fixtures.ts";

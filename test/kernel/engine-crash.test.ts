@@ -1,4 +1,6 @@
-/** What happens when a fault worker dies of a bug: its VMs are killed, never left to read zeroes. */
+/**
+ * What happens when a fault worker dies of a bug: its VMs are killed, never left to read zeroes.
+ */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { closeSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,4 +1,6 @@
-/** The pool of 2 MiB pages runs empty under a VM: the engine gives up in time, and says what to do. */
+/**
+ * The pool of 2 MiB pages runs empty under a VM: the engine gives up in time, and says what to do.
+ */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
@@ -21,7 +23,9 @@ const POOL_PAGES = 4;
 /** The engine waits a second for the pool to be refilled. */
 const GIVE_UP_BUDGET_MS = 10_000;
 
-/** Takes pages of the pool until only POOL_PAGES are left. Whoever else uses the pool is in the way. */
+/**
+ * Takes pages of the pool until only POOL_PAGES are left. Whoever else uses the pool is in the way.
+ */
 function occupyPool(): MappedRegion {
   const count = Number(readFileSync(FREE_PAGES, "utf8")) - POOL_PAGES;
   const region = MappedRegion.anonymous(count * HUGE_PAGE_BYTES, { hugePages: true });

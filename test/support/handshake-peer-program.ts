@@ -2,7 +2,8 @@
  * A VMM that does as it is told, in a process of its own: whoever fails a VM kills its process. It
  * owns one region of guest memory, and sends whatever bytes and descriptors it is asked to send.
  *
- *     fork("handshake-peer-program.js", [PAGE-COUNT, "small" | "huge"]), then messages: see PeerOrder
+ *     fork("handshake-peer-program.js", [PAGE-COUNT, "small" | "huge"]), then messages: see
+ * PeerOrder
  */
 import { openSync } from "node:fs";
 import { SysError } from "../../src/base/errors.ts";

@@ -43,7 +43,9 @@ export class HandshakePeer {
     this.exited = once(child, "exit").then(([code, signal]) => ({ code, signal }));
   }
 
-  /** Starts it with `pageCount` missing pages of guest memory. It connects to `socket` when told. */
+  /**
+   * Starts it with `pageCount` missing pages of guest memory. It connects to `socket` when told.
+   */
   static async start(socket: string, options: PeerOptions): Promise<HandshakePeer> {
     const kind = (options.pageSizeBytes ?? PAGE_BYTES) > PAGE_BYTES ? "huge" : "small";
     const args = [String(options.pageCount), kind];
