@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { dirname } from "node:path";
 import { FaultlineError, SysError } from "../base/errors.ts";
-import { ECONNREFUSED, ENOENT } from "../linux/abi-posix.ts";
+import { EAGAIN, ECONNREFUSED, ENOENT } from "../linux/abi-posix.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { tryLock } from "../linux/file.ts";
 import { connectUnix, listenUnix } from "../linux/socket.ts";
@@ -129,16 +129,19 @@ function removeStale(path: string): void {
     );
   }
   try {
-    connectUnix(path).close();
+    connectUnix(path, "nonblocking").close();
   } catch (error) {
     if (error instanceof SysError && error.errno === ECONNREFUSED) {
       unlinkSync(path);
       return;
     }
     if (error instanceof SysError && error.errno === ENOENT) return;
-    throw new FaultlineError("socket-failed", `The socket ${path} cannot be taken over`, {
-      cause: error,
-    });
+    // EAGAIN: somebody listens, and so many are waiting to connect that there is no room for us.
+    if (!(error instanceof SysError && error.errno === EAGAIN)) {
+      throw new FaultlineError("socket-failed", `The socket ${path} cannot be taken over`, {
+        cause: error,
+      });
+    }
   }
   throw new FaultlineError(
     "socket-in-use",

@@ -154,7 +154,9 @@ export class WorkerSession {
     }
     const verdict = this.#planner.fault(address);
     if (verdict === "outside") {
-      this.failure = `The VMM faulted at ${formatHex(address)}, outside of the regions of its handshake.`;
+      this.failure =
+        `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
+        "handshake announced.";
     } else if (verdict === "overflow") {
       this.#stats.addOverflowed();
       this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);

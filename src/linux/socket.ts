@@ -36,6 +36,21 @@ export interface PeerCredentials {
   readonly gid: number;
 }
 
+/**
+ * Structures that hold addresses of others, which the collector does not see: they stay reachable
+ * from here while the kernel reads them.
+ */
+const inKernel: unknown[] = [];
+
+function duringCall(kept: unknown, call: () => number): number {
+  inKernel.push(kept);
+  try {
+    return call();
+  } finally {
+    inKernel.pop();
+  }
+}
+
 /** A struct sockaddr_un and its length. `@name` means the abstract name space. */
 function socketAddress(path: string): { scratch: sys.Scratch; length: number } {
   const name = Buffer.from(path.startsWith("@") ? `\0${path.slice(1)}` : path);
@@ -62,7 +77,10 @@ export function listenUnix(path: string, backlog: number): OwnedFd {
   const address = socketAddress(path);
   const socket = createSocket(SOCK_STREAM | SOCK_NONBLOCK);
   try {
-    sys.check(sys.bind(socket.fd, address.scratch.address, address.length), "bind", path);
+    const bound = duringCall(address, () =>
+      sys.bind(socket.fd, address.scratch.address, address.length),
+    );
+    sys.check(bound, "bind", path);
     sys.check(sys.listen(socket.fd, backlog), "listen", path);
     return socket;
   } catch (error) {
@@ -71,11 +89,17 @@ export function listenUnix(path: string, backlog: number): OwnedFd {
   }
 }
 
-/** Connects a blocking stream socket. */
-export function connectUnix(path: string): OwnedFd {
+/**
+ * Connects a stream socket. A blocking one waits while the listener's backlog is full; a
+ * non-blocking one fails with EAGAIN then.
+ */
+export function connectUnix(path: string, mode: "blocking" | "nonblocking" = "blocking"): OwnedFd {
   const address = socketAddress(path);
-  const socket = createSocket(SOCK_STREAM);
-  if (sys.connect(socket.fd, address.scratch.address, address.length) === -1) {
+  const socket = createSocket(SOCK_STREAM | (mode === "nonblocking" ? SOCK_NONBLOCK : 0));
+  const connected = duringCall(address, () =>
+    sys.connect(socket.fd, address.scratch.address, address.length),
+  );
+  if (connected === -1) {
     const error = sys.sysError("connect", path);
     socket.close();
     throw error;
@@ -87,7 +111,7 @@ export function connectUnix(path: string): OwnedFd {
 export function socketPair(): [OwnedFd, OwnedFd] {
   const pair = new sys.Scratch(8);
   const type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
-  sys.check(sys.socketpair(AF_UNIX, type, 0, pair.address), "socketpair");
+  sys.check(sys.socketpair(AF_UNIX, type, 0, pair.bytes), "socketpair");
   return [new OwnedFd(pair.words[0]!), new OwnedFd(pair.words[1]!)];
 }
 
@@ -106,13 +130,16 @@ export function sendDatagram(path: string, payload: string): void {
   writeU64(message.header.words, msghdr.offset.msg_name, address.scratch.address);
   message.header.words[msghdr.offset.msg_namelen >>> 2] = address.length;
   using socket = createSocket(SOCK_DGRAM);
-  sys.check(sys.sendmsg(socket.fd, message.header.address, MSG_NOSIGNAL), "sendmsg", path);
+  const sent = duringCall([message, address], () =>
+    sys.sendmsg(socket.fd, message.header.address, MSG_NOSIGNAL),
+  );
+  sys.check(sent, "sendmsg", path);
 }
 
 /** Sends bytes and descriptors as one message. Blocks if the socket does. */
 export function sendWithFds(socket: number, payload: Uint8Array, fds: readonly number[]): void {
   const message = new Message(payload, fds);
-  const sent = sys.sendmsg(socket, message.header.address, MSG_NOSIGNAL);
+  const sent = duringCall(message, () => sys.sendmsg(socket, message.header.address, MSG_NOSIGNAL));
   sys.check(sent, "sendmsg");
   if (sent !== payload.length) {
     throw new FaultlineError("system", `sendmsg took ${sent} of ${payload.length} bytes`);
@@ -130,7 +157,9 @@ export interface Received {
 /** Receives into `target`; null if nothing is there yet. Received fds are close-on-exec. */
 export function receiveWithFds(socket: number, target: Uint8Array): Received | null {
   const message = new Message(target, null);
-  const count = sys.recvmsg(socket, message.header.address, MSG_CMSG_CLOEXEC);
+  const count = duringCall(message, () =>
+    sys.recvmsg(socket, message.header.address, MSG_CMSG_CLOEXEC),
+  );
   if (count === -1) {
     if (sys.errno() === EAGAIN) return null;
     throw sys.sysError("recvmsg");
@@ -148,7 +177,7 @@ export function peerCredentials(socket: number): PeerCredentials {
   const value = new sys.Scratch(ucred.size);
   const length = new sys.Scratch(4);
   length.words[0] = ucred.size;
-  const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERCRED, value.address, length.address);
+  const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERCRED, value.bytes, length.bytes);
   sys.check(result, "getsockopt(SO_PEERCRED)");
   return { pid: value.words[0]!, uid: value.words[1]!, gid: value.words[2]! };
 }
@@ -161,7 +190,7 @@ export function peerPidfd(socket: number): OwnedFd | null {
   const value = new sys.Scratch(4);
   const length = new sys.Scratch(4);
   length.words[0] = 4;
-  const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, value.address, length.address);
+  const result = sys.getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, value.bytes, length.bytes);
   if (result === -1 && sys.errno() === ENOPROTOOPT) return null;
   sys.check(result, "getsockopt(SO_PEERPIDFD)");
   return new OwnedFd(value.words[0]!);

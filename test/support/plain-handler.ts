@@ -23,7 +23,7 @@ const [socketPath = "", memoryPath = "", flag] = process.argv.slice(2);
 const file = openSync(memoryPath, "r");
 const memory = MappedRegion.readOnlyFile(file, fstatSync(file).size);
 const listener = listenUnix(socketPath, 1);
-console.log("listening");
+process.stdout.write("listening\n");
 
 await readable(listener.fd);
 const connection = acceptUnix(listener.fd)!;

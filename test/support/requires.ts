@@ -5,12 +5,12 @@
  * that ought to have everything, FAULTLINE_REQUIRE_ALL=1 turns that into a failure of the file.
  */
 import { spawnSync } from "node:child_process";
-import { accessSync, closeSync, constants, openSync, readFileSync } from "node:fs";
+import { accessSync, closeSync, constants, existsSync, openSync, readFileSync } from "node:fs";
 import { describeError } from "../../src/base/errors.ts";
 import { createUserfaultfd } from "../../src/uffd/create.ts";
 import { findCompiler } from "./compile.ts";
 
-const HUGE_PAGES_FREE = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+const HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const HUGE_PAGES_NEEDED = 16;
 
 /** The user that `unprivileged-user` tests run as: `nobody`, without capabilities. */
@@ -71,14 +71,21 @@ function complaint(attempt: () => void, cure?: string): string | null {
 }
 
 function probeHugePages(): string | null {
-  let freeCount = 0;
-  try {
-    freeCount = Number(readFileSync(HUGE_PAGES_FREE, "utf8"));
-  } catch {
-    return "this kernel has no 2 MiB huge pages";
+  const [total, free] = [`${HUGE_PAGES}/nr_hugepages`, `${HUGE_PAGES}/free_hugepages`];
+  if (!existsSync(free)) return "this kernel has no 2 MiB huge pages";
+  let freeCount = readCount(free);
+  // The pages of a process that has just died come back a moment later.
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  for (let tries = 0; tries < 20 && readCount(total) >= HUGE_PAGES_NEEDED; tries++) {
+    if (freeCount >= HUGE_PAGES_NEEDED) return null;
+    Atomics.wait(pause, 0, 0, 100);
+    freeCount = readCount(free);
   }
-  if (freeCount >= HUGE_PAGES_NEEDED) return null;
   return `${freeCount} free 2 MiB pages, ${HUGE_PAGES_NEEDED} wanted: sysctl vm.nr_hugepages=64`;
+}
+
+function readCount(path: string): number {
+  return Number(readFileSync(path, "utf8"));
 }
 
 /** A child of that user must also be able to read this tree, or it cannot run a test program. */
