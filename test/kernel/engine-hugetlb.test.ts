@@ -60,7 +60,7 @@ describe("a pool of huge pages that is too small", needs, () => {
   }
 
   for (const threads of [1, 8]) {
-    test(`the VM is killed, with ${threads} threads waiting, and the reason names the cure`, async () => {
+    test(`${threads} threads wait: the VM is killed, and the reason names the cure`, async () => {
       using _occupied = occupyPool();
       const server = await start();
       try {
@@ -69,7 +69,7 @@ describe("a pool of huge pages that is too small", needs, () => {
         const session = await attached;
         const end = await within("the VM was given up", session.ended, GIVE_UP_BUDGET_MS);
         assert.equal(end.reason, "exited");
-        assert.match(String(end.failure), /pool of 2 MiB pages is empty: raise vm\.nr_hugepages/);
+        assert.match(String(end.failure), /pool of 2 MiB pages is empty\. Raise vm\.nr_hugepages/);
         assert.equal((await vmm.ended()).signal, "SIGKILL");
         assert.equal(server.failedSessions, 1);
         assert.ok(session.stats.counters().installedPages <= POOL_PAGES);
