@@ -36,8 +36,10 @@ async function serveOne(
   const memory = ["--memory", folder.at("memory")];
   await using serve = await ServeProcess.start([...memory, ...flags, "--socket", socket]);
   await using vmm = new Vmm(socket, merged, options);
-  assert.equal((await vmm.ended()).code, 0, vmm.errors + serve.describeLog());
-  return await serve.loggedFor(vmm.pid, "Detached a VM");
+  const { code } = await vmm.ended();
+  const line = await serve.loggedFor(vmm.pid, "Detached a VM");
+  assert.equal(code, 0, vmm.errors + serve.describeLog());
+  return line;
 }
 
 interface Layered {

@@ -134,7 +134,7 @@ describe("doctor: open files", () => {
   test("too few for ten VMs is missing, too few for a busy host is optional", () => {
     const fix = "sudo prlimit --pid $$ --nofile=65536:65536";
     const limits = (openFilesSoft: number) => ({ limits: { openFilesSoft, openFilesHard: 1024 } });
-    expectFix(limits(123), "open-files", "missing", fix);
+    expectFix(limits(93), "open-files", "missing", fix);
     expectFix(limits(1024), "open-files", "optional", fix);
     expectFix(limits(4096), "open-files", "ok");
   });
