@@ -70,18 +70,19 @@ async function readUntilWhole(
   });
 }
 
+/** Enough for every handshake of a real VMM; whoever sends more gets more, up to the bound. */
+const FIRST_BUFFER_BYTES = 4096;
+
 /** What has come so far. */
 class Reception {
   readonly fds: OwnedFd[] = [];
-  readonly #bytes = new Uint8Array(MAX_HANDSHAKE_BYTES);
+  #bytes = new Uint8Array(FIRST_BUFFER_BYTES);
   #length = 0;
 
   /** Takes all that is there; true when the message is whole and a descriptor has come. */
   readAvailable(socket: number): boolean {
     while (!this.#isWhole()) {
-      if (this.#length === this.#bytes.length) {
-        throw this.refusal(`it is longer than ${MAX_HANDSHAKE_BYTES} bytes`);
-      }
+      this.#makeRoom();
       const received = receiveWithFds(socket, this.#bytes.subarray(this.#length));
       if (received === null) return false;
       this.#take(received);
@@ -109,6 +110,16 @@ class Reception {
   refusal(what: string): FaultlineError {
     const soFar = `after ${this.#length} bytes and ${this.fds.length} descriptors`;
     return new FaultlineError("handshake", `The handshake cannot be served: ${what} (${soFar}).`);
+  }
+
+  #makeRoom(): void {
+    if (this.#length < this.#bytes.length) return;
+    if (this.#length === MAX_HANDSHAKE_BYTES) {
+      throw this.refusal(`it is longer than ${MAX_HANDSHAKE_BYTES} bytes`);
+    }
+    const larger = new Uint8Array(Math.min(this.#length * 4, MAX_HANDSHAKE_BYTES));
+    larger.set(this.#bytes);
+    this.#bytes = larger;
   }
 
   #take(received: Received): void {
