@@ -49,6 +49,8 @@ export class WorkerSession {
   readonly uffd: Userfaultfd;
   readonly pidfd: OwnedFd;
   readonly mayKill: boolean;
+  /** Whether the worker's epoll holds the userfaultfd. */
+  isWatched = false;
   /** Why the session failed, for people. */
   failure = "";
   /** When this session last did something (monotonicUs). */

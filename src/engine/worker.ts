@@ -30,6 +30,8 @@ const ABOUT_FAULTS = 1;
 const ABOUT_PROCESS = 2;
 /** How long a session rests that cannot go on at once: events in delivery, an empty pool. */
 const LATER_US = 1000;
+/** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
+const EXIT_GRACE_US = 1e6;
 
 class FaultWorker {
   readonly #port: MessagePort;
@@ -107,7 +109,7 @@ class FaultWorker {
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
     else if (this.#unfinished.size > 0) this.#unfinished.delete(session);
-    if (turn === "gone") this.#end(session, "gone");
+    if (turn === "gone") this.#expectExit(session, nowUs);
     else if (turn === "failed") this.#fail(session);
   }
 
@@ -116,7 +118,9 @@ class FaultWorker {
     sched_yield();
     const nowUs = monotonicUs();
     for (const [session, dueUs] of this.#unfinished) {
-      if (dueUs <= nowUs) this.#turn(session, nowUs);
+      if (dueUs > nowUs) continue;
+      if (session.isWatched) this.#turn(session, nowUs);
+      else this.#end(session, "gone");
     }
   }
 
@@ -163,6 +167,7 @@ class FaultWorker {
     this.#epoll.add(session.uffd.fd, session.id, ABOUT_FAULTS);
     try {
       this.#epoll.add(session.pidfd.fd, session.id, ABOUT_PROCESS);
+      session.isWatched = true;
     } catch (error) {
       this.#epoll.remove(session.uffd.fd);
       throw error;
@@ -174,9 +179,20 @@ class FaultWorker {
    * kill it, it stays frozen: closing the last userfaultfd would give it zero pages for data.
    */
   #fail(session: WorkerSession): void {
-    this.#epoll.remove(session.uffd.fd);
+    this.#unwatch(session);
     const kill = session.mayKill ? killByPidfd(session.pidfd.fd) : "denied";
     this.#send({ type: "failed", id: session.id, message: session.failure, kill });
+  }
+
+  /** The memory is gone: the process is about to exit, or it has called exec. */
+  #expectExit(session: WorkerSession, nowUs: number): void {
+    this.#unwatch(session);
+    this.#unfinished.set(session, nowUs + EXIT_GRACE_US);
+  }
+
+  #unwatch(session: WorkerSession): void {
+    if (session.isWatched) this.#epoll.remove(session.uffd.fd);
+    session.isWatched = false;
   }
 
   #end(session: WorkerSession, reason: EndReason): void {
@@ -188,7 +204,7 @@ class FaultWorker {
     this.#sessions.delete(session.id);
     this.#unfinished.delete(session);
     // The VMM holds a duplicate of the userfaultfd: closing ours alone would leave it in the epoll.
-    if (session.failure === "") this.#epoll.remove(session.uffd.fd);
+    this.#unwatch(session);
     this.#epoll.remove(session.pidfd.fd);
     session.close();
   }

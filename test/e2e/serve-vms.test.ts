@@ -45,8 +45,8 @@ describe("several VMs on one socket", needs, () => {
     await using serve = await ServeProcess.start(flags);
     const fds = serve.fdCount;
     await using bystander = new Vmm(socket, memory, ["--linger", 60_000]);
-    const victims = Array.from({ length: 4 }, () => new Vmm(socket, memory, ["--die-mid"]));
-    for (const victim of victims) {
+    for (let round = 0; round < 4; round++) {
+      await using victim = new Vmm(socket, memory, ["--die-mid"]);
       assert.equal((await victim.ended()).signal, "SIGKILL");
       const line = await serve.loggedFor(victim.pid, "Detached a VM");
       assert.equal(line.reason, "exited");
