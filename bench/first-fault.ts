@@ -3,6 +3,7 @@
  * the VM's first page. Whoever starts one handler per VM pays both for every VM.
  */
 
+import { Child } from "./support/child.ts";
 import { ManyVms } from "./support/guests.ts";
 import {
   type HandlerOptions,
@@ -42,11 +43,14 @@ export async function firstFault(workspace: Workspace): Promise<Report> {
     return { readyMs, firstMs: firstUs / 1000 };
   };
   const serve = { ...options, flags: ["--once"] };
+  const bare = [process.execPath, "-e", "console.log('ready')"];
+  const bareMs: number[] = [];
   const theirs: Start[] = [];
   const ours: Start[] = [];
   for (let index = 0; index < starts; index++) {
     theirs.push(await once(() => startReference(workspace, options)));
     ours.push(await once(() => startServe(serve)));
+    bareMs.push(await bareNodeMs(bare));
   }
   const firsts = (side: readonly Start[]): number[] => side.map((each) => each.firstMs);
   const readies = (side: readonly Start[]): number[] => side.map((each) => each.readyMs);
@@ -60,6 +64,7 @@ export async function firstFault(workspace: Workspace): Promise<Report> {
       referenceCommand(workspace, options).join(" "),
       serveCommand(serve).join(" "),
       vmCommand,
+      bare.join(" "),
     ],
     measures: [
       measure("first fault, median", "ms", median(firsts(ours)), {
@@ -73,12 +78,24 @@ export async function firstFault(workspace: Workspace): Promise<Report> {
         reference: median(readies(theirs)),
         target: { of: "ours", limit: READY_LIMIT_MS },
       }),
+      measure("of it, bare Node", "ms", median(bareMs)),
     ],
     samples: ours.map((each, index) => ({
       "reference first ms": theirs[index]!.firstMs,
       "ours first ms": each.firstMs,
       "reference ready ms": theirs[index]!.readyMs,
       "ours ready ms": each.readyMs,
+      "bare Node ms": bareMs[index]!,
     })),
   };
+}
+
+/** What Node takes to say a line: the part of our start that no change of ours can shorten. */
+async function bareNodeMs(argv: readonly string[]): Promise<number> {
+  const startMs = performance.now();
+  await using node = new Child(argv);
+  await node.line();
+  const endMs = performance.now();
+  await node.finish();
+  return endMs - startMs;
 }

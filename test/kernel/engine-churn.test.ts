@@ -92,7 +92,10 @@ async function stress({ huge, workers, spin, vms }: Stress): Promise<void> {
     }
     await Promise.all([...server.sessions].map((session) => session.ended));
     const counters = server.totalStats().counters();
-    assert.ok(removes > 0 && counters.installedPages > 0 && counters.zeroPages > 0);
+    assert.ok(removes > 0, "pages were given back");
+    // With a handful of huge pages, a seed may have no data, or no hole.
+    const kinds = [counters.installedPages, counters.zeroPages].filter((pages) => pages > 0);
+    assert.ok(kinds.length === 2 || (huge && kinds.length === 1), "pages were installed");
     assert.equal(counters.removedPages, removes);
     assert.equal(counters.overflowed, 0);
     assert.equal(server.failedSessions, 0);
