@@ -13,7 +13,7 @@ import type { ErrorPolicy } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
-import type { parseHandshake } from "../protocol/handshake.ts";
+import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
@@ -22,6 +22,7 @@ import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor } from "./acceptor.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { rehearse } from "./rehearsal.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 
@@ -50,7 +51,6 @@ interface ServerParts {
   readonly socket: SocketFile;
   readonly engine: Engine;
   readonly log: Logger;
-  readonly parseHandshake: typeof parseHandshake;
 }
 
 export const DEFAULT_MAX_VMS = 1024;
@@ -69,7 +69,6 @@ export class Server {
   readonly #socket: SocketFile;
   readonly #engine: Engine;
   readonly #log: Logger;
-  readonly #parseHandshake: typeof parseHandshake;
   readonly #acceptor: Acceptor;
   readonly #sessions = new Set<Session>();
   readonly #endedStats = new SessionStats();
@@ -85,7 +84,6 @@ export class Server {
     this.#socket = parts.socket;
     this.#engine = parts.engine;
     this.#log = parts.log;
-    this.#parseHandshake = parts.parseHandshake;
     const ownUid = process.geteuid?.() ?? 0;
     this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
     this.ended = new Promise((resolve) => {
@@ -111,16 +109,12 @@ export class Server {
     let engine: Engine | undefined;
     try {
       socket = SocketFile.listen(options.socketPath, options.owner);
-      const starting = Engine.start({
+      engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
       });
-      // The schema library takes as long to load as the threads take to boot: side by side.
-      const { parseHandshake } = await import("../protocol/handshake.ts");
-      const { rehearse } = await import("./rehearsal.ts");
-      engine = await starting;
       await rehearse(engine, files.layers, log);
-      const server = new Server(options, { files, socket, engine, log, parseHandshake });
+      const server = new Server(options, { files, socket, engine, log });
       server.#acceptor.start();
       return server;
     } catch (error) {
@@ -199,7 +193,7 @@ export class Server {
       this.#stopped.signal,
     );
     try {
-      const regions = this.#parseHandshake(body, getpagesize());
+      const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
       const uffd = adoptUserfaultfd(
         descriptor,

@@ -10,7 +10,7 @@
  *
  * PURE: bytes in, regions out.
  */
-import { z } from "zod";
+import * as v from "valibot";
 import { FaultlineError } from "../base/errors.ts";
 import { hostAddress, imageOffset, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { type GuestRegion, MAX_REGIONS, RegionMap } from "../snapshot/regions.ts";
@@ -24,16 +24,16 @@ const LARGEST_PAGE_BYTES = 2 * 1024 * 1024;
 /** Of what is wrong with a handshake, so much is told. */
 const MAX_ISSUES = 3;
 
-const unsigned = z.int().nonnegative();
-const mapping = z.object({
+const unsigned = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+const mapping = v.object({
   base_host_virt_addr: unsigned,
   size: unsigned,
   offset: unsigned,
-  page_size: unsigned.optional(),
-  page_size_kib: unsigned.optional(),
+  page_size: v.optional(unsigned),
+  page_size_kib: v.optional(unsigned),
 });
-const mappings = z.array(mapping);
-type Mapping = z.infer<typeof mapping>;
+const mappings = v.array(mapping);
+type Mapping = v.InferOutput<typeof mapping>;
 
 /** Whether the bytes so far are a whole message. A message ends with the array's bracket. */
 export function isCompleteHandshake(bytes: Uint8Array): boolean {
@@ -59,15 +59,15 @@ export function parseHandshake(bytes: Uint8Array, hostPageBytes: number): Region
   } catch (cause) {
     throw new FaultlineError("handshake", `The handshake is no JSON: ${excerpt(bytes)}`, { cause });
   }
-  const parsed = mappings.safeParse(json);
+  const parsed = v.safeParse(mappings, json);
   if (!parsed.success) {
     throw new FaultlineError(
       "handshake",
-      `The handshake is no list of memory regions: ${describeIssues(parsed.error)}`,
+      `The handshake is no list of memory regions: ${describeIssues(parsed.issues)}`,
     );
   }
-  const regions = parsed.data.map(regionOf);
-  return new RegionMap(regions, pageSizeOf(parsed.data, hostPageBytes));
+  const regions = parsed.output.map(regionOf);
+  return new RegionMap(regions, pageSizeOf(parsed.output, hostPageBytes));
 }
 
 function regionOf(entry: Mapping): GuestRegion {
@@ -105,8 +105,14 @@ function excerpt(bytes: Uint8Array): string {
 }
 
 /** The first few: a long list of nonsense would fill the log. */
-function describeIssues({ issues }: z.ZodError): string {
-  const rest = issues.length > MAX_ISSUES ? ` … and ${issues.length - MAX_ISSUES} more` : "";
-  const text = z.prettifyError({ issues: issues.slice(0, MAX_ISSUES) });
-  return text.replace(/\s*\n\s*/g, " ") + rest;
+function describeIssues(issues: readonly v.BaseIssue<unknown>[]): string {
+  const rest = issues.length > MAX_ISSUES ? `; and ${issues.length - MAX_ISSUES} more` : "";
+  return issues.slice(0, MAX_ISSUES).map(describeIssue).join("; ") + rest;
+}
+
+/** `Invalid key: Expected "size" but received undefined at [0].size` */
+function describeIssue({ message, path }: v.BaseIssue<unknown>): string {
+  if (path === undefined) return message;
+  const place = path.map(({ key }) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
+  return `${message} at ${place.join("")}`;
 }

@@ -108,8 +108,8 @@ describe("the JSON", needs, () => {
     ["broken inside", '[{"size" 1}]', /its JSON did not end within 300 ms/],
     ["an object", '{"regions":[]}', /its JSON did not end within 300 ms/],
     ["two in a row", "[1][1]", /its JSON did not end within 300 ms/],
-    ["a list of numbers", "[1]", /no list of memory regions: .*expected object.* at \[0\]/],
-    ["20,000 numbers", `[${"1,".repeat(20_000)}1]`, /expected object.*and 19998 more/],
+    ["a list of numbers", "[1]", /no list of memory regions: .*Expected Object.* at \[0\]/],
+    ["20,000 numbers", `[${"1,".repeat(20_000)}1]`, /Expected Object.*and 19998 more/],
     ["an empty list", "[]", /announces 0 memory regions; 1 to 256/],
     ["an endless list", "[".repeat(30_000) + "]".repeat(30_000), /no list of memory regions/],
   ];
