@@ -24,7 +24,7 @@ const PAGE_COUNT = 2048;
 const STRESS_MS = 3000;
 const VM_MS = 400;
 const VM_BUDGET_MS = 30_000;
-const SEED = Number(process.env.FAULTLINE_CHURN_SEED ?? Date.now() % 2 ** 32);
+const SEED = Number(process.env.FAULTLINE_CHURN_SEED ?? 20_261_123);
 
 interface ChurnResult {
   readonly reads: number;
