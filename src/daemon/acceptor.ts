@@ -11,6 +11,8 @@ import type { Logger } from "./log.ts";
 
 /** Handshakes at the same time: each may wait for a slow or silent peer until its deadline. */
 const MAX_HANDSHAKES = 64;
+/** VMs that may be connecting at the same moment; the kernel caps it at net.core.somaxconn. */
+export const BACKLOG = 1024;
 /** Accepting fails while this process has no descriptor left: try again after this long. */
 const RETRY_AFTER_MS = 200;
 
@@ -34,12 +36,24 @@ export class Acceptor {
     this.#watch.arm();
   }
 
-  /** False if it was stopped before. */
+  /**
+   * Takes what has connected so far, so that it is refused with a reason instead of being dropped
+   * with the listener. False if it was stopped before.
+   */
   stop(): boolean {
     if (this.#watch === null) return false;
     this.#watch.close();
     this.#watch = null;
     if (this.#retry !== null) clearTimeout(this.#retry);
+    try {
+      for (let taken = 0; taken < BACKLOG; taken++) {
+        const connection = acceptUnix(this.#listener.fd);
+        if (connection === null) break;
+        void this.#serve(connection);
+      }
+    } catch (error) {
+      this.#log.error({ reason: describeError(error) }, "Cannot tell waiting VMs that this ends");
+    }
     return true;
   }
 

@@ -20,7 +20,7 @@ import type { RegionMap } from "../snapshot/regions.ts";
 import { type MappedLayers, MemoryFiles } from "../source/memory-files.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
-import { Acceptor } from "./acceptor.ts";
+import { Acceptor, BACKLOG } from "./acceptor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { rehearse } from "./rehearsal.ts";
 import { describeSession } from "./session-report.ts";
@@ -108,7 +108,7 @@ export class Server {
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
-      socket = SocketFile.listen(options.socketPath, options.owner);
+      socket = SocketFile.listen(options.socketPath, BACKLOG, options.owner);
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
@@ -153,10 +153,8 @@ export class Server {
 
   /** Takes no more VMs and removes the socket; VMs that are attached go on. */
   stopAccepting(why = "this handler is about to end"): void {
-    if (!this.#acceptor.stop()) return;
-    const refusal = new FaultlineError("handshake", `No more VMs are taken: ${why}.`);
-    this.#stopped.abort(refusal);
-    this.#socket.close();
+    this.#stopped.abort(new FaultlineError("handshake", `No more VMs are taken: ${why}.`));
+    if (this.#acceptor.stop()) this.#socket.close();
   }
 
   /** Ends. VMs that are still attached freeze at their next missing page. */

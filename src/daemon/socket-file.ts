@@ -24,8 +24,6 @@ export interface SocketOwner {
   readonly gid: number;
 }
 
-/** VMs that may be connecting at the same moment; the kernel caps it at net.core.somaxconn. */
-const BACKLOG = 1024;
 /** The folder's lock is held for a few system calls only: this long means that it is not ours. */
 const LOCK_TIMEOUT_MS = 2000;
 const LOCK_RETRY_MS = 10;
@@ -47,13 +45,13 @@ export class SocketFile {
    * Binds with mode 0600 and listens.
    * @throws FaultlineError `socket-path`, `socket-in-use`, `socket-failed`
    */
-  static listen(path: string, owner?: SocketOwner): SocketFile {
+  static listen(path: string, backlog: number, owner?: SocketOwner): SocketFile {
     assertIsFilePath(path);
     const folder = openFolder(path);
     try {
       waitForLock(folder, path);
       removeStale(path);
-      const listener = bindPrivately(path);
+      const listener = bindPrivately(path, backlog);
       const file = new SocketFile(path, listener);
       if (owner !== undefined) file.#giveTo(owner);
       return file;
@@ -149,10 +147,10 @@ function removeStale(path: string): void {
   );
 }
 
-function bindPrivately(path: string): OwnedFd {
+function bindPrivately(path: string, backlog: number): OwnedFd {
   const umask = process.umask(PRIVATE_UMASK);
   try {
-    return listenUnix(path, BACKLOG);
+    return listenUnix(path, backlog);
   } catch (cause) {
     if (cause instanceof FaultlineError && cause.code === "socket-path") throw cause;
     throw new FaultlineError("socket-failed", `The socket ${path} cannot be created`, { cause });
