@@ -163,8 +163,10 @@ describe("signals", needs, () => {
     await peer.introduce();
     await serve.loggedFor(peer.pid, "Attached a VM");
     const half = JSON.stringify([late.mapping()]);
+    const fds = serve.fdCount;
     const connection = await late.connect();
     await late.send(connection, half.slice(0, 40), ["guest"]);
+    await serve.fdsAbove(fds);
     serve.kill("SIGTERM");
     await serve.logged("SIGTERM: waits for the attached VMs to end; a second signal ends at once");
     assert.equal(existsSync(socket), false);
