@@ -3,7 +3,7 @@
  * the VM's first page. Whoever starts one handler per VM pays both for every VM.
  */
 
-import { Child } from "./support/child.ts";
+import { Child } from "../src/kit/child.ts";
 import { ManyVms } from "./support/guests.ts";
 import {
   type HandlerOptions,

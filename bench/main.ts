@@ -7,7 +7,7 @@
  */
 import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
-import { findCompiler } from "../test/support/compile.ts";
+import { findCompiler } from "../src/kit/compile.ts";
 import { cycles } from "./cycles.ts";
 import { fanOut } from "./fan-out.ts";
 import { faultLatency } from "./fault-latency.ts";

@@ -1,5 +1,5 @@
 /** Many VMs at rest on both sides: one of our processes for all, one C handler for each. */
-import type { Child } from "./child.ts";
+import type { Child } from "../../src/kit/child.ts";
 import { ManyVms } from "./guests.ts";
 import { type HandlerOptions, startReference } from "./handlers.ts";
 import type { Workspace } from "./workspace.ts";

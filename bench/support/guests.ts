@@ -1,5 +1,5 @@
 /** The guests: one that times every fault, and many that are just there. */
-import { Child } from "./child.ts";
+import { Child } from "../../src/kit/child.ts";
 import type { HandlerOptions } from "./handlers.ts";
 import type { Workspace } from "./workspace.ts";
 

@@ -1,7 +1,7 @@
 /** Both sides: the C reference handler, and `faultline serve`, each as a user would start it. */
 import { join } from "node:path";
-import { builtRoot } from "../../test/support/paths.ts";
-import { Child } from "./child.ts";
+import { Child } from "../../src/kit/child.ts";
+import { builtRoot } from "../../src/kit/paths.ts";
 import type { Workspace } from "./workspace.ts";
 
 const CLI = join(builtRoot, "src", "cli", "main.js");

@@ -12,8 +12,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { compile } from "../../test/support/compile.ts";
-import { repositoryRoot } from "../../test/support/paths.ts";
+import { compile } from "../../src/kit/compile.ts";
+import { repositoryRoot } from "../../src/kit/paths.ts";
 
 export const MIB = 2 ** 20;
 /** Random bytes at the start of every MiB of a sparse file. */

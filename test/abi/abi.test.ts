@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
+import { builtRoot } from "../../src/kit/paths.ts";
 import { abiOf } from "../../src/linux/abi-posix.ts";
 import { _IO, _IOR, _IOW, _IOWR } from "../../src/linux/layout.ts";
 import { askCompiler, errorLines, type Fact, factsOf, judge } from "../support/abi-oracle.ts";
-import { builtRoot } from "../support/paths.ts";
 import { requires } from "../support/requires.ts";
 
 /** The kernel that brought what the headers of a current distribution may lack. */

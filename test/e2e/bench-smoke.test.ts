@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import type { Machine } from "../../bench/support/machine.ts";
 import type { Report } from "../../bench/support/report.ts";
-import { builtRoot } from "../support/paths.ts";
+import { builtRoot } from "../../src/kit/paths.ts";
 import { requires } from "../support/requires.ts";
 
 interface BenchOutput {

@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
-import { builtRoot, repositoryRoot } from "../support/paths.ts";
+import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
 import { requires } from "../support/requires.ts";
 
 const needs = requires("userfaultfd");

@@ -3,13 +3,13 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { within } from "../../src/kit/wait.ts";
 import { MAX_HANDSHAKE_BYTES } from "../../src/protocol/handshake.ts";
 import { PAGE_BYTES, TestFolder, writeFull } from "../support/fixtures.ts";
 import { type FdKind, HandshakePeer, type Mapping } from "../support/handshake-peer.ts";
 import { requires } from "../support/requires.ts";
 import { ServeProcess } from "../support/serve-process.ts";
 import { runVmm } from "../support/vmm-process.ts";
-import { within } from "../support/wait.ts";
 
 const needs = requires("userfaultfd", "cc");
 const PAGE_COUNT = 64;

@@ -4,12 +4,12 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
+import { waitFor } from "../../src/kit/wait.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
 import { HandshakePeer } from "../support/handshake-peer.ts";
 import { requires } from "../support/requires.ts";
 import { ServeProcess } from "../support/serve-process.ts";
 import { runVmm, Vmm } from "../support/vmm-process.ts";
-import { waitFor } from "../support/wait.ts";
 
 const needs = requires("userfaultfd", "cc");
 const PAGE_COUNT = 2048;

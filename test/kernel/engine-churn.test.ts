@@ -10,12 +10,12 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { createLogger } from "../../src/daemon/log.ts";
 import { Server } from "../../src/daemon/server.ts";
+import { compile } from "../../src/kit/compile.ts";
+import { repositoryRoot } from "../../src/kit/paths.ts";
+import { within } from "../../src/kit/wait.ts";
 import type { SpinMode } from "../../src/pager/pacing.ts";
-import { compile } from "../support/compile.ts";
 import { overlay, Random, randomRuns, TestFolder, writeSparse } from "../support/fixtures.ts";
-import { repositoryRoot } from "../support/paths.ts";
 import { requires } from "../support/requires.ts";
-import { within } from "../support/wait.ts";
 
 const needs = requires("userfaultfd", "cc");
 const needsHugePages = requires("userfaultfd", "cc", "hugepages");

@@ -10,11 +10,11 @@ import { after, test } from "node:test";
 import { createLogger } from "../../src/daemon/log.ts";
 import { Server } from "../../src/daemon/server.ts";
 import type { Session } from "../../src/engine/session.ts";
+import { compile } from "../../src/kit/compile.ts";
+import { repositoryRoot } from "../../src/kit/paths.ts";
+import { waitFor } from "../../src/kit/wait.ts";
 import { describeFd } from "../../src/linux/fd.ts";
-import { compile } from "../support/compile.ts";
-import { repositoryRoot } from "../support/paths.ts";
 import { requires } from "../support/requires.ts";
-import { waitFor } from "../support/wait.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "faultline-crash-"));
 after(() => rmSync(folder, { recursive: true, force: true }));

@@ -7,12 +7,12 @@ import { after, before, describe, test } from "node:test";
 import { createLogger } from "../../src/daemon/log.ts";
 import { type ServeOptions, Server } from "../../src/daemon/server.ts";
 import type { Session } from "../../src/engine/session.ts";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import { MappedRegion } from "../../src/linux/memory.ts";
 import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
 import { requires } from "../support/requires.ts";
 import { runVmm, Vmm } from "../support/vmm-process.ts";
-import { waitFor, within } from "../support/wait.ts";
 
 const needs = requires("userfaultfd", "cc", "hugepages");
 const HUGE_PAGE_BYTES = 2 * 1024 * 1024;

@@ -1,11 +1,11 @@
 /** Userfaultfd.events(): events on Node's event loop. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import { OwnedFd } from "../../src/linux/fd.ts";
 import type { UffdEvent } from "../../src/uffd/events.ts";
 import { requires } from "../support/requires.ts";
 import { PAGE, Stage } from "../support/stage.ts";
-import { waitFor, within } from "../support/wait.ts";
 
 const needs = requires("userfaultfd");
 

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { SysError } from "../../src/base/errors.ts";
+import { waitFor } from "../../src/kit/wait.ts";
 import { duplicateFd, OwnedFd } from "../../src/linux/fd.ts";
 import { MappedRegion } from "../../src/linux/memory.ts";
 import { decodeEvent, EventBatch } from "../../src/uffd/events.ts";
@@ -9,7 +10,6 @@ import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import { MemoryPeer } from "../support/memory-peer.ts";
 import { requires } from "../support/requires.ts";
 import { PAGE } from "../support/stage.ts";
-import { waitFor } from "../support/wait.ts";
 
 const needs = requires("userfaultfd");
 const batch = new EventBatch();

@@ -6,6 +6,7 @@ import { once } from "node:events";
 import { fstatSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { FaultlineError, SysError } from "../../src/base/errors.ts";
+import { waitFor } from "../../src/kit/wait.ts";
 import { AF_UNIX, SOCK_DGRAM, sockaddr_un } from "../../src/linux/abi-posix.ts";
 import { isNonblocking, OwnedFd } from "../../src/linux/fd.ts";
 import { createMemfd } from "../../src/linux/memory.ts";
@@ -21,7 +22,6 @@ import {
   sendWithFds,
 } from "../../src/linux/socket.ts";
 import * as sys from "../../src/linux/sys.ts";
-import { waitFor } from "../support/wait.ts";
 
 const abstractName = (): string => `@faultline-test-${randomUUID()}`;
 

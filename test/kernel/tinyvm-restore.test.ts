@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
 import { MIB } from "../../src/base/units.ts";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import { requires, UNPRIVILEGED_UID } from "../support/requires.ts";
 import {
   bootTinyvm,
@@ -16,7 +17,6 @@ import {
   type TinyvmResult,
   temporaryFolder,
 } from "../support/tinyvm.ts";
-import { waitFor, within } from "../support/wait.ts";
 
 const size = { memoryMib: 16, fill: 50, workingSet: 30 };
 const RESTORED = ["handshake-sent", "first-instruction", "checksum", "after-write", "done"];

@@ -6,7 +6,7 @@
  * compiler, on one declaration per line, tells by its error lines which names those are.
  */
 import { spawnSync } from "node:child_process";
-import { compile, runCompiler, writeSource } from "./compile.ts";
+import { compile, runCompiler, writeSource } from "../../src/kit/compile.ts";
 
 /** One number of ours, and what C calls it. */
 export interface Fact {

@@ -4,10 +4,10 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { builtRoot } from "../../src/kit/paths.ts";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import { PAGE_BYTES } from "./fixtures.ts";
 import type { FdKind, PeerAnswer, PeerOrder } from "./handshake-peer-program.ts";
-import { builtRoot } from "./paths.ts";
-import { waitFor, within } from "./wait.ts";
 
 export type { FdKind } from "./handshake-peer-program.ts";
 

@@ -33,8 +33,21 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   engine: { mayImport: ["uffd", "linux", "pager", "protocol", "source", "snapshot", "base"] },
   daemon: { mayImport: EVERYTHING_BELOW_DAEMON },
   tinyvm: { mayImport: ["linux", "uffd", "base"] },
+  kit: { mayImport: ["linux", "base"] },
+  conformance: { mayImport: ["kit", "tinyvm", "uffd", "linux", "base"] },
+  bench: { mayImport: ["kit", "linux", "base"] },
   sim: { mayImport: ["pager", "snapshot", "base"] },
-  cli: { mayImport: ["daemon", "tinyvm", "sim", ...EVERYTHING_BELOW_DAEMON] },
+  cli: {
+    mayImport: [
+      "daemon",
+      "tinyvm",
+      "sim",
+      "kit",
+      "conformance",
+      "bench",
+      ...EVERYTHING_BELOW_DAEMON,
+    ],
+  },
 };
 
 /** Stricter than their folders: the supervisor must not crash with what it supervises. */

@@ -3,12 +3,12 @@ import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import { acceptUnix, listenUnix, receiveWithFds } from "../../src/linux/socket.ts";
 import type { UffdFeature } from "../../src/uffd/features.ts";
 import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import type { PeerGreeting, PeerOptions } from "./memory-peer-program.ts";
 import { PAGE } from "./stage.ts";
-import { waitFor, within } from "./wait.ts";
 
 export class MemoryPeer {
   readonly process: ChildProcessWithoutNullStreams;

@@ -1,9 +1,10 @@
 /** The service manager's end of sd_notify(3): a datagram socket that remembers what it was told. */
+
+import { waitFor } from "../../src/kit/wait.ts";
 import { AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, sockaddr_un } from "../../src/linux/abi-posix.ts";
 import { OwnedFd } from "../../src/linux/fd.ts";
 import { receiveWithFds } from "../../src/linux/socket.ts";
 import * as sys from "../../src/linux/sys.ts";
-import { waitFor } from "./wait.ts";
 
 export class NotifySocket {
   readonly #fd: OwnedFd;

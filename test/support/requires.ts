@@ -7,8 +7,8 @@
 import { spawnSync } from "node:child_process";
 import { accessSync, closeSync, constants, existsSync, openSync, readFileSync } from "node:fs";
 import { describeError } from "../../src/base/errors.ts";
+import { findCompiler } from "../../src/kit/compile.ts";
 import { createUserfaultfd } from "../../src/uffd/create.ts";
-import { findCompiler } from "./compile.ts";
 
 const HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const HUGE_PAGES_NEEDED = 16;

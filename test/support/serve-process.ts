@@ -4,8 +4,8 @@ import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { builtRoot } from "./paths.ts";
-import { waitFor, within } from "./wait.ts";
+import { builtRoot } from "../../src/kit/paths.ts";
+import { waitFor, within } from "../../src/kit/wait.ts";
 
 const MAIN = join(builtRoot, "src/cli/main.js");
 /** Starting Node on a busy machine of two CPUs; what is measured in earnest has its own budget. */

@@ -6,6 +6,7 @@
  */
 import { ftruncateSync, readFileSync } from "node:fs";
 import { SMALL_PAGE_BYTES } from "../../src/base/units.ts";
+import { waitFor } from "../../src/kit/wait.ts";
 import { Epoll } from "../../src/linux/epoll.ts";
 import type { OwnedFd } from "../../src/linux/fd.ts";
 import { createMemfd, MappedRegion } from "../../src/linux/memory.ts";
@@ -17,7 +18,6 @@ import {
   type UserfaultfdOptions,
 } from "../../src/uffd/userfaultfd.ts";
 import { Toucher } from "./toucher.ts";
-import { waitFor } from "./wait.ts";
 
 export const PAGE = SMALL_PAGE_BYTES;
 

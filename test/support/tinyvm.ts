@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { describeError } from "../../src/base/errors.ts";
+import { builtRoot } from "../../src/kit/paths.ts";
+import { within } from "../../src/kit/wait.ts";
 import { createUserfaultfd } from "../../src/uffd/create.ts";
-import { builtRoot } from "./paths.ts";
-import { within } from "./wait.ts";
 
 const TINYVM = join(builtRoot, "src/tinyvm/main.js");
 const PLAIN_HANDLER = join(builtRoot, "test/support/plain-handler.js");

@@ -3,7 +3,7 @@
  * registered memory itself.
  */
 import { Worker } from "node:worker_threads";
-import { within } from "./wait.ts";
+import { within } from "../../src/kit/wait.ts";
 
 /** One thing to do. `read` gives the byte; `writeFrom` gives 1 or a negative errno. */
 export type Touch =

@@ -2,8 +2,8 @@
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { repositoryRoot } from "../../src/kit/paths.ts";
 import type { Files } from "./imports.ts";
-import { repositoryRoot } from "./paths.ts";
 
 const CODE_FOLDERS = ["src", "test", "bench", "examples", "scripts", "dashboard"];
 const IGNORED_FOLDERS = /^(?:\.git|node_modules|dist|\.cache)(?:\/|$)/;

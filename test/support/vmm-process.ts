@@ -4,9 +4,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { compile } from "./compile.ts";
-import { repositoryRoot } from "./paths.ts";
-import { within } from "./wait.ts";
+import { compile } from "../../src/kit/compile.ts";
+import { repositoryRoot } from "../../src/kit/paths.ts";
+import { within } from "../../src/kit/wait.ts";
 
 /** Some 10 µs a page on an idle machine; a hundred times that must do anywhere. */
 const RUN_BUDGET_MS = 30_000;

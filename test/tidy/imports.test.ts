@@ -78,8 +78,8 @@ describe("the import law", () => {
     ],
     [
       "src/engine/worker.ts",
-      'import { a } from "../../test/support/wait.ts";',
-      `src/engine/worker.ts imports ../../test/support/wait.ts: src/ stands by itself ${law}`,
+      'import { a } from "../../test/support/stage.ts";',
+      `src/engine/worker.ts imports ../../test/support/stage.ts: src/ stands by itself ${law}`,
     ],
     [
       "src/pager/pacing.ts",

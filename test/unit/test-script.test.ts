@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
-import { builtRoot } from "../support/paths.ts";
+import { builtRoot } from "../../src/kit/paths.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "faultline-test-script-"));
 after(() => rmSync(folder, { recursive: true }));

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { readFileSync, rmSync } from "node:fs";
 import { test } from "node:test";
 import { SMALL_PAGE_BYTES } from "../../src/base/units.ts";
+import { runCompiler, writeSource } from "../../src/kit/compile.ts";
 import { program, programAssembly } from "../../src/tinyvm/programs.ts";
-import { runCompiler, writeSource } from "../support/compile.ts";
 import { requires } from "../support/requires.ts";
 
 test("the bytes of the listing are what `as` makes of its assembly", requires("cc"), () => {

@@ -6,7 +6,7 @@ import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
-import { within } from "../../test/support/wait.ts";
+import { within } from "./wait.ts";
 
 const DEFAULT_DEADLINE_MS = 60_000;
 const STOP_DEADLINE_MS = 10_000;
