@@ -27,7 +27,10 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   linux: { mayImport: ["base"] },
   uffd: { mayImport: ["linux", "base"] },
   snapshot: { mayImport: ["base"] },
-  source: { mayImport: ["snapshot", "base", "linux/memory", "linux/file", "linux/fd"] },
+  source: {
+    mayImport: ["snapshot", "base", "linux/memory", "linux/file", "linux/fd", "linux/zstd"],
+  },
+  image: { mayImport: ["source", "snapshot", "linux", "base"] },
   pager: { mayImport: ["base"], mayImportTypes: ["snapshot"], isPure: true },
   protocol: { mayImport: ["linux", "snapshot/regions", "base"] },
   engine: { mayImport: ["uffd", "linux", "pager", "protocol", "source", "snapshot", "base"] },
