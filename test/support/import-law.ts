@@ -43,6 +43,7 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   cli: {
     mayImport: [
       "daemon",
+      "image",
       "tinyvm",
       "sim",
       "kit",
