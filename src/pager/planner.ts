@@ -3,9 +3,13 @@
  * carries them out and reports each outcome back. Engine, simulator and tests run this same code.
  *
  * One turn: `remove()` and `fault()` for everything that was drained, then `plan()`, then
- * `settle()` for each action in order, then `finishPlan()`. All removes of a drain are applied
- * before any fault is planned, whatever order they were read in: the kernel hands out faults first,
- * even those that a REMOVE caused.
+ * `settle()` or `park()` for each action in order, then `finishPlan()`. All removes of a drain are
+ * applied before any fault is planned, whatever order they were read in: the kernel hands out
+ * faults first, even those that a REMOVE caused.
+ *
+ * Pages whose bytes are not here yet are parked: they leave the queue until their owner's bytes
+ * have come (`unpark`), and all other faults go on meanwhile. A REMOVE ends the wait, because the
+ * page is zero from then on.
  *
  * PURE: no clock, no I/O, and no allocation after construction.
  */
@@ -71,7 +75,11 @@ export class Planner {
   readonly #maxRunPages: number;
   readonly #queue = new Float64Array(QUEUE_CAPACITY);
   readonly #isKept = new Uint8Array(QUEUE_CAPACITY);
+  readonly #parkedPages = new Float64Array(QUEUE_CAPACITY);
+  /** Whose bytes each parked page waits for. */
+  readonly #parkedFor = new Int32Array(QUEUE_CAPACITY);
   #queueLength = 0;
+  #parkedLength = 0;
   #plannedLength = 0;
   #mayMerge = true;
   #streak = 0;
@@ -94,6 +102,11 @@ export class Planner {
     return this.#queueLength;
   }
 
+  /** Pages that wait for bytes. */
+  get parkedPages(): number {
+    return this.#parkedLength;
+  }
+
   /** Takes a fault at a host address. */
   fault(address: number): FaultVerdict {
     const region = this.#regions.regionAt(address);
@@ -101,7 +114,7 @@ export class Planner {
     const page = this.#regions.pageAt(region, address);
     const state = this.#table.get(page);
     if (state === PageState.pending) return "known";
-    if (this.#queueLength === QUEUE_CAPACITY) return "overflow";
+    if (this.#queueLength + this.#parkedLength === QUEUE_CAPACITY) return "overflow";
     if (state === PageState.missing) this.#table.set(page, PageState.pending);
     this.#queue[this.#queueLength++] = page;
     return "queued";
@@ -121,6 +134,7 @@ export class Planner {
       this.#table.removeRange(first, last);
       removed += last - first;
     }
+    if (removed > 0 && this.#parkedLength > 0) this.#unparkRemoved();
     return removed;
   }
 
@@ -181,6 +195,29 @@ export class Planner {
       case "gone":
         return "gone";
     }
+  }
+
+  /**
+   * Instead of `settle`: the bytes of action `index` are not here. Its pages wait for those of
+   * `owner`; of an action that needs several, for any one that is missing.
+   */
+  park(actions: ActionList, index: number, owner: number): void {
+    const end = actions.queueEnds[index]!;
+    for (let position = actions.queueStarts[index]!; position < end; position++) {
+      this.#parkedPages[this.#parkedLength] = this.#queue[position]!;
+      this.#parkedFor[this.#parkedLength++] = owner;
+      this.#isKept[position] = 0;
+    }
+  }
+
+  /** The bytes of `owner` are here, or never will be: its pages are planned again. */
+  unpark(owner: number): void {
+    let kept = 0;
+    for (let position = 0; position < this.#parkedLength; position++) {
+      if (this.#parkedFor[position] === owner) this.#requeue(this.#parkedPages[position]!);
+      else kept = this.#keepParked(position, kept);
+    }
+    this.#parkedLength = kept;
   }
 
   /**
@@ -268,6 +305,27 @@ export class Planner {
     for (let position = actions.queueStarts[index]!; position < end; position++) {
       this.#isKept[position] = this.#queue[position]! >= firstKept ? 1 : 0;
     }
+  }
+
+  #unparkRemoved(): void {
+    let kept = 0;
+    for (let position = 0; position < this.#parkedLength; position++) {
+      const page = this.#parkedPages[position]!;
+      if (this.#table.get(page) === PageState.removed) this.#requeue(page);
+      else kept = this.#keepParked(position, kept);
+    }
+    this.#parkedLength = kept;
+  }
+
+  /** There is room: queued and parked pages together never exceed the capacity. */
+  #requeue(page: number): void {
+    this.#queue[this.#queueLength++] = page;
+  }
+
+  #keepParked(from: number, to: number): number {
+    this.#parkedPages[to] = this.#parkedPages[from]!;
+    this.#parkedFor[to] = this.#parkedFor[from]!;
+    return to + 1;
   }
 
   #sortQueue(): void {
