@@ -1,0 +1,225 @@
+/**
+ * Brings chunks into the arena, each once however many VMs ask for it at the same time, and only
+ * after its digest was checked. Main thread only.
+ *
+ * What a store gives is not trusted: a chunk that is damaged is told to its origin, which drops its
+ * copies on the way, and is fetched again, from every origin that knows it. What nobody has whole
+ * is an error for those who asked; it is never zeroes.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import { assert } from "../base/assert.ts";
+import { FaultlineError } from "../base/errors.ts";
+import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
+import { type ChunkArena, MAX_CHUNK_BYTES, MAX_CHUNKS } from "./chunk-arena.ts";
+
+/** Where stored chunks come from: a store, or several tiers of them. */
+export interface ChunkOrigin {
+  /** For messages. */
+  readonly location: string;
+  /** The stored bytes, or null if there is no such chunk. Ends by its own deadlines. */
+  fetch(id: ChunkId): Promise<Uint8Array | null>;
+  /** What `fetch` gave was damaged: forgets every copy that is not the original. */
+  reject(id: ChunkId): Promise<void>;
+}
+
+export interface ChunkDescription {
+  readonly id: ChunkId;
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+}
+
+/** Decompresses to an address of the arena and checks. Null, or what is wrong with the bytes. */
+export type DecodeChunk = (
+  stored: Uint8Array,
+  chunk: ChunkDescription,
+  address: number,
+) => Promise<string | null>;
+
+export interface CacheStatistics {
+  /** Chunks brought in. */
+  loads: number;
+  /** Stored bytes that came from origins. */
+  fetchedBytes: number;
+  /** Fetched chunks that were not what they should be. */
+  corrupt: number;
+  /** Requests that found another one for the same chunk under way. */
+  joined: number;
+  /** Requests that nobody could fulfil. */
+  failed: number;
+}
+
+export interface ChunkCacheOptions {
+  readonly arena: ChunkArena;
+  readonly decode: DecodeChunk;
+  /** Somebody should know that a store holds damaged chunks. */
+  readonly onCorrupt?: (chunk: ChunkDescription, location: string, what: string) => void;
+}
+
+interface KnownChunk extends ChunkDescription {
+  readonly origins: Set<ChunkOrigin>;
+  /** The load under way, and how many wait for it. */
+  loading: Promise<void> | null;
+  waiting: number;
+}
+
+/** Tries per origin. Damage on the way is rare and independent; damage at rest does not heal. */
+const ATTEMPTS_PER_ORIGIN = 3;
+/** Workers hold chunks for microseconds: an arena that stays full is too small. */
+const ROOM_DEADLINE_MS = 5000;
+
+export class ChunkCache {
+  readonly arena: ChunkArena;
+  readonly statistics: CacheStatistics = {
+    loads: 0,
+    fetchedBytes: 0,
+    corrupt: 0,
+    joined: 0,
+    failed: 0,
+  };
+  readonly #options: ChunkCacheOptions;
+  /** By chunk number. Numbers are never given to another chunk. */
+  readonly #chunks: KnownChunk[] = [];
+  readonly #numbers = new Map<ChunkId, number>();
+
+  constructor(options: ChunkCacheOptions) {
+    this.#options = options;
+    this.arena = options.arena;
+  }
+
+  /**
+   * The number of a chunk, the same in every image that has it.
+   * @throws FaultlineError `image-corrupt` if two images disagree about it, or it is too large
+   */
+  register(chunk: ChunkDescription, origin: ChunkOrigin): number {
+    const number = this.#numbers.get(chunk.id);
+    if (number !== undefined) {
+      const known = this.#chunks[number]!;
+      if (known.sizeBytes !== chunk.sizeBytes || known.digest !== chunk.digest) {
+        throw new FaultlineError(
+          "image-corrupt",
+          `${origin.location} says that chunk ${chunk.id} has ${chunk.sizeBytes} bytes ` +
+            `(${chunk.digest}), another image says ${known.sizeBytes} (${known.digest}). One of ` +
+            "their indexes is damaged: run `faultline image verify` on both.",
+        );
+      }
+      known.origins.add(origin);
+      return number;
+    }
+    assertAcceptable(chunk, this.#chunks.length, origin);
+    this.#chunks.push({ ...chunk, origins: new Set([origin]), loading: null, waiting: 0 });
+    this.#numbers.set(chunk.id, this.#chunks.length - 1);
+    return this.#chunks.length - 1;
+  }
+
+  /**
+   * Resolves when the chunk is in the arena, and pinned once: the caller, or the worker that it
+   * tells, has to unpin it.
+   * @throws FaultlineError `unresolvable-page` if no origin has it whole
+   */
+  async demand(number: number): Promise<void> {
+    const chunk = this.#chunks[number];
+    assert(chunk !== undefined, "a chunk that nobody registered");
+    if (this.arena.has(number)) {
+      this.arena.pin(number);
+      return;
+    }
+    if (chunk.loading !== null) this.statistics.joined += 1;
+    chunk.waiting += 1;
+    chunk.loading ??= this.#load(chunk, number);
+    await chunk.loading;
+  }
+
+  /** Ends in the arena with a pin for each that waits, or throws. */
+  async #load(chunk: KnownChunk, number: number): Promise<void> {
+    try {
+      const place = await this.#fetchInto(chunk);
+      this.arena.publish(number, place);
+      this.statistics.loads += 1;
+      for (let pin = 0; pin < chunk.waiting; pin++) this.arena.pin(number);
+    } catch (error) {
+      this.statistics.failed += 1;
+      throw error;
+    } finally {
+      chunk.loading = null;
+      chunk.waiting = 0;
+    }
+  }
+
+  /** Returns where in the arena the verified bytes lie. */
+  async #fetchInto(chunk: KnownChunk): Promise<number> {
+    const reasons: unknown[] = [];
+    for (let attempt = 0; attempt < ATTEMPTS_PER_ORIGIN; attempt++) {
+      for (const origin of chunk.origins) {
+        try {
+          const stored = await origin.fetch(chunk.id);
+          if (stored === null) {
+            reasons.push(new Error(`${origin.location} has no such chunk`));
+            continue;
+          }
+          this.statistics.fetchedBytes += stored.length;
+          const place = await this.#decode(stored, chunk, origin);
+          if (place >= 0) return place;
+          reasons.push(new Error(`${origin.location} gave damaged bytes`));
+        } catch (error) {
+          reasons.push(error);
+        }
+      }
+    }
+    throw new FaultlineError(
+      "unresolvable-page",
+      `No store has chunk ${chunk.id} whole, after ${reasons.length} tries`,
+      { cause: reasons.at(-1) },
+    );
+  }
+
+  /** -1 if the bytes are damaged. */
+  async #decode(stored: Uint8Array, chunk: KnownChunk, origin: ChunkOrigin): Promise<number> {
+    const place = await this.#makeRoom(chunk.sizeBytes);
+    let what: string | null;
+    try {
+      what = await this.#options.decode(stored, chunk, this.arena.addressOf(place));
+    } catch (error) {
+      this.arena.discard(place);
+      throw error;
+    }
+    if (what === null) return place;
+    this.arena.discard(place);
+    this.statistics.corrupt += 1;
+    this.#options.onCorrupt?.(chunk, origin.location, what);
+    await origin.reject(chunk.id);
+    return -1;
+  }
+
+  async #makeRoom(sizeBytes: number): Promise<number> {
+    const deadlineMs = performance.now() + ROOM_DEADLINE_MS;
+    for (;;) {
+      const place = this.arena.reserve(sizeBytes);
+      if (place >= 0) return place;
+      if (performance.now() > deadlineMs) {
+        throw new FaultlineError(
+          "unresolvable-page",
+          `All ${this.arena.sizeBytes} bytes of the chunk cache have been in use for ` +
+            `${ROOM_DEADLINE_MS / 1000} s. Raise --cache-size.`,
+        );
+      }
+      await delay(1);
+    }
+  }
+}
+
+function assertAcceptable(chunk: ChunkDescription, known: number, origin: ChunkOrigin): void {
+  if (chunk.sizeBytes <= 0 || chunk.sizeBytes > MAX_CHUNK_BYTES) {
+    throw new FaultlineError(
+      "image-corrupt",
+      `${origin.location} has a chunk of ${chunk.sizeBytes} bytes; they may have up to ` +
+        `${MAX_CHUNK_BYTES}. Pack the snapshot with smaller chunks.`,
+    );
+  }
+  if (known === MAX_CHUNKS) {
+    throw new FaultlineError(
+      "image-corrupt",
+      `This process knows ${MAX_CHUNKS} different chunks already, which is its limit. Use larger ` +
+        "chunks, or serve fewer images.",
+    );
+  }
+}
