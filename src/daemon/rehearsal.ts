@@ -58,7 +58,7 @@ async function restoreOnePage(
       pidfd: peer.pidfd,
       socket: connection,
       regions,
-      layers,
+      image: layers,
       onError: "kill",
     });
     await withDeadline(touchInBackground(memory.address));

@@ -206,7 +206,7 @@ export class Server {
         pidfd: peer.pidfd,
         socket: connection,
         regions,
-        layers: this.#files.layers,
+        image: this.#files.layers,
         onError: this.#options.onError ?? "kill",
       });
       // At once: the next handshake may be checked before this promise is settled.

@@ -7,15 +7,17 @@ import type { OwnedFd } from "../linux/fd.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
-import type { MappedLayers } from "../source/memory-files.ts";
+import type { MappedImage } from "../source/mapped-chunks.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Session } from "./session.ts";
 import type { ErrorPolicy } from "./wire.ts";
-import { WorkerHandle } from "./worker-handle.ts";
+import { type ChunkSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
   readonly workers: number;
   readonly spin: SpinMode;
+  /** Needed by images in chunks. */
+  readonly chunks?: ChunkSupply;
 }
 
 /** A VM whose handshake is done. The engine takes over the descriptors. */
@@ -25,7 +27,7 @@ export interface AttachRequest {
   readonly pidfd: OwnedFd;
   readonly socket: OwnedFd;
   readonly regions: RegionMap;
-  readonly layers: MappedLayers;
+  readonly image: MappedImage;
   readonly onError: ErrorPolicy;
 }
 
@@ -52,7 +54,7 @@ export class Engine {
     const onCrash = (error: unknown): void => engine?.onWorkerCrash(error);
     const workers = Array.from(
       { length: options.workers },
-      () => new WorkerHandle(options.spin, onCrash),
+      () => new WorkerHandle(options.spin, options.chunks ?? null, onCrash),
     );
     await Promise.all(workers.map((worker) => worker.ready));
     engine = new Engine(workers);
@@ -81,7 +83,7 @@ export class Engine {
       socket: request.socket.intoRawFd(),
       regions: regions.regions,
       pageSizeBytes: regions.pageSizeBytes,
-      layers: request.layers,
+      image: request.image,
       pageTable,
       stats: session.stats.buffer,
       onError: request.onError,

@@ -1,8 +1,10 @@
 /** Buffers that all sessions of one worker share: zeroes, and pages put together from layers. */
 import { readSync } from "node:fs";
+import { assert } from "../base/assert.ts";
 import { runAt, runEnd } from "../base/owner-runs.ts";
 import { HUGE_PAGE_BYTES } from "../base/units.ts";
 import { MappedRegion } from "../linux/memory.ts";
+import { memcpy } from "../linux/sys.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
 
 export class PageBuffers {
@@ -21,8 +23,7 @@ export class PageBuffers {
    * for the whole process, while the kernel's own copy only fails.
    */
   assemble(layers: MappedLayers, offset: number, lengthBytes: number): number | null {
-    this.#assembly ??= openAssembly();
-    const { region, bytes } = this.#assembly;
+    const { region, bytes } = this.#openAssembly();
     const { runs } = layers;
     const limit = offset + lengthBytes;
     for (let from = offset, run = runAt(runs, offset); from < limit; run++) {
@@ -36,16 +37,36 @@ export class PageBuffers {
     return region.address;
   }
 
+  /** Where `put` puts things; 2 MiB. */
+  get assemblyAddress(): number {
+    return this.#openAssembly().region.address;
+  }
+
+  /** Copies memory of this process into the assembly. */
+  put(offset: number, sourceAddress: number, lengthBytes: number): void {
+    const { region } = this.#openAssembly();
+    assert(offset + lengthBytes <= region.sizeBytes, "beyond the assembly");
+    // SAFETY: the source is a chunk that the caller holds in the arena; the target is ours.
+    memcpy(region.address + offset, sourceAddress, lengthBytes);
+  }
+
+  putZeroes(offset: number, lengthBytes: number): void {
+    this.#openAssembly().bytes.fill(0, offset, offset + lengthBytes);
+  }
+
   close(): void {
     this.#zeroes.unmap();
     this.#assembly?.region.unmap();
     this.#assembly = null;
   }
-}
 
-function openAssembly(): { region: MappedRegion; bytes: Uint8Array } {
-  const region = MappedRegion.anonymous(HUGE_PAGE_BYTES);
-  return { region, bytes: new Uint8Array(region.view()) };
+  #openAssembly(): { readonly region: MappedRegion; readonly bytes: Uint8Array } {
+    if (this.#assembly === null) {
+      const region = MappedRegion.anonymous(HUGE_PAGE_BYTES);
+      this.#assembly = { region, bytes: new Uint8Array(region.view()) };
+    }
+    return this.#assembly;
+  }
 }
 
 function readFully(fd: number, target: Uint8Array, position: number): boolean {

@@ -26,6 +26,8 @@ const counterNames = [
   "poisonedPages",
   /** Faults turned away because the queue was full; their threads were woken to fault again. */
   "overflowed",
+  /** Pages that had to wait for a chunk. */
+  "awaitedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -41,6 +43,7 @@ const ALREADY_PRESENT = at("alreadyPresent");
 const DEFERRED = at("deferred");
 const POISONED_PAGES = at("poisonedPages");
 const OVERFLOWED = at("overflowed");
+const AWAITED_PAGES = at("awaitedPages");
 
 export class SessionStats {
   readonly buffer: SharedArrayBuffer;
@@ -89,6 +92,10 @@ export class SessionStats {
 
   addOverflowed(): void {
     this.#counters[OVERFLOWED]! += 1;
+  }
+
+  addAwaited(pages: number): void {
+    this.#counters[AWAITED_PAGES]! += pages;
   }
 
   /** From the moment the fault was read to its installation, in microseconds. */

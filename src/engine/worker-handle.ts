@@ -1,5 +1,6 @@
 /** The main thread's end of one fault worker. */
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
+import { assert } from "../base/assert.ts";
 import { describeError } from "../base/errors.ts";
 import { EventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
@@ -7,8 +8,18 @@ import type { SpinMode } from "../pager/pacing.ts";
 import type { Session } from "./session.ts";
 import type { FromWorker, SessionSetup, ToWorker } from "./wire.ts";
 
+/** Brings chunks to where fault workers find them. The main thread's. */
+export interface ChunkSupply {
+  /** Resolves when the chunk is in the arena and pinned, rejects if it cannot be had. */
+  demand(chunk: number): Promise<void>;
+  unpin(chunk: number): void;
+}
+
 export class WorkerHandle {
   readonly #worker: Worker;
+  readonly #supply: ChunkSupply | null;
+  /** Pins that the worker has not given back. */
+  readonly #pins = new Map<number, number>();
   readonly #port: MessagePort;
   readonly #control = EventFd.create();
   readonly #sessions = new Map<number, { session: Session; pidfd: number }>();
@@ -17,7 +28,8 @@ export class WorkerHandle {
   #isAlive = true;
 
   /** `onCrash`: the thread has died of a bug; its VMs have been killed. */
-  constructor(spin: SpinMode, onCrash: (error: unknown) => void) {
+  constructor(spin: SpinMode, supply: ChunkSupply | null, onCrash: (error: unknown) => void) {
+    this.#supply = supply;
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     this.#worker = new Worker(new URL("./worker.js", import.meta.url), {
@@ -71,6 +83,7 @@ export class WorkerHandle {
     await this.#exited;
     for (const { session } of this.#sessions.values()) session.end("stopped");
     this.#sessions.clear();
+    this.#dropPins();
     this.#port.close();
     this.#control.close();
   }
@@ -81,6 +94,14 @@ export class WorkerHandle {
   }
 
   #onMessage(message: Exclude<FromWorker, { type: "ready" }>): void {
+    if (message.type === "need") {
+      void this.#bring(message.chunk);
+      return;
+    }
+    if (message.type === "settled") {
+      this.#unpin(message.chunk);
+      return;
+    }
     const entry = this.#sessions.get(message.id);
     if (entry === undefined) return;
     if (message.type === "failed") {
@@ -91,13 +112,42 @@ export class WorkerHandle {
     entry.session.end(message.reason);
   }
 
+  async #bring(chunk: number): Promise<void> {
+    assert(this.#supply !== null, "a worker needs a chunk, but nobody supplies chunks");
+    try {
+      await this.#supply.demand(chunk);
+    } catch (error) {
+      if (this.#isAlive) this.#send({ type: "lost", chunk, message: describeError(error) });
+      return;
+    }
+    this.#pins.set(chunk, (this.#pins.get(chunk) ?? 0) + 1);
+    if (this.#isAlive) this.#send({ type: "arrived", chunk });
+    else this.#unpin(chunk);
+  }
+
+  #unpin(chunk: number): void {
+    const count = this.#pins.get(chunk);
+    if (count === undefined) return;
+    if (count === 1) this.#pins.delete(chunk);
+    else this.#pins.set(chunk, count - 1);
+    this.#supply?.unpin(chunk);
+  }
+
+  /** The thread is over: what was pinned for it may go. */
+  #dropPins(): void {
+    this.#isAlive = false;
+    for (const chunk of [...this.#pins.keys()]) {
+      while (this.#pins.has(chunk)) this.#unpin(chunk);
+    }
+  }
+
   /**
    * The thread itself has died, which is a bug. Nobody answers its VMs any more, so they are
    * killed; their descriptors stay open until this process ends, lest a VM read zeroes for data
    * meanwhile.
    */
   #onCrash(error: unknown): void {
-    this.#isAlive = false;
+    this.#dropPins();
     for (const { session, pidfd } of this.#sessions.values()) {
       const kill = killByPidfd(pidfd);
       session.fail({ message: `The fault worker crashed: ${describeError(error)}`, kill });

@@ -11,9 +11,9 @@ import { ActionKind, type ActionList } from "../pager/actions.ts";
 import { PageTable } from "../pager/page-table.ts";
 import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
-import type { MappedLayers } from "../source/memory-files.ts";
 import type { EventBatch } from "../uffd/events.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { ABSENT, type ImageBytes, imageBytesOf, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 import { SessionStats } from "./session-stats.ts";
 import type { ErrorPolicy, SessionSetup } from "./wire.ts";
@@ -23,6 +23,8 @@ export interface WorkerTools {
   readonly batch: EventBatch;
   readonly actions: ActionList;
   readonly buffers: PageBuffers;
+  /** Faults of a session wait for a chunk: it has to be brought. */
+  need(session: WorkerSession, chunk: number): void;
 }
 
 /**
@@ -41,6 +43,7 @@ const STALLS_BEFORE_WAITING = 16;
  * A page that cannot be allocated for this long is given up: pools are refilled in less, or never.
  */
 const EXHAUSTED_AFTER_US = 1e6;
+const NO_CHUNK = -1;
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 
@@ -57,7 +60,7 @@ export class WorkerSession {
   lastActiveUs = 0;
   readonly #socket: OwnedFd;
   readonly #regions: RegionMap;
-  readonly #layers: MappedLayers;
+  readonly #bytes: ImageBytes;
   readonly #planner: Planner;
   readonly #stats: SessionStats;
   readonly #policy: ErrorPolicy;
@@ -65,6 +68,10 @@ export class WorkerSession {
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
+  /** The chunk whose arrival or loss began this turn, when it was asked for, and why it is lost. */
+  #settledChunk = NO_CHUNK;
+  #neededSinceUs = 0;
+  #lossMessage = "";
 
   constructor(setup: SessionSetup, tools: WorkerTools) {
     this.id = setup.id;
@@ -73,11 +80,11 @@ export class WorkerSession {
     this.mayKill = setup.mayKill;
     this.#socket = new OwnedFd(setup.socket);
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
-    this.#layers = setup.layers;
+    this.#bytes = imageBytesOf(setup.image, tools.buffers, (chunk) => tools.need(this, chunk));
     this.#pageSizeBytes = setup.pageSizeBytes;
     this.#planner = new Planner({
       regions: this.#regions,
-      runs: setup.layers.runs,
+      runs: this.#bytes.runs,
       table: new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable)),
       maxRunPages: Math.max(1, MAX_RUN_BYTES / setup.pageSizeBytes),
     });
@@ -111,6 +118,21 @@ export class WorkerSession {
     }
     this.#stalls = hasProgress ? 0 : this.#stalls + 1;
     return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
+  }
+
+  /**
+   * A turn for the faults that waited for a chunk since `sinceUs`: it has arrived, or it is lost
+   * (`lossMessage`), and then they are settled by policy.
+   */
+  turnForChunk(chunk: number, sinceUs: number, nowUs: number, lossMessage = ""): Turn {
+    this.#planner.unpark(chunk);
+    this.#settledChunk = chunk;
+    this.#neededSinceUs = sinceUs;
+    this.#lossMessage = lossMessage;
+    const turn = this.turn(nowUs);
+    this.#settledChunk = NO_CHUNK;
+    this.#lossMessage = "";
+    return turn;
   }
 
   /** Closes every descriptor. The caller has taken them out of its epoll before. */
@@ -172,6 +194,11 @@ export class WorkerSession {
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
       const outcome = this.#carryOut(actions, index);
+      if (outcome === "absent") {
+        this.#planner.park(actions, index, this.#bytes.missingChunk);
+        this.#stats.addAwaited(actions.pageCounts[index]!);
+        continue;
+      }
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
       this.#count(actions, index, outcome, nowUs);
       const next = this.#follow(actions, index, settlement, outcome);
@@ -181,26 +208,34 @@ export class WorkerSession {
     return turn;
   }
 
-  #carryOut(actions: ActionList, index: number): Outcome {
+  /** `absent`: the bytes have been asked for. */
+  #carryOut(actions: ActionList, index: number): Outcome | "absent" {
     const page = actions.firstPages[index]!;
     const target = this.#regions.addressOf(actions.regions[index]!, page);
     const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
     const offset = page * this.#pageSizeBytes;
     switch (actions.kinds[index]) {
-      case ActionKind.copy: {
-        const source = this.#layers.addresses[actions.owners[index]!]! + offset;
-        return this.uffd.copy(target, source, lengthBytes);
-      }
+      case ActionKind.copy:
+        return this.#copy(target, this.#bytes.locate(actions.owners[index]!, offset), lengthBytes);
       case ActionKind.zero:
         if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
           return this.uffd.zeropage(target, lengthBytes);
         }
         return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes);
-      default: {
-        const source = this.#tools.buffers.assemble(this.#layers, offset, lengthBytes);
-        return source === null ? "badSource" : this.uffd.copy(target, source, lengthBytes);
-      }
+      default:
+        return this.#copy(target, this.#bytes.assemble(offset, lengthBytes), lengthBytes);
     }
+  }
+
+  #copy(target: number, source: number, lengthBytes: number): Outcome | "absent" {
+    if (source === UNREADABLE) return "badSource";
+    if (source === ABSENT) {
+      const isLost = this.#lossMessage !== "" && this.#bytes.missingChunk === this.#settledChunk;
+      return isLost ? "badSource" : "absent";
+    }
+    const outcome = this.uffd.copy(target, source, lengthBytes);
+    this.#bytes.release();
+    return outcome;
   }
 
   #count(actions: ActionList, index: number, outcome: Outcome, nowUs: number): void {
@@ -211,7 +246,15 @@ export class WorkerSession {
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
     this.lastActiveUs = monotonicUs();
-    this.#stats.addLatency(this.lastActiveUs - nowUs);
+    this.#stats.addLatency(this.lastActiveUs - this.#sinceUs(actions, index, nowUs));
+  }
+
+  /** Since when an action's faults have waited: for a chunk, or for this turn. */
+  #sinceUs(actions: ActionList, index: number, nowUs: number): number {
+    if (this.#settledChunk === NO_CHUNK || actions.kinds[index] === ActionKind.zero) return nowUs;
+    if (actions.kinds[index] === ActionKind.assemble) return this.#neededSinceUs;
+    const isChunk = this.#bytes.chunkOf(actions.owners[index]!) === this.#settledChunk;
+    return isChunk ? this.#neededSinceUs : nowUs;
   }
 
   #follow(actions: ActionList, index: number, settlement: Settlement, outcome: Outcome): Turn {
@@ -266,6 +309,9 @@ export class WorkerSession {
   #describeLoss(address: number, page: number, outcome: Outcome): string {
     if (outcome === "badSource") {
       const offset = formatHex(page * this.#pageSizeBytes);
+      if (this.#lossMessage !== "") {
+        return `The bytes at image offset ${offset} cannot be had: ${this.#lossMessage}`;
+      }
       return (
         `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
         "it was served?"

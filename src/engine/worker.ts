@@ -20,7 +20,7 @@ import { SpinPacer } from "../pager/pacing.ts";
 import { EventBatch } from "../uffd/events.ts";
 import { PageBuffers } from "./page-buffers.ts";
 import type { EndReason, FromWorker, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
-import { WorkerSession, type WorkerTools } from "./worker-session.ts";
+import { type Turn, WorkerSession, type WorkerTools } from "./worker-session.ts";
 
 /** Descriptors that one wait can report; the rest comes with the next. */
 const EVENTS_PER_WAIT = 64;
@@ -33,6 +33,12 @@ const LATER_US = 1000;
 /** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
 const EXIT_GRACE_US = 1e6;
 
+/** A chunk that was asked for, and who waits for it. */
+interface Need {
+  readonly sinceUs: number;
+  readonly sessions: Set<WorkerSession>;
+}
+
 class FaultWorker {
   readonly #port: MessagePort;
   readonly #controlFd: number;
@@ -43,7 +49,10 @@ class FaultWorker {
     batch: new EventBatch(),
     actions: new ActionList(),
     buffers: new PageBuffers(),
+    need: (session, chunk) => this.#need(session, chunk),
   };
+  /** By chunk number. */
+  readonly #needs = new Map<number, Need>();
   /** Sessions with work that no event will announce, and when it is due (monotonicUs; 0: now). */
   readonly #unfinished = new Map<WorkerSession, number>();
   #isStopping = false;
@@ -99,18 +108,51 @@ class FaultWorker {
   }
 
   #turn(session: WorkerSession, nowUs: number): void {
-    let turn: ReturnType<WorkerSession["turn"]>;
+    let turn: Turn;
     try {
       turn = session.turn(nowUs);
     } catch (error) {
-      session.failure = `Internal error: ${describeError(error)}`;
-      turn = "failed";
+      turn = failInternally(session, error);
     }
+    this.#conclude(session, turn, nowUs);
+  }
+
+  #conclude(session: WorkerSession, turn: Turn, nowUs: number): void {
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
     else if (this.#unfinished.size > 0) this.#unfinished.delete(session);
     if (turn === "gone") this.#expectExit(session, nowUs);
     else if (turn === "failed") this.#fail(session);
+  }
+
+  /** Faults of `session` wait for a chunk. Asks for it, unless it was asked for already. */
+  #need(session: WorkerSession, chunk: number): void {
+    const need = this.#needs.get(chunk);
+    if (need !== undefined) {
+      need.sessions.add(session);
+      return;
+    }
+    this.#needs.set(chunk, { sinceUs: monotonicUs(), sessions: new Set([session]) });
+    this.#send({ type: "need", chunk });
+  }
+
+  /** The answer to a need: the faults that waited for the chunk are settled now. */
+  #settleNeed(chunk: number, lossMessage: string): void {
+    const need = this.#needs.get(chunk);
+    assert(need !== undefined, "a chunk that nobody needed");
+    // Whoever finds it missing again, in a moment, asks anew.
+    this.#needs.delete(chunk);
+    for (const session of need.sessions) {
+      if (!session.isWatched) continue;
+      const nowUs = monotonicUs();
+      let turn: Turn;
+      try {
+        turn = session.turnForChunk(chunk, need.sinceUs, nowUs, lossMessage);
+      } catch (error) {
+        turn = failInternally(session, error);
+      }
+      this.#conclude(session, turn, nowUs);
+    }
   }
 
   /** Sessions that had to stop in the middle: events in delivery need the VMM's thread to run. */
@@ -143,6 +185,11 @@ class FaultWorker {
       this.#isStopping = true;
     } else if (message.type === "attach") {
       this.#attach(message.session);
+    } else if (message.type === "arrived") {
+      this.#settleNeed(message.chunk, "");
+      this.#send({ type: "settled", chunk: message.chunk });
+    } else if (message.type === "lost") {
+      this.#settleNeed(message.chunk, message.message);
     } else {
       const session = this.#sessions.get(message.id);
       if (session !== undefined) this.#end(session, "detached");
@@ -212,6 +259,11 @@ class FaultWorker {
   #send(message: FromWorker): void {
     this.#port.postMessage(message);
   }
+}
+
+function failInternally(session: WorkerSession, error: unknown): "failed" {
+  session.failure = `Internal error: ${describeError(error)}`;
+  return "failed";
 }
 
 assert(parentPort !== null, "this file is a worker's entry");

@@ -40,9 +40,4 @@ export class ArenaReader {
     }
     this.#heldCount = 0;
   }
-
-  /** Gives back a pin that the main thread took for us. */
-  unpin(chunk: number): void {
-    Atomics.sub(this.#arena.pins, this.#arena.places[chunk]! - 1, 1);
-  }
 }
