@@ -12,6 +12,7 @@ import { getpagesize, touchInBackground } from "../linux/sys.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { pinPeer } from "../protocol/peer.ts";
 import { receiveHandshake } from "../protocol/receive.ts";
+import { withDeadline } from "../source/deadline.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
@@ -61,7 +62,11 @@ async function restoreOnePage(
       image: layers,
       onError: "kill",
     });
-    await withDeadline(touchInBackground(memory.address));
+    await withDeadline(
+      touchInBackground(memory.address),
+      DEADLINE_MS,
+      "The fault worker answered no fault",
+    );
     engine.detach(session);
     await session.ended;
   } finally {
@@ -84,18 +89,4 @@ function firstDataOffset(layers: MappedLayers, pageBytes: number): number {
   const run = layers.runs.owners.findIndex((owner) => owner >= 0);
   const offset = layers.runs.starts[Math.max(0, run)]!;
   return offset - (offset % pageBytes);
-}
-
-async function withDeadline(done: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      reject(new Error(`The fault worker answered no fault within ${DEADLINE_MS} ms.`));
-    }, DEADLINE_MS);
-  });
-  try {
-    await Promise.race([done, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -112,6 +112,7 @@ export class Server {
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
+        supply: { demand: (part) => files.load(part), release: () => {} },
       });
       await rehearse(engine, files.layers, log);
       const server = new Server(options, { files, socket, engine, log });

@@ -22,6 +22,7 @@ export function describeSession(session: Session): Record<string, string | numbe
     installedPages: counters.installedPages,
     zeroPages: counters.zeroPages,
     removedPages: counters.removedPages,
+    awaitedPages: counters.awaitedPages,
     ...(counters.poisonedPages > 0 ? { poisonedPages: counters.poisonedPages } : {}),
     ...(counters.overflowed > 0 ? { overflowed: counters.overflowed } : {}),
     loaded: `${formatBytes(installedBytes)} of ${formatBytes(totalBytes)}`,

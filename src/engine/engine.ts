@@ -7,17 +7,17 @@ import type { OwnedFd } from "../linux/fd.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
-import type { MappedImage } from "../source/mapped-chunks.ts";
+import type { MappedImage } from "../source/mapped-image.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Session } from "./session.ts";
 import type { ErrorPolicy } from "./wire.ts";
-import { type ChunkSupply, WorkerHandle } from "./worker-handle.ts";
+import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
   readonly workers: number;
   readonly spin: SpinMode;
-  /** Needed by images in chunks. */
-  readonly chunks?: ChunkSupply;
+  /** Brings what is not in memory; without it, all must be. */
+  readonly supply?: PartSupply;
 }
 
 /** A VM whose handshake is done. The engine takes over the descriptors. */
@@ -54,7 +54,7 @@ export class Engine {
     const onCrash = (error: unknown): void => engine?.onWorkerCrash(error);
     const workers = Array.from(
       { length: options.workers },
-      () => new WorkerHandle(options.spin, options.chunks ?? null, onCrash),
+      () => new WorkerHandle(options.spin, options.supply ?? null, onCrash),
     );
     await Promise.all(workers.map((worker) => worker.ready));
     engine = new Engine(workers);

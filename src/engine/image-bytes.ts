@@ -1,6 +1,7 @@
 /**
- * Where the bytes of one VM's image are in this process's memory, for its fault worker. Of files
- * all are there, behind mappings; chunks are there, or on their way.
+ * Where the bytes of one VM's image are in this process's memory, for its fault worker. What is not
+ * there is asked for: a chunk that is in no place of the arena, a block of a file that is not in the
+ * page cache.
  */
 import { type OwnerRuns, runAt, runEnd } from "../base/owner-runs.ts";
 import { ArenaReader } from "../source/arena-reader.ts";
@@ -9,61 +10,91 @@ import {
   type MappedChunks,
   type MappedImage,
   runOfOwner,
-} from "../source/mapped-chunks.ts";
+} from "../source/mapped-image.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
+import { BLOCK_BYTES, firstColdBlock } from "../source/warm-blocks.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 
-/** Instead of an address: the bytes are not here; `missingChunk` tells which chunk to wait for. */
+/** Instead of an address: the bytes are not here; `missingPart` tells what to wait for. */
 export const ABSENT = 0;
 /** Instead of an address: the bytes cannot be read, now or later. */
 export const UNREADABLE = -1;
 
 export interface ImageBytes {
   readonly runs: OwnerRuns;
-  /** After ABSENT: the number of a chunk that is missing. */
-  readonly missingChunk: number;
-  /** The address of the byte at `offset`, which is `owner`'s. Or ABSENT. */
-  locate(owner: number, offset: number): number;
+  /** After ABSENT: a part that is missing. */
+  readonly missingPart: number;
+  /** Of the monotonic clock; the caller keeps it. What is known of the page cache grows old. */
+  nowSeconds: number;
+  /** The address of bytes of one owner. Or ABSENT. */
+  locate(owner: number, offset: number, lengthBytes: number): number;
   /** The address of bytes of several owners, put together. Or ABSENT, UNREADABLE. */
   assemble(offset: number, lengthBytes: number): number;
-  /** The chunk that an owner's bytes lie in; -1 for files. */
-  chunkOf(owner: number): number;
+  /** Whether any of these bytes lie in a part. */
+  touches(part: number, offset: number, lengthBytes: number): boolean;
   /** The addresses were used: what they point to may go. */
   release(): void;
 }
 
-/** `request` is called for every chunk that is found missing. */
+/** `request` is called for every part that is found missing. */
 export function imageBytesOf(
   image: MappedImage,
   buffers: PageBuffers,
-  request: (chunk: number) => void,
+  request: (part: number) => void,
 ): ImageBytes {
   if (isInChunks(image)) return new ChunkBytes(image, buffers, request);
-  return new FileBytes(image, buffers);
+  return new FileBytes(image, buffers, request);
 }
 
 class FileBytes implements ImageBytes {
   readonly runs: OwnerRuns;
-  readonly missingChunk = -1;
+  missingPart = -1;
+  nowSeconds = 0;
   readonly #layers: MappedLayers;
   readonly #buffers: PageBuffers;
+  readonly #request: (part: number) => void;
 
-  constructor(layers: MappedLayers, buffers: PageBuffers) {
+  constructor(layers: MappedLayers, buffers: PageBuffers, request: (part: number) => void) {
     this.runs = layers.runs;
     this.#layers = layers;
     this.#buffers = buffers;
+    this.#request = request;
   }
 
-  locate(owner: number, offset: number): number {
+  locate(owner: number, offset: number, lengthBytes: number): number {
+    if (!this.#isWarm(owner, offset, lengthBytes)) return ABSENT;
     return this.#layers.addresses[owner]! + offset;
   }
 
   assemble(offset: number, lengthBytes: number): number {
+    const limit = offset + lengthBytes;
+    let isComplete = true;
+    for (let run = runAt(this.runs, offset), from = offset; from < limit; run++) {
+      const to = Math.min(runEnd(this.runs, run), limit);
+      const owner = this.runs.owners[run]!;
+      if (owner >= 0 && !this.#isWarm(owner, from, to - from)) isComplete = false;
+      from = to;
+    }
+    if (!isComplete) return ABSENT;
     return this.#buffers.assemble(this.#layers, offset, lengthBytes) ?? UNREADABLE;
   }
 
-  chunkOf(): number {
-    return -1;
+  touches(part: number, offset: number, lengthBytes: number): boolean {
+    return this.#layers.firstParts.some((first) => {
+      const start = (part - first) * BLOCK_BYTES;
+      return start < offset + lengthBytes && start + BLOCK_BYTES > offset;
+    });
+  }
+
+  /** Asks for one block at a time: the kernel reads ahead by itself where that helps. */
+  #isWarm(owner: number, offset: number, lengthBytes: number): boolean {
+    const { fds, residency, firstParts } = this.#layers;
+    const notes = residency[owner]!;
+    const block = firstColdBlock(fds[owner]!, notes, offset, lengthBytes, this.nowSeconds);
+    if (block < 0) return true;
+    this.missingPart = firstParts[owner]! + block;
+    this.#request(this.missingPart);
+    return false;
   }
 
   release(): void {}
@@ -71,7 +102,8 @@ class FileBytes implements ImageBytes {
 
 class ChunkBytes implements ImageBytes {
   readonly runs: OwnerRuns;
-  missingChunk = -1;
+  missingPart = -1;
+  nowSeconds = 0;
   readonly #image: MappedChunks;
   readonly #buffers: PageBuffers;
   readonly #reader: ArenaReader;
@@ -103,8 +135,13 @@ class ChunkBytes implements ImageBytes {
     return isComplete ? this.#copyTogether(first, offset, limit) : ABSENT;
   }
 
-  chunkOf(owner: number): number {
-    return this.#image.chunkNumbers[runOfOwner(owner)]!;
+  touches(part: number, offset: number, lengthBytes: number): boolean {
+    const limit = offset + lengthBytes;
+    const { starts, owners } = this.runs;
+    for (let run = runAt(this.runs, offset); run < starts.length && starts[run]! < limit; run++) {
+      if (owners[run]! >= 0 && this.#image.chunkNumbers[run] === part) return true;
+    }
+    return false;
   }
 
   release(): void {
@@ -132,7 +169,7 @@ class ChunkBytes implements ImageBytes {
     const chunk = this.#image.chunkNumbers[run]!;
     const address = this.#reader.acquire(chunk);
     if (address !== ABSENT) return address;
-    this.missingChunk = chunk;
+    this.missingPart = chunk;
     this.#request(chunk);
     return ABSENT;
   }

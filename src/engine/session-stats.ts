@@ -26,7 +26,7 @@ const counterNames = [
   "poisonedPages",
   /** Faults turned away because the queue was full; their threads were woken to fault again. */
   "overflowed",
-  /** Pages that had to wait for a chunk. */
+  /** Pages that had to wait for a chunk of the image, or for the disk. */
   "awaitedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];

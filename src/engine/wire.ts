@@ -4,7 +4,7 @@
  */
 import type { SpinMode } from "../pager/pacing.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
-import type { MappedImage } from "../source/mapped-chunks.ts";
+import type { MappedImage } from "../source/mapped-image.ts";
 
 /** What becomes of a page whose bytes cannot be had: the VM is killed, or the page is poisoned. */
 export type ErrorPolicy = "kill" | "poison";
@@ -35,10 +35,10 @@ export interface SessionSetup {
 export type ToWorker =
   | { readonly type: "attach"; readonly session: SessionSetup }
   | { readonly type: "detach"; readonly id: number }
-  /** A chunk that the worker needed is in the arena, pinned for it. */
-  | { readonly type: "arrived"; readonly chunk: number }
-  /** A chunk that the worker needed cannot be had. */
-  | { readonly type: "lost"; readonly chunk: number; readonly message: string }
+  /** A part that the worker needed is in memory, and stays until `settled`. */
+  | { readonly type: "arrived"; readonly part: number }
+  /** A part that the worker needed cannot be had. */
+  | { readonly type: "lost"; readonly part: number; readonly message: string }
   | { readonly type: "stop" };
 
 /** Why a session ended: its process exited, lost the memory that we served (exec), or we let go. */
@@ -46,10 +46,13 @@ export type EndReason = "exited" | "gone" | "detached";
 
 export type FromWorker =
   | { readonly type: "ready" }
-  /** Faults wait for this chunk. Asked once until the answer: `arrived` or `lost`. */
-  | { readonly type: "need"; readonly chunk: number }
-  /** The faults that waited for an `arrived` chunk are settled: its pin may go. */
-  | { readonly type: "settled"; readonly chunk: number }
+  /**
+   * Faults wait for this part of an image: a chunk, or a block of a file (`source/mapped-image.ts`).
+   * Asked once until the answer: `arrived` or `lost`.
+   */
+  | { readonly type: "need"; readonly part: number }
+  /** The faults that waited for what `arrived` are settled: it may go. */
+  | { readonly type: "settled"; readonly part: number }
   /** The session cannot go on; `kill` tells whether its VM could be killed. */
   | {
       readonly type: "failed";

@@ -8,16 +8,16 @@ import type { SpinMode } from "../pager/pacing.ts";
 import type { Session } from "./session.ts";
 import type { FromWorker, SessionSetup, ToWorker } from "./wire.ts";
 
-/** Brings chunks to where fault workers find them. The main thread's. */
-export interface ChunkSupply {
-  /** Resolves when the chunk is in the arena and pinned, rejects if it cannot be had. */
-  demand(chunk: number): Promise<void>;
-  unpin(chunk: number): void;
+/** Brings parts of images to where fault workers find them. The main thread's. */
+export interface PartSupply {
+  /** Resolves when the part is in memory, where it stays until `release`; or rejects. */
+  demand(part: number): Promise<void>;
+  release(part: number): void;
 }
 
 export class WorkerHandle {
   readonly #worker: Worker;
-  readonly #supply: ChunkSupply | null;
+  readonly #supply: PartSupply | null;
   /** Pins that the worker has not given back. */
   readonly #pins = new Map<number, number>();
   readonly #port: MessagePort;
@@ -28,7 +28,7 @@ export class WorkerHandle {
   #isAlive = true;
 
   /** `onCrash`: the thread has died of a bug; its VMs have been killed. */
-  constructor(spin: SpinMode, supply: ChunkSupply | null, onCrash: (error: unknown) => void) {
+  constructor(spin: SpinMode, supply: PartSupply | null, onCrash: (error: unknown) => void) {
     this.#supply = supply;
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
@@ -95,11 +95,11 @@ export class WorkerHandle {
 
   #onMessage(message: Exclude<FromWorker, { type: "ready" }>): void {
     if (message.type === "need") {
-      void this.#bring(message.chunk);
+      void this.#bring(message.part);
       return;
     }
     if (message.type === "settled") {
-      this.#unpin(message.chunk);
+      this.#unpin(message.part);
       return;
     }
     const entry = this.#sessions.get(message.id);
@@ -112,32 +112,32 @@ export class WorkerHandle {
     entry.session.end(message.reason);
   }
 
-  async #bring(chunk: number): Promise<void> {
-    assert(this.#supply !== null, "a worker needs a chunk, but nobody supplies chunks");
+  async #bring(part: number): Promise<void> {
+    assert(this.#supply !== null, "a worker needs a part of an image, but nobody brings any");
     try {
-      await this.#supply.demand(chunk);
+      await this.#supply.demand(part);
     } catch (error) {
-      if (this.#isAlive) this.#send({ type: "lost", chunk, message: describeError(error) });
+      if (this.#isAlive) this.#send({ type: "lost", part, message: describeError(error) });
       return;
     }
-    this.#pins.set(chunk, (this.#pins.get(chunk) ?? 0) + 1);
-    if (this.#isAlive) this.#send({ type: "arrived", chunk });
-    else this.#unpin(chunk);
+    this.#pins.set(part, (this.#pins.get(part) ?? 0) + 1);
+    if (this.#isAlive) this.#send({ type: "arrived", part });
+    else this.#unpin(part);
   }
 
-  #unpin(chunk: number): void {
-    const count = this.#pins.get(chunk);
+  #unpin(part: number): void {
+    const count = this.#pins.get(part);
     if (count === undefined) return;
-    if (count === 1) this.#pins.delete(chunk);
-    else this.#pins.set(chunk, count - 1);
-    this.#supply?.unpin(chunk);
+    if (count === 1) this.#pins.delete(part);
+    else this.#pins.set(part, count - 1);
+    this.#supply?.release(part);
   }
 
   /** The thread is over: what was pinned for it may go. */
   #dropPins(): void {
     this.#isAlive = false;
-    for (const chunk of [...this.#pins.keys()]) {
-      while (this.#pins.has(chunk)) this.#unpin(chunk);
+    for (const part of [...this.#pins.keys()]) {
+      while (this.#pins.has(part)) this.#unpin(part);
     }
   }
 

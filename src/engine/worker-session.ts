@@ -23,8 +23,8 @@ export interface WorkerTools {
   readonly batch: EventBatch;
   readonly actions: ActionList;
   readonly buffers: PageBuffers;
-  /** Faults of a session wait for a chunk: it has to be brought. */
-  need(session: WorkerSession, chunk: number): void;
+  /** Faults of a session wait for a part of its image: it has to be brought. */
+  need(session: WorkerSession, part: number): void;
 }
 
 /**
@@ -43,7 +43,7 @@ const STALLS_BEFORE_WAITING = 16;
  * A page that cannot be allocated for this long is given up: pools are refilled in less, or never.
  */
 const EXHAUSTED_AFTER_US = 1e6;
-const NO_CHUNK = -1;
+const NO_PART = -1;
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 
@@ -68,8 +68,8 @@ export class WorkerSession {
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
-  /** The chunk whose arrival or loss began this turn, when it was asked for, and why it is lost. */
-  #settledChunk = NO_CHUNK;
+  /** The part whose arrival or loss began this turn, when it was asked for, and why it is lost. */
+  #settledPart = NO_PART;
   #neededSinceUs = 0;
   #lossMessage = "";
 
@@ -80,7 +80,7 @@ export class WorkerSession {
     this.mayKill = setup.mayKill;
     this.#socket = new OwnedFd(setup.socket);
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
-    this.#bytes = imageBytesOf(setup.image, tools.buffers, (chunk) => tools.need(this, chunk));
+    this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => tools.need(this, part));
     this.#pageSizeBytes = setup.pageSizeBytes;
     this.#planner = new Planner({
       regions: this.#regions,
@@ -99,6 +99,7 @@ export class WorkerSession {
    */
   turn(nowUs: number): Turn {
     this.lastActiveUs = nowUs;
+    this.#bytes.nowSeconds = Math.floor(nowUs / 1e6);
     if (this.#planner.failureStreak === 0) this.#streakSinceUs = nowUs;
     let hasProgress = false;
     for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
@@ -121,16 +122,16 @@ export class WorkerSession {
   }
 
   /**
-   * A turn for the faults that waited for a chunk since `sinceUs`: it has arrived, or it is lost
+   * A turn for the faults that waited for a part since `sinceUs`: it has arrived, or it is lost
    * (`lossMessage`), and then they are settled by policy.
    */
-  turnForChunk(chunk: number, sinceUs: number, nowUs: number, lossMessage = ""): Turn {
-    this.#planner.unpark(chunk);
-    this.#settledChunk = chunk;
+  turnForPart(part: number, sinceUs: number, nowUs: number, lossMessage = ""): Turn {
+    this.#planner.unpark(part);
+    this.#settledPart = part;
     this.#neededSinceUs = sinceUs;
     this.#lossMessage = lossMessage;
     const turn = this.turn(nowUs);
-    this.#settledChunk = NO_CHUNK;
+    this.#settledPart = NO_PART;
     this.#lossMessage = "";
     return turn;
   }
@@ -195,7 +196,7 @@ export class WorkerSession {
     for (let index = 0; index < count; index++) {
       const outcome = this.#carryOut(actions, index);
       if (outcome === "absent") {
-        this.#planner.park(actions, index, this.#bytes.missingChunk);
+        this.#planner.park(actions, index, this.#bytes.missingPart);
         this.#stats.addAwaited(actions.pageCounts[index]!);
         continue;
       }
@@ -216,7 +217,11 @@ export class WorkerSession {
     const offset = page * this.#pageSizeBytes;
     switch (actions.kinds[index]) {
       case ActionKind.copy:
-        return this.#copy(target, this.#bytes.locate(actions.owners[index]!, offset), lengthBytes);
+        return this.#copy(
+          target,
+          this.#bytes.locate(actions.owners[index]!, offset, lengthBytes),
+          lengthBytes,
+        );
       case ActionKind.zero:
         if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
           return this.uffd.zeropage(target, lengthBytes);
@@ -230,7 +235,7 @@ export class WorkerSession {
   #copy(target: number, source: number, lengthBytes: number): Outcome | "absent" {
     if (source === UNREADABLE) return "badSource";
     if (source === ABSENT) {
-      const isLost = this.#lossMessage !== "" && this.#bytes.missingChunk === this.#settledChunk;
+      const isLost = this.#lossMessage !== "" && this.#bytes.missingPart === this.#settledPart;
       return isLost ? "badSource" : "absent";
     }
     const outcome = this.uffd.copy(target, source, lengthBytes);
@@ -249,12 +254,13 @@ export class WorkerSession {
     this.#stats.addLatency(this.lastActiveUs - this.#sinceUs(actions, index, nowUs));
   }
 
-  /** Since when an action's faults have waited: for a chunk, or for this turn. */
+  /** Since when an action's faults have waited: for a part, or for this turn. */
   #sinceUs(actions: ActionList, index: number, nowUs: number): number {
-    if (this.#settledChunk === NO_CHUNK || actions.kinds[index] === ActionKind.zero) return nowUs;
-    if (actions.kinds[index] === ActionKind.assemble) return this.#neededSinceUs;
-    const isChunk = this.#bytes.chunkOf(actions.owners[index]!) === this.#settledChunk;
-    return isChunk ? this.#neededSinceUs : nowUs;
+    if (this.#settledPart === NO_PART || actions.kinds[index] === ActionKind.zero) return nowUs;
+    const offset = actions.firstPages[index]! * this.#pageSizeBytes;
+    const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
+    const isOfPart = this.#bytes.touches(this.#settledPart, offset, lengthBytes);
+    return isOfPart ? this.#neededSinceUs : nowUs;
   }
 
   #follow(actions: ActionList, index: number, settlement: Settlement, outcome: Outcome): Turn {

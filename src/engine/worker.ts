@@ -33,7 +33,7 @@ const LATER_US = 1000;
 /** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
 const EXIT_GRACE_US = 1e6;
 
-/** A chunk that was asked for, and who waits for it. */
+/** A part of an image that was asked for, and who waits for it. */
 interface Need {
   readonly sinceUs: number;
   readonly sessions: Set<WorkerSession>;
@@ -49,9 +49,9 @@ class FaultWorker {
     batch: new EventBatch(),
     actions: new ActionList(),
     buffers: new PageBuffers(),
-    need: (session, chunk) => this.#need(session, chunk),
+    need: (session, part) => this.#need(session, part),
   };
-  /** By chunk number. */
+  /** By part. */
   readonly #needs = new Map<number, Need>();
   /** Sessions with work that no event will announce, and when it is due (monotonicUs; 0: now). */
   readonly #unfinished = new Map<WorkerSession, number>();
@@ -125,29 +125,29 @@ class FaultWorker {
     else if (turn === "failed") this.#fail(session);
   }
 
-  /** Faults of `session` wait for a chunk. Asks for it, unless it was asked for already. */
-  #need(session: WorkerSession, chunk: number): void {
-    const need = this.#needs.get(chunk);
+  /** Faults of `session` wait for a part. Asks for it, unless it was asked for already. */
+  #need(session: WorkerSession, part: number): void {
+    const need = this.#needs.get(part);
     if (need !== undefined) {
       need.sessions.add(session);
       return;
     }
-    this.#needs.set(chunk, { sinceUs: monotonicUs(), sessions: new Set([session]) });
-    this.#send({ type: "need", chunk });
+    this.#needs.set(part, { sinceUs: monotonicUs(), sessions: new Set([session]) });
+    this.#send({ type: "need", part });
   }
 
-  /** The answer to a need: the faults that waited for the chunk are settled now. */
-  #settleNeed(chunk: number, lossMessage: string): void {
-    const need = this.#needs.get(chunk);
-    assert(need !== undefined, "a chunk that nobody needed");
+  /** The answer to a need: the faults that waited for the part are settled now. */
+  #settleNeed(part: number, lossMessage: string): void {
+    const need = this.#needs.get(part);
+    assert(need !== undefined, "a part that nobody needed");
     // Whoever finds it missing again, in a moment, asks anew.
-    this.#needs.delete(chunk);
+    this.#needs.delete(part);
     for (const session of need.sessions) {
       if (!session.isWatched) continue;
       const nowUs = monotonicUs();
       let turn: Turn;
       try {
-        turn = session.turnForChunk(chunk, need.sinceUs, nowUs, lossMessage);
+        turn = session.turnForPart(part, need.sinceUs, nowUs, lossMessage);
       } catch (error) {
         turn = failInternally(session, error);
       }
@@ -186,10 +186,10 @@ class FaultWorker {
     } else if (message.type === "attach") {
       this.#attach(message.session);
     } else if (message.type === "arrived") {
-      this.#settleNeed(message.chunk, "");
-      this.#send({ type: "settled", chunk: message.chunk });
+      this.#settleNeed(message.part, "");
+      this.#send({ type: "settled", part: message.part });
     } else if (message.type === "lost") {
-      this.#settleNeed(message.chunk, message.message);
+      this.#settleNeed(message.part, message.message);
     } else {
       const session = this.#sessions.get(message.id);
       if (session !== undefined) this.#end(session, "detached");

@@ -55,6 +55,16 @@ export const MADV_NOHUGEPAGE = 15;
 export const MADV_POPULATE_READ = 22;
 export const MFD_CLOEXEC = 1;
 
+/** cachestat(2), Linux 6.5, <linux/mman.h>. */
+export const cachestat_range = struct(16, { off: 0, len: 8 });
+export const cachestat = struct(40, {
+  nr_cache: 0,
+  nr_dirty: 8,
+  nr_writeback: 16,
+  nr_evicted: 24,
+  nr_recently_evicted: 32,
+});
+
 export const AF_UNIX = 1;
 export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
@@ -104,8 +114,18 @@ export const EFD_NONBLOCK = 0x800;
 export const SIGKILL = 9;
 
 const syscallNumbers = {
-  x64: { SYS_userfaultfd: 323, SYS_pidfd_open: 434, SYS_pidfd_send_signal: 424 },
-  arm64: { SYS_userfaultfd: 282, SYS_pidfd_open: 434, SYS_pidfd_send_signal: 424 },
+  x64: {
+    SYS_userfaultfd: 323,
+    SYS_pidfd_open: 434,
+    SYS_pidfd_send_signal: 424,
+    SYS_cachestat: 451,
+  },
+  arm64: {
+    SYS_userfaultfd: 282,
+    SYS_pidfd_open: 434,
+    SYS_pidfd_send_signal: 424,
+    SYS_cachestat: 451,
+  },
 } as const;
 
 /** What differs between the architectures. Throws on one we have no numbers for. */

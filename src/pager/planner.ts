@@ -7,8 +7,8 @@
  * applied before any fault is planned, whatever order they were read in: the kernel hands out
  * faults first, even those that a REMOVE caused.
  *
- * Pages whose bytes are not here yet are parked: they leave the queue until their owner's bytes
- * have come (`unpark`), and all other faults go on meanwhile. A REMOVE ends the wait, because the
+ * Pages whose bytes are not here yet are parked: they leave the queue until that part of the image
+ * has come (`unpark`), and all other faults go on meanwhile. A REMOVE ends the wait, because the
  * page is zero from then on.
  *
  * PURE: no clock, no I/O, and no allocation after construction.
@@ -76,8 +76,8 @@ export class Planner {
   readonly #queue = new Float64Array(QUEUE_CAPACITY);
   readonly #isKept = new Uint8Array(QUEUE_CAPACITY);
   readonly #parkedPages = new Float64Array(QUEUE_CAPACITY);
-  /** Whose bytes each parked page waits for. */
-  readonly #parkedFor = new Int32Array(QUEUE_CAPACITY);
+  /** The part of the image that each parked page waits for. */
+  readonly #parkedFor = new Float64Array(QUEUE_CAPACITY);
   #queueLength = 0;
   #parkedLength = 0;
   #plannedLength = 0;
@@ -198,23 +198,23 @@ export class Planner {
   }
 
   /**
-   * Instead of `settle`: the bytes of action `index` are not here. Its pages wait for those of
-   * `owner`; of an action that needs several, for any one that is missing.
+   * Instead of `settle`: the bytes of action `index` are not here. Its pages wait for `part` of the
+   * image, a number that means something to the caller; of several, for any one that is missing.
    */
-  park(actions: ActionList, index: number, owner: number): void {
+  park(actions: ActionList, index: number, part: number): void {
     const end = actions.queueEnds[index]!;
     for (let position = actions.queueStarts[index]!; position < end; position++) {
       this.#parkedPages[this.#parkedLength] = this.#queue[position]!;
-      this.#parkedFor[this.#parkedLength++] = owner;
+      this.#parkedFor[this.#parkedLength++] = part;
       this.#isKept[position] = 0;
     }
   }
 
-  /** The bytes of `owner` are here, or never will be: its pages are planned again. */
-  unpark(owner: number): void {
+  /** The part is here, or never will be: its pages are planned again. */
+  unpark(part: number): void {
     let kept = 0;
     for (let position = 0; position < this.#parkedLength; position++) {
-      if (this.#parkedFor[position] === owner) this.#requeue(this.#parkedPages[position]!);
+      if (this.#parkedFor[position] === part) this.#requeue(this.#parkedPages[position]!);
       else kept = this.#keepParked(position, kept);
     }
     this.#parkedLength = kept;

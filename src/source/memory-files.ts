@@ -2,13 +2,19 @@
  * A snapshot's memory as local files: a full memory file, and any number of Firecracker diff files
  * above it. Each is mapped read-only; faults are answered by copying straight from the mappings.
  */
-import { closeSync, fstatSync, openSync, type Stats, statfsSync } from "node:fs";
+import { closeSync, fstatSync, openSync, read, type Stats, statfsSync } from "node:fs";
+import { promisify } from "node:util";
 import { FaultlineError } from "../base/errors.ts";
 import type { OwnerRuns } from "../base/owner-runs.ts";
 import { alignDown, alignUp, formatBytes, isAligned, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { monotonicUs } from "../linux/clock.ts";
 import { type DataExtent, dataExtents } from "../linux/file.ts";
 import { MappedRegion } from "../linux/memory.ts";
 import { flattenLayers } from "../snapshot/layers.ts";
+import { withDeadline } from "./deadline.ts";
+import { BLOCK_BYTES, markWarm, newResidencyNotes, type ResidencyNotes } from "./warm-blocks.ts";
+
+const readAsync = promisify(read);
 
 /** What a fault worker needs of the files: valid in every thread of this process. */
 export interface MappedLayers {
@@ -17,7 +23,17 @@ export interface MappedLayers {
   readonly fds: readonly number[];
   /** The address of each layer's mapping. */
   readonly addresses: readonly number[];
+  /** What is known of each layer's pages in the page cache. */
+  readonly residency: readonly ResidencyNotes[];
+  /** The part that is each layer's first block; its others follow. */
+  readonly firstParts: readonly number[];
 }
+
+/** Parts of files are numbered from here on, over all files of this process; chunks lie below. */
+const FIRST_FILE_PART = 2 ** 32;
+let nextPart = FIRST_FILE_PART;
+/** A disk that takes longer is as good as dead: the VMs that wait for it are failed by policy. */
+const READ_DEADLINE_MS = 30_000;
 
 interface OpenedFile {
   readonly path: string;
@@ -42,6 +58,12 @@ export class MemoryFiles {
       ),
       fds: files.map((file) => file.fd),
       addresses: files.map((file) => file.mapping.address),
+      residency: files.map((file) => newResidencyNotes(file.stats.size)),
+      firstParts: files.map((file) => {
+        const first = nextPart;
+        nextPart += Math.ceil(file.stats.size / BLOCK_BYTES);
+        return first;
+      }),
     };
   }
 
@@ -79,6 +101,27 @@ export class MemoryFiles {
   }
 
   /**
+   * Reads a part from its disk into the page cache, where fault workers copy it from.
+   * @throws FaultlineError `unresolvable-page` if it cannot be read, or not in time
+   */
+  async load(part: number): Promise<void> {
+    const layer = this.layers.firstParts.findLastIndex((first) => first <= part);
+    const { path, fd } = this.#files[layer]!;
+    const block = part - this.layers.firstParts[layer]!;
+    const position = block * BLOCK_BYTES;
+    try {
+      await withDeadline(readBlock(fd, position), READ_DEADLINE_MS, "The disk did not answer");
+    } catch (cause) {
+      throw new FaultlineError(
+        "unresolvable-page",
+        `${path} cannot be read at offset ${position}: check its disk`,
+        { cause },
+      );
+    }
+    markWarm(this.layers.residency[layer]!, block, Math.floor(monotonicUs() / 1e6));
+  }
+
+  /**
    * Refuses to go on with files that somebody has written to: their bytes are no longer those that
    * running VMs were given, nor those of the snapshot.
    * @throws FaultlineError `memory-changed`
@@ -106,6 +149,11 @@ export class MemoryFiles {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** The bytes are of no use here; that the kernel has read them is. */
+async function readBlock(fd: number, position: number): Promise<void> {
+  await readAsync(fd, new Uint8Array(BLOCK_BYTES), 0, BLOCK_BYTES, position);
 }
 
 function openFile(path: string, role: string): OpenedFile {

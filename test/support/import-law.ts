@@ -28,7 +28,15 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   uffd: { mayImport: ["linux", "base"] },
   snapshot: { mayImport: ["base"] },
   source: {
-    mayImport: ["snapshot", "base", "linux/memory", "linux/file", "linux/fd", "linux/zstd"],
+    mayImport: [
+      "snapshot",
+      "base",
+      "linux/memory",
+      "linux/file",
+      "linux/fd",
+      "linux/clock",
+      "linux/zstd",
+    ],
   },
   image: { mayImport: ["source", "snapshot", "linux", "base"] },
   pager: { mayImport: ["base"], mayImportTypes: ["snapshot"], isPure: true },

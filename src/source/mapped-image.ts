@@ -1,4 +1,9 @@
-/** An image in chunks, as fault workers see it: valid in every thread of this process. */
+/**
+ * An image as fault workers see it: plain data, valid in every thread of this process. Its bytes
+ * lie in files or in chunks, and may have to be brought before they can be copied. What is brought
+ * at once is a *part*: a chunk, by its number in the cache, or a block of a file, by a number above
+ * all of these.
+ */
 import { type OwnerRuns, ZERO_OWNER } from "../base/owner-runs.ts";
 import type { SharedArena } from "./chunk-arena.ts";
 import type { MappedLayers } from "./memory-files.ts";
@@ -14,7 +19,6 @@ export interface MappedChunks {
   readonly arena: SharedArena;
 }
 
-/** Where the bytes of an image are: files, or chunks that may have to be fetched. */
 export type MappedImage = MappedLayers | MappedChunks;
 
 export function isInChunks(image: MappedImage): image is MappedChunks {
