@@ -2,9 +2,9 @@
  * Brings chunks into the arena, each once however many VMs ask for it at the same time, and only
  * after its digest was checked. Main thread only.
  *
- * What a store gives is not trusted: a chunk that is damaged is told to its origin, which drops its
- * copies on the way, and is fetched again, from every origin that knows it. What nobody has whole
- * is an error for those who asked; it is never zeroes.
+ * What a store gives is not trusted: a chunk that is damaged is fetched anew, past every copy on the
+ * way, and from every origin that knows it. What nobody has whole is an error for those who asked;
+ * it is never zeroes.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { assert } from "../base/assert.ts";
@@ -16,10 +16,11 @@ import { type ChunkArena, MAX_CHUNK_BYTES, MAX_CHUNKS } from "./chunk-arena.ts";
 export interface ChunkOrigin {
   /** For messages. */
   readonly location: string;
-  /** The stored bytes, or null if there is no such chunk. Ends by its own deadlines. */
-  fetch(id: ChunkId): Promise<Uint8Array | null>;
-  /** What `fetch` gave was damaged: forgets every copy that is not the original. */
-  reject(id: ChunkId): Promise<void>;
+  /**
+   * The stored bytes, or null if there is no such chunk. Ends by its own deadlines. `isAgain`: what
+   * it gave before was damaged, so no copy on the way will do, only the original.
+   */
+  fetch(id: ChunkId, isAgain: boolean): Promise<Uint8Array | null>;
 }
 
 export interface ChunkDescription {
@@ -148,10 +149,11 @@ export class ChunkCache {
   /** Returns where in the arena the verified bytes lie. */
   async #fetchInto(chunk: KnownChunk): Promise<number> {
     const reasons: unknown[] = [];
+    const liars = new Set<ChunkOrigin>();
     for (let attempt = 0; attempt < ATTEMPTS_PER_ORIGIN; attempt++) {
       for (const origin of chunk.origins) {
         try {
-          const stored = await origin.fetch(chunk.id);
+          const stored = await origin.fetch(chunk.id, liars.has(origin));
           if (stored === null) {
             reasons.push(new Error(`${origin.location} has no such chunk`));
             continue;
@@ -159,6 +161,7 @@ export class ChunkCache {
           this.statistics.fetchedBytes += stored.length;
           const place = await this.#decode(stored, chunk, origin);
           if (place >= 0) return place;
+          liars.add(origin);
           reasons.push(new Error(`${origin.location} gave damaged bytes`));
         } catch (error) {
           reasons.push(error);
@@ -186,7 +189,6 @@ export class ChunkCache {
     this.arena.discard(place);
     this.statistics.corrupt += 1;
     this.#options.onCorrupt?.(chunk, origin.location, what);
-    await origin.reject(chunk.id);
     return -1;
   }
 
