@@ -31,8 +31,10 @@ export class ZeroChunks {
   }
 
   has(chunk: number): boolean {
-    const id = this.#index.id(chunk);
-    return id === this.#full || (id === this.#last && chunk === this.#index.chunkCount - 1);
+    const index = this.#index;
+    const id = index.id(chunk);
+    if (chunk === index.chunkCount - 1) return id === this.#last;
+    return id === this.#full && index.size(chunk) === index.chunkSizes.max;
   }
 }
 

@@ -8,7 +8,7 @@ import { closeSync, mkdirSync, openSync, statSync, unlinkSync, utimesSync } from
 import { opendir, readFile, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { assert } from "../base/assert.ts";
-import { FaultlineError } from "../base/errors.ts";
+import { FaultlineError, SysError } from "../base/errors.ts";
 import type { CollectableStore } from "./collectable-store.ts";
 import type { StoredObject } from "./object-store.ts";
 import { clearStaging, Staging, withStoreLock } from "./staging.ts";
@@ -113,8 +113,9 @@ export class DirectoryStore implements CollectableStore {
 
   /** What a failed file operation means to the user of a store. */
   errorFor(name: string, error: unknown): unknown {
-    const { code } = error as NodeJS.ErrnoException;
-    if (error instanceof FaultlineError && error.code !== "system") return error;
+    if (error instanceof FaultlineError && !(error instanceof SysError)) return error;
+    const code =
+      error instanceof SysError ? error.errnoName : (error as NodeJS.ErrnoException).code;
     if (code === undefined || code === "ABORT_ERR") return error;
     const what = name === "" ? this.location : `${name} in ${this.location}`;
     if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
