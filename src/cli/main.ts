@@ -9,6 +9,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["demo", async () => (await import("./demo.ts")).demoCommand()],
   ["serve", async () => (await import("./serve.ts")).serveCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],
+  ["image", async () => (await import("./image.ts")).imageCommand()],
 ]);
 
 async function createProgram(requested: string | undefined): Promise<Command> {
@@ -20,10 +21,14 @@ async function createProgram(requested: string | undefined): Promise<Command> {
     program.addCommand(await load());
   }
   // Commander's own exit would skip whatever still has to be written or closed.
-  for (const command of [program, ...program.commands]) {
+  for (const command of withSubcommands(program)) {
     command.exitOverride().showHelpAfterError("(--help lists the options)");
   }
   return program;
+}
+
+function withSubcommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withSubcommands)];
 }
 
 function packageVersion(): string {

@@ -1,6 +1,7 @@
 /** Parsers of option values: the message names the option, the value, and what would do. */
 import { execFileSync } from "node:child_process";
 import { FaultlineError } from "../base/errors.ts";
+import { formatBytes, GIB, KIB, MIB } from "../base/units.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 
@@ -16,7 +17,7 @@ export function wholeNumber(
 ): (value: string) => number {
   return (value) => {
     const number = Number(value);
-    if (/^\d+$/.test(value) && number >= least && number <= most) return number;
+    if (/^-?\d+$/.test(value) && number >= least && number <= most) return number;
     throw badValue(option, value, `a whole number from ${least} to ${most}`);
   };
 }
@@ -30,6 +31,19 @@ export function oneOf<const Word extends string>(
     const found = words.find((word) => word === value);
     if (found !== undefined) return found;
     throw badValue(option, value, words.join(" or "));
+  };
+}
+
+const sizeUnits: Readonly<Record<string, number>> = { "": 1, K: KIB, M: MIB, G: GIB };
+
+/** A parser for a power of two of bytes: `65536`, `64K`, `64KiB`, `1M`. */
+export function powerOfTwo(option: string, least: number, most: number): (value: string) => number {
+  return (value) => {
+    const [, digits, unit = ""] = /^(\d+)(?:([KMG])(?:i?B)?)?$/i.exec(value) ?? [];
+    const bytes = Number(digits) * sizeUnits[unit.toUpperCase()]!;
+    if (bytes >= least && bytes <= most && Number.isInteger(Math.log2(bytes))) return bytes;
+    const range = `from ${formatBytes(least)} to ${formatBytes(most)}`;
+    throw badValue(option, value, `a power of two ${range}, such as 256K`);
   };
 }
 

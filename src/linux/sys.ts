@@ -41,6 +41,7 @@ const f = {
     whence: number,
   ) => number,
   flock: libc.func("int flock(int fd, int operation)") as (fd: number, op: number) => number,
+  syncfs: libc.func("int syncfs(int fd)") as (fd: number) => number,
   fcntl: libc.func("int fcntl(int fd, int command, long argument)") as (
     fd: number,
     command: number,
@@ -163,6 +164,7 @@ export const {
   write,
   lseek,
   flock,
+  syncfs,
   fcntl,
   ioctl,
   syscall,
@@ -212,6 +214,69 @@ export function check(result: number, syscallName: string, detail?: string): num
   return result;
 }
 
+/** What we use of libzstd; see zstd.h. Sizes that are errors are told by `ZSTD_isError`. */
+export interface ZstdFunctions {
+  readonly ZSTD_versionString: () => string;
+  readonly ZSTD_compressBound: (sizeBytes: number) => number;
+  readonly ZSTD_isError: (code: number | bigint) => number;
+  readonly ZSTD_getErrorName: (code: number | bigint) => string;
+  readonly ZSTD_createCCtx: () => bigint | null;
+  readonly ZSTD_freeCCtx: (context: bigint) => unknown;
+  readonly ZSTD_CCtx_setParameter: (
+    context: bigint,
+    parameter: number,
+    value: number,
+  ) => number | bigint;
+  readonly ZSTD_compress2: (
+    context: bigint,
+    target: Pointer,
+    targetBytes: number,
+    source: Pointer,
+    sourceBytes: number,
+  ) => number | bigint;
+  readonly ZSTD_createDCtx: () => bigint | null;
+  readonly ZSTD_freeDCtx: (context: bigint) => unknown;
+  readonly ZSTD_decompressDCtx: ZstdFunctions["ZSTD_compress2"];
+}
+
+const zstdPrototypes: Readonly<Record<keyof ZstdFunctions, string>> = {
+  ZSTD_versionString: "const char *ZSTD_versionString()",
+  ZSTD_compressBound: "size_t ZSTD_compressBound(size_t size)",
+  ZSTD_isError: "unsigned int ZSTD_isError(size_t code)",
+  ZSTD_getErrorName: "const char *ZSTD_getErrorName(size_t code)",
+  ZSTD_createCCtx: "void *ZSTD_createCCtx()",
+  ZSTD_freeCCtx: "size_t ZSTD_freeCCtx(void *context)",
+  ZSTD_CCtx_setParameter: "size_t ZSTD_CCtx_setParameter(void *context, int parameter, int value)",
+  ZSTD_compress2:
+    "size_t ZSTD_compress2(void *context, void *target, size_t capacity, void *source, " +
+    "size_t size)",
+  ZSTD_createDCtx: "void *ZSTD_createDCtx()",
+  ZSTD_freeDCtx: "size_t ZSTD_freeDCtx(void *context)",
+  ZSTD_decompressDCtx:
+    "size_t ZSTD_decompressDCtx(void *context, void *target, size_t capacity, void *source, " +
+    "size_t size)",
+};
+
+/**
+ * libzstd from the first of the libraries that has it, or null. `null` in the list stands for this
+ * process: Node 22.15 and newer carry libzstd inside.
+ */
+export function loadZstd(libraries: readonly (string | null)[]): ZstdFunctions | null {
+  for (const name of libraries) {
+    try {
+      const library = koffi.load(name);
+      const functions = Object.entries(zstdPrototypes).map(([symbol, prototype]) => [
+        symbol,
+        library.func(prototype) as unknown,
+      ]);
+      return Object.fromEntries(functions) as ZstdFunctions;
+    } catch {
+      // Not installed, or without one of the functions: the next.
+    }
+  }
+  return null;
+}
+
 /** An ArrayBuffer over memory that is not V8's. Touching it after munmap is a SIGSEGV. */
 export function viewOf(address: number, lengthBytes: number): ArrayBuffer {
   // SAFETY: the caller owns the mapping and keeps it until the last use of the view.
@@ -248,6 +313,16 @@ export function touchInBackground(address: number): Promise<void> {
   const target = new Scratch(8);
   return new Promise((resolve, reject) => {
     memcpyAsync(target.bytes, address, 1, (error) => (error === null ? resolve() : reject(error)));
+  });
+}
+
+type SyncfsAsync = (fd: number, done: (error: Error | null, result: number) => void) => void;
+const syncfsAsync = (f.syncfs as unknown as { async: SyncfsAsync }).async;
+
+/** syncfs(2) in a thread of the libuv pool. Its errno stays in that thread: false if it failed. */
+export function syncfsInBackground(fd: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    syncfsAsync(fd, (error, result) => (error === null ? resolve(result === 0) : reject(error)));
   });
 }
 

@@ -20,8 +20,9 @@ export interface StoredObject {
 }
 
 /**
- * Errors are `FaultlineError`s that name the store and the object: `store-failed` where trying again
- * may help, `store-refused` where it cannot (rights, credentials, a store that cannot be written).
+ * Errors are `FaultlineError`s that name the store and the object: `store-failed` where trying
+ * again may help, `store-refused` where it cannot (rights, credentials, a store that cannot be
+ * written).
  * A call that is aborted rejects with the signal's reason.
  */
 export interface ObjectStore {
@@ -32,8 +33,11 @@ export interface ObjectStore {
   exists(name: string, signal: AbortSignal): Promise<boolean>;
   /** Atomic and durable: readers see the old object or the new one, whole; also after a crash. */
   write(name: string, bytes: Uint8Array, signal: AbortSignal): Promise<void>;
-  /** Every object whose name begins with `prefix`, in no order. */
-  list(prefix: string, signal: AbortSignal): AsyncIterable<StoredObject>;
+  /**
+   * Every object whose name begins with `prefix`, in no order. `"folder"`: a store that can leaves
+   * out what lies in folders below; the caller must not rely on it.
+   */
+  list(prefix: string, signal: AbortSignal, depth?: "all" | "folder"): AsyncIterable<StoredObject>;
   /** Succeeds if there is none. */
   remove(name: string, signal: AbortSignal): Promise<void>;
   /** Lets go of connections. */

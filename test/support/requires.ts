@@ -28,6 +28,7 @@ const probes = {
       closeSync(openSync("/dev/kvm", "r+"));
     }, "run as root, or add the user to the group kvm"),
   cc: () => (findCompiler() === null ? "no cc or gcc on PATH: apt-get install gcc" : null),
+  casync: () => (has("casync") ? null : "no casync on PATH: apt-get install casync"),
   root: () => (process.getuid?.() === 0 ? null : "not root: run the tests with sudo"),
   hugepages: probeHugePages,
   "unprivileged-user": probeUnprivilegedUser,
@@ -68,6 +69,10 @@ function complaint(attempt: () => void, cure?: string): string | null {
   } catch (error) {
     return cure === undefined ? describeError(error) : `${describeError(error)}; ${cure}`;
   }
+}
+
+function has(program: string): boolean {
+  return spawnSync(program, ["--version"]).status === 0;
 }
 
 function probeHugePages(): string | null {

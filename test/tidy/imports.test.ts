@@ -57,7 +57,7 @@ describe("the import law", () => {
       "src/source/cache.ts",
       'import { a } from "../linux/socket.ts";',
       "src/source/cache.ts imports ../linux/socket.ts: source/ may import only snapshot, base, " +
-        `linux/memory, linux/file, linux/fd ${law}`,
+        `linux/memory, linux/file, linux/fd, linux/zstd ${law}`,
     ],
     [
       "src/tinyvm/vmm.ts",

@@ -1,0 +1,151 @@
+/** What an image consists of, and what it shares with the others of its store. */
+import { FaultlineError } from "../base/errors.ts";
+import { CHUNK_TREE, type ChunkId, chunkOfObjectName, type Digest } from "../snapshot/chunk-id.ts";
+import type { ChunkSizes, ImageIndex } from "../snapshot/image-index.ts";
+import { ZeroChunks } from "../source/chunk-codec.ts";
+import type { ObjectStore } from "../source/object-store.ts";
+import { imageNames, openImage, type StoredImage } from "../source/stored-image.ts";
+import { uniqueChunks } from "./read-chunks.ts";
+
+export interface InspectReport {
+  readonly name: string;
+  readonly store: string;
+  readonly memorySizeBytes: number;
+  readonly digest: Digest;
+  readonly chunkSizes: ChunkSizes;
+  readonly chunks: number;
+  readonly zeroChunks: number;
+  readonly zeroBytes: number;
+  /** Different chunks that are not zero. */
+  readonly uniqueChunks: number;
+  readonly uniqueBytes: number;
+  /** What these take in the store. */
+  readonly storedBytes: number;
+  /** Of these, what other images of the store use too. */
+  readonly sharedChunks: number;
+  readonly sharedBytes: number;
+  /** Chunks that the store lacks. */
+  readonly missingChunks: number;
+  readonly created: string | null;
+  readonly parent: string | null;
+  readonly stateBytes: number | null;
+}
+
+export async function inspectImage(
+  image: StoredImage,
+  signal: AbortSignal,
+): Promise<InspectReport> {
+  const { store, name, index, info } = image;
+  const zero = countZeroes(index);
+  const unique = uniqueChunks(image, false);
+  const sizes = await storedSizes(store, signal);
+  const elsewhere = await chunksOfOthers(store, name, signal);
+  let [uniqueBytes, storedBytes, sharedBytes, sharedChunks, missingChunks] = [0, 0, 0, 0, 0];
+  for (const { id, sizeBytes } of unique) {
+    const stored = sizes.get(id);
+    uniqueBytes += sizeBytes;
+    storedBytes += stored ?? 0;
+    if (stored === undefined) missingChunks++;
+    if (!elsewhere.has(id)) continue;
+    sharedChunks++;
+    sharedBytes += sizeBytes;
+  }
+  return {
+    name,
+    store: store.location,
+    memorySizeBytes: index.sizeBytes,
+    digest: index.digest,
+    chunkSizes: index.chunkSizes,
+    chunks: index.chunkCount,
+    zeroChunks: zero.chunks,
+    zeroBytes: zero.bytes,
+    uniqueChunks: unique.length,
+    uniqueBytes,
+    storedBytes,
+    sharedChunks,
+    sharedBytes,
+    missingChunks,
+    created: info?.created ?? null,
+    parent: info?.parent ?? null,
+    stateBytes: info?.state?.sizeBytes ?? null,
+  };
+}
+
+export interface ListedImage {
+  readonly name: string;
+  readonly memorySizeBytes: number;
+  readonly chunks: number;
+  readonly created: string | null;
+  readonly parent: string | null;
+  /** What is wrong with its index or companion; the numbers are then 0. */
+  readonly damage: string | null;
+}
+
+/** Every image of a store; a damaged one does not hide the others. */
+export async function listImages(store: ObjectStore, signal: AbortSignal): Promise<ListedImage[]> {
+  const images: ListedImage[] = [];
+  for (const name of await imageNames(store, signal)) {
+    images.push(await describeImage(store, name, signal));
+  }
+  return images;
+}
+
+async function describeImage(
+  store: ObjectStore,
+  name: string,
+  signal: AbortSignal,
+): Promise<ListedImage> {
+  try {
+    const { index, info } = await openImage(store, name, signal);
+    return {
+      name,
+      memorySizeBytes: index.sizeBytes,
+      chunks: index.chunkCount,
+      created: info?.created ?? null,
+      parent: info?.parent ?? null,
+      damage: null,
+    };
+  } catch (error) {
+    if (!(error instanceof FaultlineError) || error.code !== "image-corrupt") throw error;
+    const damage = error.message;
+    return { name, memorySizeBytes: 0, chunks: 0, created: null, parent: null, damage };
+  }
+}
+
+function countZeroes(index: ImageIndex): { readonly chunks: number; readonly bytes: number } {
+  const zeroes = new ZeroChunks(index);
+  let chunks = 0;
+  let bytes = 0;
+  for (let chunk = 0; chunk < index.chunkCount; chunk++) {
+    if (!zeroes.has(chunk)) continue;
+    chunks++;
+    bytes += index.size(chunk);
+  }
+  return { chunks, bytes };
+}
+
+async function storedSizes(
+  store: ObjectStore,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<ChunkId, number>> {
+  const sizes = new Map<ChunkId, number>();
+  for await (const { name, sizeBytes } of store.list(`${CHUNK_TREE}/`, signal)) {
+    const id = chunkOfObjectName(name);
+    if (id !== null) sizes.set(id, sizeBytes);
+  }
+  return sizes;
+}
+
+async function chunksOfOthers(
+  store: ObjectStore,
+  name: string,
+  signal: AbortSignal,
+): Promise<ReadonlySet<ChunkId>> {
+  const ids = new Set<ChunkId>();
+  for (const other of await imageNames(store, signal)) {
+    if (other === name) continue;
+    const { index } = await openImage(store, other, signal);
+    for (let chunk = 0; chunk < index.chunkCount; chunk++) ids.add(index.id(chunk));
+  }
+  return ids;
+}

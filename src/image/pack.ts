@@ -1,0 +1,199 @@
+/**
+ * Makes an image of a snapshot's memory: cuts it into chunks, stores those that the store does not
+ * have, and publishes the index last. Until then there is no image, only chunks that the next run
+ * finds and need not write again.
+ *
+ * Order of writing: chunks, then a refresh of all of them (so that a concurrent gc keeps even
+ * those that are old, see gc.ts), then `NAME.state`, `NAME.json`, and last `NAME.caibx`, which
+ * makes the image.
+ */
+import { readFileSync } from "node:fs";
+import { FaultlineError } from "../base/errors.ts";
+import { MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { encodeIndex, MAX_INDEX_CHUNKS } from "../snapshot/caibx.ts";
+import {
+  type ChunkId,
+  chunkObjectName,
+  chunkOfObjectName,
+  type Digest,
+} from "../snapshot/chunk-id.ts";
+import { fixedIndex } from "../snapshot/image-index.ts";
+import { encodeImageInfo, type ImageInfo } from "../snapshot/image-info.ts";
+import { isCollectable } from "../source/collectable-store.ts";
+import type { ObjectStore } from "../source/object-store.ts";
+import { assertLayerOf, SnapshotFile } from "../source/snapshot-file.ts";
+import {
+  indexObjectName,
+  infoObjectName,
+  type StoredImage,
+  sha256,
+  stateObjectName,
+} from "../source/stored-image.ts";
+import { openSink } from "./chunk-sink.ts";
+import { Packing } from "./packing.ts";
+
+/** The second one stores what somebody removed during the first. */
+const MAX_ATTEMPTS = 2;
+/** A VMM's state is some ten KiB, with many devices a few MiB. */
+const MAX_STATE_BYTES = 64 * MIB;
+export const LEAST_CHUNK_BYTES = SMALL_PAGE_BYTES;
+export const MOST_CHUNK_BYTES = 4 * MIB;
+
+export interface PackOptions {
+  readonly store: ObjectStore;
+  readonly name: string;
+  /** The whole memory; or, with `isDiff`, what changed since `parent`. */
+  readonly path: string;
+  readonly isDiff: boolean;
+  readonly parent: StoredImage | null;
+  readonly chunkSizeBytes: number;
+  readonly digest: Digest;
+  readonly level: number;
+  readonly jobs: number;
+  readonly statePath?: string;
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly signal: AbortSignal;
+}
+
+export interface PackReport {
+  readonly name: string;
+  readonly store: string;
+  readonly memorySizeBytes: number;
+  /** What was read of the file; the rest were holes. */
+  readonly readBytes: number;
+  readonly chunkSizeBytes: number;
+  readonly digest: Digest;
+  readonly chunks: number;
+  readonly zeroChunks: number;
+  /** Chunks that the store had, or that occur more than once. */
+  readonly sharedChunks: number;
+  readonly newChunks: number;
+  /** What the new chunks take in the store. */
+  readonly storedBytes: number;
+}
+
+/**
+ * @throws FaultlineError what opening files throws; `bad-option`, `image-corrupt` (the parent),
+ *   `memory-changed`, `store-failed`, `store-refused`
+ */
+export async function packImage(options: PackOptions): Promise<PackReport> {
+  const { store, name, path, isDiff, parent, signal } = options;
+  await assertUnused(store, name, signal);
+  using file = SnapshotFile.open(path, isDiff ? "diff" : "memory file");
+  assertFewChunks(file, options.chunkSizeBytes);
+  if (parent !== null) assertFits(file, parent, options);
+  const state = options.statePath === undefined ? null : readState(options.statePath);
+  await using sink = await openSink(store, signal);
+  let missing: ReadonlySet<ChunkId> = new Set();
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+    const packing = new Packing(options, file, sink, missing);
+    const ids = await packing.run();
+    file.assertUnchanged();
+    missing = await refreshChunks(store, new Set(ids), signal);
+    if (missing.size > 0) continue;
+    await publish(options, file.sizeBytes, ids, state);
+    return packing.report();
+  }
+  throw missingChunks(store, missing);
+}
+
+async function assertUnused(store: ObjectStore, name: string, signal: AbortSignal): Promise<void> {
+  if (!(await store.exists(indexObjectName(name), signal))) return;
+  throw new FaultlineError(
+    "bad-option",
+    `There is an image ${name} in ${store.location} already, and images never change: choose ` +
+      `another name, or remove ${indexObjectName(name)} first.`,
+  );
+}
+
+function assertFewChunks(file: SnapshotFile, chunkSizeBytes: number): void {
+  const chunkCount = Math.ceil(file.sizeBytes / chunkSizeBytes);
+  if (chunkCount <= MAX_INDEX_CHUNKS) return;
+  throw new FaultlineError(
+    "bad-option",
+    `--chunk-size ${chunkSizeBytes} would cut ${file.path} into ${chunkCount} chunks, and an ` +
+      `index has room for ${MAX_INDEX_CHUNKS}: choose larger ones.`,
+  );
+}
+
+function assertFits(file: SnapshotFile, parent: StoredImage, options: PackOptions): void {
+  const { index, name } = parent;
+  if (parent.store.location !== options.store.location) {
+    throw new FaultlineError(
+      "bad-option",
+      `The parent ${name} is in ${parent.store.location}, the new image would be in ` +
+        `${options.store.location}: images that share chunks must be in one store.`,
+    );
+  }
+  if (options.isDiff) assertLayerOf(file, `the image ${name}`, index.sizeBytes);
+  if (index.digest === options.digest) return;
+  throw new FaultlineError(
+    "bad-option",
+    `--digest ${options.digest} does not fit: the chunks of the parent ${name} are called by ` +
+      `${index.digest}, so none could be shared. Leave the option out.`,
+  );
+}
+
+function readState(path: string): Uint8Array {
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(path);
+  } catch (cause) {
+    const message = `The state file ${path} cannot be read. Give one that this user may read`;
+    throw new FaultlineError("memory-missing", message, { cause });
+  }
+  if (bytes.length > 0 && bytes.length <= MAX_STATE_BYTES) return bytes;
+  throw new FaultlineError(
+    "bad-option",
+    `--state ${path} has ${bytes.length} bytes: a VMM's state has 1 to ${MAX_STATE_BYTES}. Is it ` +
+      "the memory file?",
+  );
+}
+
+/**
+ * Makes every chunk young, old ones too: no gc removes them before the index is there. Returns
+ * those that are not in the store, though they were found in it or are the parent's.
+ */
+async function refreshChunks(
+  store: ObjectStore,
+  ids: ReadonlySet<ChunkId>,
+  signal: AbortSignal,
+): Promise<ReadonlySet<ChunkId>> {
+  if (!isCollectable(store)) return new Set();
+  const missing = await store.refresh([...ids].map(chunkObjectName), signal);
+  return new Set(missing.map((name) => chunkOfObjectName(name)!));
+}
+
+function missingChunks(store: ObjectStore, missing: ReadonlySet<ChunkId>): FaultlineError {
+  const [first] = missing;
+  return new FaultlineError(
+    "store-failed",
+    `${missing.size} chunks are not in ${store.location}, ${first} for one: the parent lacks ` +
+      "them (`faultline image verify`), or somebody keeps removing them. Restore them, or pack " +
+      "the whole memory file without --parent.",
+  );
+}
+
+async function publish(
+  options: PackOptions,
+  sizeBytes: number,
+  ids: readonly ChunkId[],
+  state: Uint8Array | null,
+): Promise<void> {
+  const { store, name, parent, chunkSizeBytes, digest, signal } = options;
+  const index = encodeIndex(fixedIndex(digest, sizeBytes, chunkSizeBytes, ids));
+  const info: Omit<ImageInfo, "version"> = {
+    indexSha256: sha256(index),
+    created: new Date().toISOString(),
+    memorySizeBytes: sizeBytes,
+    pageSizeBytes: SMALL_PAGE_BYTES,
+    chunkSizeBytes,
+    digest,
+    ...(parent === null ? {} : { parent: parent.name }),
+    ...(state === null ? {} : { state: { sizeBytes: state.length, sha256: sha256(state) } }),
+  };
+  if (state !== null) await store.write(stateObjectName(name), state, signal);
+  await store.write(infoObjectName(name), encodeImageInfo(info), signal);
+  await assertUnused(store, name, signal);
+  await store.write(indexObjectName(name), index, signal);
+}

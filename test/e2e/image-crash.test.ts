@@ -1,0 +1,143 @@
+/** What is left when packing ends before its time: whole images or none, nothing half-written. */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { describe, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
+import type { PackReport } from "../../src/image/pack.ts";
+import { verifyImage } from "../../src/image/verify.ts";
+import { waitFor } from "../../src/kit/wait.ts";
+import { ZstdDecompressor } from "../../src/linux/zstd.ts";
+import { CHUNK_TREE, chunkOfObjectName } from "../../src/snapshot/chunk-id.ts";
+import { digestOf } from "../../src/source/chunk-codec.ts";
+import { DirectoryStore } from "../../src/source/directory-store.ts";
+import { imageNames, openImage } from "../../src/source/stored-image.ts";
+import { Random } from "../support/fixtures.ts";
+import { cliPath, ImageStage, writeMemory } from "../support/image-stage.ts";
+import { requires } from "../support/requires.ts";
+
+const never = new AbortController().signal;
+const KILLS = Number(process.env.FAULTLINE_KILLS ?? 8);
+const SEED = Number(process.env.FAULTLINE_SEED ?? 1);
+const CHUNK_BYTES = 16 * 1024;
+const DEADLINE_MS = 30_000;
+
+function startPack(stage: ImageStage, name: string): ChildProcess {
+  const args = ["image", "pack", stage.path("memory"), "--name", name, "--chunk-size", "16K"];
+  return spawn(process.execPath, [cliPath, ...args, "--store", stage.store], { stdio: "pipe" });
+}
+
+/** Every image that is there verifies; every chunk that has a name is what its name says. */
+async function assertAllWhole(stage: ImageStage): Promise<string[]> {
+  if (!existsSync(stage.store)) return [];
+  const store = DirectoryStore.open(stage.store);
+  const names = await imageNames(store, never);
+  for (const name of names) {
+    const image = await openImage(store, name, never);
+    assert.deepEqual((await verifyImage(image, { jobs: 1, signal: never })).damaged, [], name);
+  }
+  using decompressor = new ZstdDecompressor();
+  const target = Buffer.alloc(CHUNK_BYTES);
+  for await (const { name } of store.list(`${CHUNK_TREE}/`, never)) {
+    const outcome = decompressor.decompress(readFileSync(store.pathOf(name)), target);
+    assert.ok("sizeBytes" in outcome, name);
+    assert.equal(
+      digestOf(target.subarray(0, outcome.sizeBytes), "sha256"),
+      chunkOfObjectName(name),
+    );
+  }
+  return names;
+}
+
+describe("packing that is killed", () => {
+  test(`${KILLS} times at any moment leaves whole images or none (FAULTLINE_KILLS)`, async (t) => {
+    using stage = new ImageStage();
+    const random = new Random(SEED);
+    writeMemory(stage.path("memory"), 6000, SEED);
+    const startMs = performance.now();
+    stage.json("pack", stage.path("memory"), "--name", "v0", "--chunk-size", "16K");
+    const wholeMs = performance.now() - startMs;
+    for (let round = 1; round <= KILLS; round++) {
+      // New content each time: there is always something to store.
+      writeMemory(stage.path("memory"), 6000, SEED + round);
+      const child = startPack(stage, `v${round}`);
+      const exited = once(child, "exit");
+      await Promise.race([delay(random.below(Math.ceil(wholeMs * 1.2))), exited]);
+      child.kill("SIGKILL");
+      await exited;
+      await assertAllWhole(stage);
+    }
+    stage.json("pack", stage.path("memory"), "--name", "last", "--chunk-size", "16K");
+    const names = await assertAllWhole(stage);
+    t.diagnostic(`${names.length - 2} of ${KILLS} were done before they were killed`);
+    assert.deepEqual(readdirSync(`${stage.store}/.staging`), ["lock"], "leftovers are cleared");
+    stage.json("extract", "last", stage.path("out"));
+    assert.ok(readFileSync(stage.path("out")).equals(readFileSync(stage.path("memory"))));
+  });
+
+  test("goes on where it was: chunks that have their names are not written again", async () => {
+    using stage = new ImageStage();
+    // More than one group of chunks (chunk-sink.ts), so that some are named before the end.
+    writeMemory(stage.path("memory"), 24_000, SEED);
+    const child = startPack(stage, "web");
+    const exited = once(child, "exit");
+    const tree = `${stage.store}/${CHUNK_TREE}`;
+    const hasSome = (): boolean => existsSync(tree) && readdirSync(tree).length > 100;
+    await waitFor("some chunks had names", hasSome, DEADLINE_MS);
+    child.kill("SIGKILL");
+    await exited;
+    assert.ok(!existsSync(`${stage.store}/web.caibx`), "it was killed in time");
+    const args = ["pack", stage.path("memory"), "--name", "web", "--chunk-size", "16K"] as const;
+    const again = stage.json<PackReport>(...args);
+    assert.ok(again.sharedChunks > 100, JSON.stringify(again));
+    assert.deepEqual(await assertAllWhole(stage), ["web"]);
+  });
+});
+
+describe("packing that is interrupted", () => {
+  for (const [signal, status] of [
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const) {
+    // biome-ignore format: a table
+    test(`by ${signal} leaves no image and no file of its own`, async () => {
+      using stage = new ImageStage();
+      writeMemory(stage.path("memory"), 24_000, SEED);
+      const child = startPack(stage, "web");
+      const exited = once(child, "exit");
+      const staging = `${stage.store}/.staging`;
+      const hasBegun = (): boolean =>
+        existsSync(staging) &&
+        readdirSync(staging).some(
+          (name) => name !== "lock" && readdirSync(`${staging}/${name}`).length > 2,
+        );
+      await waitFor("chunks were staged", hasBegun, DEADLINE_MS);
+      child.kill(signal);
+      assert.deepEqual(await exited, [status, null]);
+      assert.deepEqual(readdirSync(staging), ["lock"]);
+      assert.deepEqual(await assertAllWhole(stage), []);
+    });
+  }
+});
+
+describe("a full disk", requires("root"), () => {
+  test("is an error with a cure; no image, and no file but whole chunks", async () => {
+    using stage = new ImageStage();
+    writeMemory(stage.path("memory"), 6000, SEED);
+    mkdirSync(stage.store);
+    // The mount is seen by this child only, and ends with it.
+    const script =
+      `mount -t tmpfs -o size=2m none ${stage.store}; ` +
+      '"$@"; status=$?; cd store; echo "status $status"; find . -type f | grep -v cacnk; ' +
+      `cp -a . ${stage.path("copy")}`;
+    const pack = ["image", "pack", stage.path("memory"), "--name", "web", "--chunk-size", "16K"];
+    const { stdout, stderr } = spawnSync(
+      "unshare",
+      ["--mount", "sh", "-c", script, "sh", process.execPath, cliPath, ...pack, "--store", "store"],
+      { cwd: stage.folder, encoding: "utf8", timeout: DEADLINE_MS },
+    );
+    assert.match(stderr, /^faultline: .* cannot be read or written: make room on its disk: ENOSPC/);
+    assert.equal(stdout, "status 1\n./.staging/lock\n");
+  });
+});
