@@ -195,7 +195,7 @@ function describePicture(session: Session, server: Server): string[] {
   const draw = (range: MapRange): string[] => {
     const cells: PageCounts[] = countPages(
       session.pageTable,
-      server.layers.runs,
+      server.image.runs,
       pageSizeBytes,
       range,
       Math.min(PICTURE_CELLS, range.pageCount),

@@ -10,6 +10,7 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
+import { DEFAULT_CACHE_BYTES } from "../daemon/served-memory.ts";
 import { DEFAULT_MAX_VMS, Server } from "../daemon/server.ts";
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
@@ -23,6 +24,9 @@ import { oneOf, socketOwner, spinMode, wholeNumber } from "./options.ts";
 interface ServeFlags {
   readonly memory: string;
   readonly layer: readonly string[];
+  readonly store?: string;
+  /** MiB. */
+  readonly cacheSize: number;
   readonly socket: string;
   readonly owner?: SocketOwner;
   readonly once: boolean;
@@ -38,6 +42,7 @@ interface ServeFlags {
   readonly json: boolean;
 }
 
+const MIB = 2 ** 20;
 /** How long SIGTERM lets attached VMs end by themselves. */
 const DEFAULT_DRAIN_TIMEOUT_S = 5;
 
@@ -45,7 +50,7 @@ export function serveCommand(): Command {
   const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
   return new Command("serve")
     .description("serve one snapshot's memory to VMs that connect to a socket")
-    .requiredOption("--memory <file>", "the snapshot's full memory file")
+    .requiredOption("--memory <file>", "the snapshot's full memory file, or an image")
     .option("--layer <file>", "a diff snapshot above it, lowest first; repeatable", append, [])
     .requiredOption("--socket <path>", "where VMMs connect (Firecracker: mem_backend.backend_path)")
     .option("--owner <user[:group]>", "who may connect, besides root (default: you)", socketOwner)
@@ -66,6 +71,13 @@ export function serveCommand(): Command {
       "--workers <n>",
       "fault threads (default: CPUs - 1, at most 4)",
       wholeNumber("--workers", 1, MAX_WORKERS),
+    )
+    .option("--store <place>", "where an image without a place is looked for (or FAULTLINE_STORE)")
+    .option(
+      "--cache-size <MiB>",
+      "memory for decoded chunks of an image",
+      wholeNumber("--cache-size", 4, 65_536),
+      DEFAULT_CACHE_BYTES / MIB,
     )
     .option("--spin <mode>", "busy-wait for faults: auto, off, or microseconds", spinMode, "auto")
     .option(
@@ -106,6 +118,8 @@ async function serve(flags: ServeFlags): Promise<void> {
   const log = createLogger(flags.log, flags.logFormat);
   const server = await Server.start({
     memory: flags.memory,
+    ...(flags.store === undefined ? {} : { store: flags.store }),
+    cacheBytes: flags.cacheSize * MIB,
     layers: flags.layer,
     socketPath: flags.socket,
     once: flags.once,

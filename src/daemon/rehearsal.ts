@@ -12,7 +12,9 @@ import { getpagesize, touchInBackground } from "../linux/sys.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { pinPeer } from "../protocol/peer.ts";
 import { receiveHandshake } from "../protocol/receive.ts";
+import { flattenLayers } from "../snapshot/layers.ts";
 import { withDeadline } from "../source/deadline.ts";
+import { isInChunks, type MappedImage } from "../source/mapped-image.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
@@ -22,7 +24,9 @@ import type { Logger } from "./log.ts";
 const DEADLINE_MS = 5000;
 
 /** Once per worker. Where this process may not create a userfaultfd, there is no rehearsal. */
-export async function rehearse(engine: Engine, layers: MappedLayers, log: Logger): Promise<void> {
+export async function rehearse(engine: Engine, image: MappedImage, log: Logger): Promise<void> {
+  // Of an image in chunks nothing is fetched for this: zeroes will do.
+  const layers = isInChunks(image) ? emptyLayers(image.runs.sizeBytes) : image;
   for (let round = 0; round < engine.aliveWorkers; round++) {
     let uffd: Userfaultfd;
     try {
@@ -82,6 +86,11 @@ function handshakeFor(memory: MappedRegion, offset: number): Uint8Array {
       { base_host_virt_addr: address, size: sizeBytes, offset, page_size: sizeBytes },
     ]),
   );
+}
+
+function emptyLayers(sizeBytes: number): MappedLayers {
+  const runs = flattenLayers(sizeBytes, []);
+  return { runs, fds: [], addresses: [], residency: [], firstParts: [] };
 }
 
 /** A page with data, if there is one, so that a copy is rehearsed. */

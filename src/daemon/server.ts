@@ -17,20 +17,25 @@ import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
-import { type MappedLayers, MemoryFiles } from "../source/memory-files.ts";
+import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { rehearse } from "./rehearsal.ts";
+import { openMemory, type ServedMemory } from "./served-memory.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 
 export interface ServeOptions {
-  /** The snapshot's full memory file. */
+  /** The snapshot's full memory file, or an image: `NAME`, `dir:PATH/NAME`. */
   readonly memory: string;
   /** Firecracker diff files above it, lowest first. */
   readonly layers?: readonly string[];
+  /** Where an image without a place is looked for; default: the environment's FAULTLINE_STORE. */
+  readonly store?: string;
+  /** Memory for decoded chunks of an image, at least 4 MiB; default: 256 MiB. */
+  readonly cacheBytes?: number;
   readonly socketPath: string;
   /** Who may connect; default: this process's user. */
   readonly owner?: SocketOwner;
@@ -47,7 +52,7 @@ export interface ServeOptions {
 }
 
 interface ServerParts {
-  readonly files: MemoryFiles;
+  readonly memory: ServedMemory;
   readonly socket: SocketFile;
   readonly engine: Engine;
   readonly log: Logger;
@@ -65,7 +70,7 @@ export class Server {
   /** The server ended because no fault worker was left: a bug of ours. */
   hasCrashed = false;
   readonly #options: ServeOptions;
-  readonly #files: MemoryFiles;
+  readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
   readonly #engine: Engine;
   readonly #log: Logger;
@@ -80,7 +85,7 @@ export class Server {
 
   private constructor(options: ServeOptions, parts: ServerParts) {
     this.#options = options;
-    this.#files = parts.files;
+    this.#memory = parts.memory;
     this.#socket = parts.socket;
     this.#engine = parts.engine;
     this.#log = parts.log;
@@ -104,7 +109,7 @@ export class Server {
   static async start(options: ServeOptions): Promise<Server> {
     if (options.onError === "poison") assertPoisonable();
     const log = options.logger ?? createLogger("warn", "json");
-    const files = MemoryFiles.open(options.memory, options.layers);
+    const memory = await openMemory(options, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
@@ -112,16 +117,16 @@ export class Server {
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
-        supply: { demand: (part) => files.load(part), release: () => {} },
+        supply: memory.supply,
       });
-      await rehearse(engine, files.layers, log);
-      const server = new Server(options, { files, socket, engine, log });
+      await rehearse(engine, memory.mapped, log);
+      const server = new Server(options, { memory, socket, engine, log });
       server.#acceptor.start();
       return server;
     } catch (error) {
       await engine?.close();
       socket?.close();
-      files.close();
+      await memory.close();
       throw error;
     }
   }
@@ -132,12 +137,12 @@ export class Server {
 
   /** Bytes of the memory image, and how many of them are not known to be zero. */
   get memory(): { readonly sizeBytes: number; readonly dataBytes: number } {
-    return { sizeBytes: this.#files.sizeBytes, dataBytes: this.#files.dataBytes };
+    return { sizeBytes: this.#memory.sizeBytes, dataBytes: this.#memory.dataBytes };
   }
 
   /** Where the image's bytes are: which parts are data, and whose. */
-  get layers(): MappedLayers {
-    return this.#files.layers;
+  get image(): MappedImage {
+    return this.#memory.mapped;
   }
 
   get sessions(): ReadonlySet<Session> {
@@ -164,7 +169,7 @@ export class Server {
     this.#isClosing = true;
     this.stopAccepting();
     await this.#engine.close();
-    this.#files.close();
+    await this.#memory.close();
     this.#resolveEnded();
   }
 
@@ -207,7 +212,7 @@ export class Server {
         pidfd: peer.pidfd,
         socket: connection,
         regions,
-        image: this.#files.layers,
+        image: this.#memory.mapped,
         onError: this.#options.onError ?? "kill",
       });
       // At once: the next handshake may be checked before this promise is settled.
@@ -230,8 +235,8 @@ export class Server {
       );
     }
     checkPageSize(regions.pageSizeBytes);
-    checkExtent(regions, this.#files.sizeBytes);
-    this.#files.assertUnchanged();
+    checkExtent(regions, this.#memory.sizeBytes);
+    this.#memory.assertUnchanged();
   }
 
   #onWorkerCrash(error: unknown): void {

@@ -1,0 +1,55 @@
+/** An image of a store, as one server serves it: its own cache, its own decoding threads. */
+import { availableParallelism } from "node:os";
+import { assert } from "../base/assert.ts";
+import { ChunkArena, MAX_CHUNK_BYTES } from "../source/chunk-arena.ts";
+import { ChunkCache } from "../source/chunk-cache.ts";
+import { ChunkedImage } from "../source/chunked-image.ts";
+import { DecodePool } from "../source/decode-pool.ts";
+import { defaultStore, openStore, parseImageReference } from "../source/image-reference.ts";
+import type { Logger } from "./log.ts";
+import { DEFAULT_CACHE_BYTES, type MemoryOptions, type ServedMemory } from "./served-memory.ts";
+
+/** Two threads decode faster than most stores deliver; more would take CPUs from the guests. */
+const MAX_DECODE_THREADS = 2;
+/** For the index and its companion; each request has its own, shorter deadline. */
+const OPEN_DEADLINE_MS = 60_000;
+
+/** @throws FaultlineError what is wrong with the image or its store */
+export async function servedImage(options: MemoryOptions, log: Logger): Promise<ServedMemory> {
+  const reference = parseImageReference(options.memory);
+  const store = openStore(reference.store ?? defaultStore(options.store));
+  const cacheBytes = options.cacheBytes ?? DEFAULT_CACHE_BYTES;
+  assert(cacheBytes >= MAX_CHUNK_BYTES, "a cache that holds no chunk");
+  const arena = new ChunkArena(cacheBytes);
+  const pool = new DecodePool(arena, Math.min(MAX_DECODE_THREADS, availableParallelism()));
+  const close = async (): Promise<void> => {
+    await store.close();
+    await pool.close();
+    arena.close();
+  };
+  try {
+    const cache = new ChunkCache({
+      arena,
+      decode: (stored, chunk, address) => pool.decode(stored, chunk, address),
+      onCorrupt: ({ id }, location, what) => {
+        log.error({ chunk: id, store: location, reason: what }, "A chunk is damaged");
+      },
+    });
+    const signal = AbortSignal.timeout(OPEN_DEADLINE_MS);
+    const image = await ChunkedImage.open(store, reference.name, cache, signal);
+    return {
+      sizeBytes: image.sizeBytes,
+      dataBytes: image.dataBytes,
+      mapped: image.mapped,
+      supply: {
+        demand: (chunk) => cache.demand(chunk),
+        release: (chunk) => arena.unpin(chunk),
+      },
+      assertUnchanged: () => {},
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
