@@ -60,6 +60,15 @@ export class QmpClient {
     });
   }
 
+  /** Four words of guest memory, as the host finds them. */
+  async readWords(physicalAddress: number): Promise<number[]> {
+    const command = `xp /4xw ${physicalAddress}`;
+    const text = await this.execute("human-monitor-command", { "command-line": command });
+    const words = /^[0-9a-f]+:((?: 0x[0-9a-f]{8}){4})\s*$/.exec(String(text))?.[1];
+    if (words === undefined) throw new Error(`QEMU: ${command}: ${text}`);
+    return words.trim().split(" ").map(Number);
+  }
+
   /** Each look is a command to a busy process: not more often than it is worth. */
   async #until(what: string, budgetMs: number, condition: () => Promise<boolean>): Promise<void> {
     const deadlineMs = performance.now() + budgetMs;
