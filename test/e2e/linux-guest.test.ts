@@ -85,6 +85,8 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
       ]);
       assert.deepEqual(wrong, []);
     };
+    // Of what it gives back, it shall have loaded a part.
+    assert.equal(await guest.ask(`fill ${BALLOON_MIB / 4}`), "0");
     await balloonWhileAsking(GUEST_MEMORY_BYTES - BALLOON_MIB * MIB);
     await assertGivenBack(guest);
     await balloonWhileAsking(GUEST_MEMORY_BYTES);
@@ -109,7 +111,7 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
       counts[isZero ? "zero" : isFilled(words) ? "filled" : "other"] += 1;
     }
     // The guest is free in its choice, but it has not much else to give.
-    assert.ok(counts.zero > SAMPLES / 4, `pages after the balloon: ${JSON.stringify(counts)}`);
+    assert.ok(counts.zero > SAMPLES / 2, `pages after the balloon: ${JSON.stringify(counts)}`);
   }
 
   test("is restored twice at once, and each goes its own way", async () => {
