@@ -42,6 +42,7 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
   const socket = folder.at("socket");
   const random = new Random(SEED);
   const oracle = new GuestOracle(SEED);
+  const handlers: ServeProcess[] = [];
   let snapshot: GuestSnapshot;
   let bootId: string;
   let uptime: number;
@@ -56,9 +57,18 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
   });
 
   after(() => folder[Symbol.dispose]());
+  // So the runner ends a file that takes too long. QEMU goes by itself, the rest must not stay.
+  process.once("SIGTERM", () => {
+    for (const handler of handlers) handler.kill("SIGKILL");
+    folder[Symbol.dispose]();
+    process.exit(1);
+  });
 
-  function serve(): Promise<ServeProcess> {
-    return ServeProcess.start(["--memory", snapshot.memoryFile, "--socket", socket]);
+  async function serve(): Promise<ServeProcess> {
+    const options = ["--memory", snapshot.memoryFile, "--socket", socket];
+    const handler = await ServeProcess.start(options);
+    handlers.push(handler);
+    return handler;
   }
 
   test("goes on where it was, and loads what it needs", async (t) => {

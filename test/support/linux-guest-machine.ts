@@ -21,7 +21,7 @@ import { within } from "./wait.ts";
 
 export const GUEST_MEMORY_BYTES = 256 * 2 ** 20;
 
-/** Some 5 s on an idle machine. */
+/** Some 6 s on an idle machine. */
 const BOOT_BUDGET_MS = 60_000;
 const ANSWER_BUDGET_MS = 20_000;
 const EXIT_BUDGET_MS = 10_000;
@@ -56,9 +56,9 @@ export class LinuxGuest {
   /** Boots it in `folder`, which gets its files; returns when the service is warm. */
   static async boot(folder: string, seed: number): Promise<LinuxGuest> {
     writeFileSync(join(folder, INITRAMFS), buildInitramfs());
-    const size = String(GUEST_MEMORY_BYTES);
-    const backend = `memory-backend-file,id=ram,size=${size},mem-path=${join(folder, MEMORY)},share=on`;
-    const guest = await LinuxGuest.#start(folder, seed, 0, ["-object", backend], {});
+    const memory = `size=${GUEST_MEMORY_BYTES},mem-path=${join(folder, MEMORY)},share=on`;
+    const options = ["-object", `memory-backend-file,id=ram,${memory}`];
+    const guest = await LinuxGuest.#start(folder, seed, 0, options, {});
     return await guest.#orGone(async () => {
       const line = await guest.#wires.service.next("the service was warm", BOOT_BUDGET_MS);
       assert.equal(line, "warm");
@@ -115,7 +115,7 @@ export class LinuxGuest {
     return line.slice(count.length);
   }
 
-  /** Ends it with everything that it is written down. */
+  /** Writes its state down beside its memory, and ends it. */
   async snapshot(folder: string, seed: number): Promise<GuestSnapshot> {
     await this.qmp.execute("stop");
     await this.qmp.ignoreSharedMemory();
@@ -157,7 +157,6 @@ const STATE = "state";
 function machineOptions(folder: string, seed: number): string[] {
   const kernelOptions = [
     "console=ttyS0",
-    "quiet",
     // Nothing may depend on how fast this machine is, nor on how long the guest was not running.
     "nowatchdog",
     "rcupdate.rcu_cpu_stall_suppress=1",

@@ -12,7 +12,7 @@ export const WORD_COUNT = 2 ** 22;
 export const FILE_COUNT = 16;
 const FILE_WORDS = 2 ** 14;
 
-/** Keys are told by numbers from 1 to this; the first half of them is in the table from the start. */
+/** Keys are told by numbers from 1 to this; the lower half is in the table from the start. */
 export const KEY_LIMIT = 2 * ENTRY_COUNT;
 
 export class GuestOracle {

@@ -2,6 +2,7 @@
  * What connects a QEMU process with a test: its control socket, the guest's console, and the serial
  * port of the warm service. Whoever waits for an answer learns of a crash at once, and why.
  */
+import { appendFileSync } from "node:fs";
 import { TestFolder } from "./fixtures.ts";
 import { LineChannel } from "./line-channel.ts";
 
@@ -10,6 +11,9 @@ const CRASH = /Kernel panic|BUG:|Oops|segfault|general protection|Call Trace|Out
 /** A crash says why in the lines that follow its first one. */
 const CRASH_LINES_MS = 500;
 const CRASH_LINES = 60;
+
+/** Where to write the console to, for people who look for a fault. */
+const CONSOLE_FILE = process.env.FAULTLINE_GUEST_CONSOLE;
 
 const WIRES = ["qmp", "service", "console"] as const;
 
@@ -59,6 +63,7 @@ export class GuestWires {
   /** A line of the console, or of what QEMU itself says. */
   take(line: string): void {
     this.#consoleLines.push(line);
+    if (CONSOLE_FILE !== undefined) appendFileSync(CONSOLE_FILE, `${line}\n`);
     if (this.#hasCrashed || !CRASH.test(line)) return;
     this.#hasCrashed = true;
     setTimeout(() => this.fail(`The guest has crashed: ${line}`), CRASH_LINES_MS);
