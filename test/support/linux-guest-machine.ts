@@ -8,7 +8,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { compile } from "./compile.ts";
@@ -17,13 +17,14 @@ import { guestParts } from "./linux-guest-parts.ts";
 import { GuestWires } from "./linux-guest-wires.ts";
 import { repositoryRoot } from "./paths.ts";
 import { QmpClient } from "./qmp-client.ts";
-import { within } from "./wait.ts";
+import { waitFor, within } from "./wait.ts";
 
 export const GUEST_MEMORY_BYTES = 256 * 2 ** 20;
 
 /** Some 6 s on an idle machine. */
 const BOOT_BUDGET_MS = 60_000;
 const ANSWER_BUDGET_MS = 20_000;
+const STATE_BUDGET_MS = 10_000;
 const EXIT_BUDGET_MS = 10_000;
 
 /** What a guest is restored from. */
@@ -119,8 +120,11 @@ export class LinuxGuest {
   async snapshot(folder: string, seed: number): Promise<GuestSnapshot> {
     await this.qmp.execute("stop");
     await this.qmp.ignoreSharedMemory();
-    await this.qmp.execute("migrate", { uri: `exec:cat > '${join(folder, STATE)}'` });
+    // QEMU is done before `cat` is: the file gets its name when it is whole.
+    const [state, draft] = [join(folder, STATE), join(folder, `${STATE}.draft`)];
+    await this.qmp.execute("migrate", { uri: `exec:cat > '${draft}' && mv '${draft}' '${state}'` });
     await this.qmp.untilMigrated();
+    await waitFor("the state was written", () => existsSync(state), STATE_BUDGET_MS);
     await this.quit();
     const memoryFile = join(folder, MEMORY);
     return { folder, memoryFile, seed, answeredCount: this.#answeredCount };
