@@ -59,21 +59,20 @@ function encode(entry: Entry, inode: number): Buffer[] {
   const content = entry.content ?? Buffer.alloc(0);
   const name = Buffer.from(`${entry.name}\0`);
   const { major, minor } = entry.device ?? { major: 0, minor: 0 };
-  const [userId, groupId, linkCount, modifiedAt, fileMajor, fileMinor, checksum] = Array(7).fill(0);
   const fields = [
     inode,
     entry.mode,
-    userId,
-    groupId,
-    linkCount + 1,
-    modifiedAt,
+    0, // owner: root
+    0, // group: root
+    1, // links
+    0, // time of the last change
     content.length,
-    fileMajor,
-    fileMinor,
+    0, // device that the file lies on, major
+    0, // and minor
     major,
     minor,
     name.length,
-    checksum,
+    0, // checksum: not in this format
   ];
   const header = fields.map((field) => field.toString(16).padStart(8, "0")).join("");
   return [padded(Buffer.concat([Buffer.from(`070701${header}`), name])), padded(content)];
