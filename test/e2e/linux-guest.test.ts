@@ -49,7 +49,7 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
 
   before(async () => {
     await using guest = await LinuxGuest.boot(folder.path, SEED);
-    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(oracle, random, 50)), []);
+    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(oracle, random, 30)), []);
     assert.equal(await guest.ask(`fill ${FREE_MIB}`), "0");
     bootId = await guest.ask("boot-id");
     uptime = Number(await guest.ask("uptime"));
@@ -77,7 +77,7 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
     assert.equal(await guest.ask("boot-id"), bootId);
     const uptimeNow = Number(await guest.ask("uptime"));
     assert.ok(uptimeNow >= uptime, `up for ${uptime / 100} s before, ${uptimeNow / 100} s now`);
-    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(oracle.copy(), random, 300)), []);
+    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(oracle.copy(), random, 200)), []);
     const report = await quit(guest, handler);
     t.diagnostic(`loaded ${report.loaded}, ${report.zeroPages} zero pages`);
     const loadedBytes = Number(report.installedPages) * PAGE_BYTES;
@@ -90,7 +90,7 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
     const mine = oracle.copy();
     const balloonWhileAsking = async (sizeBytes: number): Promise<void> => {
       const [wrong] = await Promise.all([
-        wrongAnswers(guest, mixedQuestions(mine, random, 150)),
+        wrongAnswers(guest, mixedQuestions(mine, random, 100)),
         guest.qmp.balloonTo(sizeBytes, BALLOON_BUDGET_MS),
       ]);
       assert.deepEqual(wrong, []);
@@ -130,13 +130,13 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
     await using other = await LinuxGuest.restore(snapshot, socket);
     const oracles = [oracle.copy(), oracle.copy()] as const;
     const wrong = await Promise.all([
-      wrongAnswers(one, mixedQuestions(oracles[0], new Random(1), 100)),
-      wrongAnswers(other, mixedQuestions(oracles[1], new Random(2), 100)),
+      wrongAnswers(one, mixedQuestions(oracles[0], new Random(1), 60)),
+      wrongAnswers(other, mixedQuestions(oracles[1], new Random(2), 60)),
     ]);
     assert.deepEqual(wrong, [[], []]);
     process.kill(one.pid, "SIGKILL");
     await handler.loggedFor(one.pid, "Detached a VM");
-    assert.deepEqual(await wrongAnswers(other, mixedQuestions(oracles[1], random, 100)), []);
+    assert.deepEqual(await wrongAnswers(other, mixedQuestions(oracles[1], random, 60)), []);
   });
 
   // The last one: it spoils the snapshot.
