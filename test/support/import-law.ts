@@ -33,7 +33,7 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   engine: { mayImport: ["uffd", "linux", "pager", "protocol", "source", "snapshot", "base"] },
   daemon: { mayImport: EVERYTHING_BELOW_DAEMON },
   tinyvm: { mayImport: ["linux", "uffd", "base"] },
-  sim: { mayImport: ["pager", "snapshot", "base"] },
+  sim: { mayImport: ["pager", "snapshot", "base"], isPure: true },
   cli: { mayImport: ["daemon", "tinyvm", "sim", ...EVERYTHING_BELOW_DAEMON] },
 };
 
