@@ -57,7 +57,7 @@ export const calmClimate: Climate = {
 
 export function drawClimate(random: Random): Climate {
   const hasRemoveEvents = random.chance(0.8);
-  const refill = random.pick([0, 0, 0, 0.02, 0.1]);
+  const refill = random.pick([0, 0, 0.02, 0.1]);
   return {
     remove: random.pick([0, 0.02, 0.1, 0.25]),
     signal: random.pick([0, 0.05]),
@@ -67,7 +67,7 @@ export function drawClimate(random: Random): Climate {
     // Filled by the VMM and lost without a word: no handler could know what the page should be.
     refill: hasRemoveEvents ? refill : 0,
     race: random.pick([0, 0.05]),
-    unreadable: random.chance(0.15),
+    unreadable: random.chance(0.25),
     hasRemoveEvents,
     flood: false,
     crowd: false,

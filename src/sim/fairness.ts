@@ -1,15 +1,18 @@
 /**
- * Watches what one VM may cost the others on its worker: how long one turn can get, and how many
- * turns of others pass before a VM that has no trouble of its own is answered. Counts calls and
- * turns, never time. PURE.
+ * Watches what one VM may cost the others on its worker: how long one turn can get, how often a VM
+ * wants the next at once although nothing comes of it, and how many turns of others pass before a
+ * VM that has no trouble of its own is answered. Counts calls and turns, never time. PURE.
  */
 import { ACTION_CAPACITY } from "../pager/actions.ts";
 import { HandlerFailure } from "./failures.ts";
 import type { Thread, VirtualKernel } from "./virtual-kernel.ts";
-import { MAX_PLANS_PER_TURN, MAX_READS_PER_TURN } from "./virtual-session.ts";
+import { MAX_PLANS_PER_TURN, MAX_READS_PER_TURN, type Turn } from "./virtual-session.ts";
 
 /** An action may need its operation, a poison and a wake. */
 const CALLS_PER_ACTION = 3;
+
+/** Turns without progress that may follow each other at once; then a session must rest. */
+const MAX_IDLE_SPINS = 20;
 
 /** A VM whose every fault can be answered at once. */
 export interface QuietVm {
@@ -27,7 +30,10 @@ export class FairnessOracle {
   readonly #turnLimit: number;
   readonly #quietVms: readonly QuietVm[];
   readonly #waits = new Map<Thread, Wait>();
+  /** Of each VM: how many turns in a row wanted the next at once, and had done nothing. */
+  readonly #spins = new Map<VirtualKernel, number>();
   #calls = 0;
+  #progressBefore = 0;
   #turns = 0;
 
   /**
@@ -43,8 +49,9 @@ export class FairnessOracle {
     this.#quietVms = quietVms;
   }
 
-  turnBegins(): void {
+  turnBegins(kernel: VirtualKernel): void {
     this.#calls = 0;
+    this.#progressBefore = kernel.progress;
     this.#turns += 1;
   }
 
@@ -55,8 +62,13 @@ export class FairnessOracle {
     throw new HandlerFailure(`one turn made more than ${this.#callLimit} calls: others starve`);
   }
 
-  /** After every turn, and after everything that guests do between turns. */
-  check(): void {
+  turnEnds(kernel: VirtualKernel, turn: Turn): void {
+    const isSpin = turn === "again" && kernel.progress === this.#progressBefore;
+    const spins = isSpin ? (this.#spins.get(kernel) ?? 0) + 1 : 0;
+    this.#spins.set(kernel, spins);
+    if (spins > MAX_IDLE_SPINS) {
+      throw new HandlerFailure(`${spins} turns in a row did nothing, and took no rest`);
+    }
     for (const vm of this.#quietVms) {
       for (const thread of vm.kernel.threads) this.#checkThread(vm, thread);
     }

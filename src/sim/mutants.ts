@@ -36,6 +36,13 @@ class ForgetsTheWakeAtExhaustion extends VirtualSession {
   }
 }
 
+class NeverRests extends VirtualSession {
+  override turn(nowUs: number): Turn {
+    const turn = super.turn(nowUs);
+    return turn === "later" ? "again" : turn;
+  }
+}
+
 /** As the session itself did at first. */
 class KillsForARefusedPoison extends VirtualSession {
   protected override giveUp(...args: Parameters<VirtualSession["giveUp"]>): Turn {
@@ -58,6 +65,13 @@ class ServesOneVmUntilIdle extends VirtualWorker {
 class ForgetsUnfinishedSessions extends VirtualWorker {
   protected override schedule(session: VirtualSession, turn: Turn, nowUs: number): void {
     super.schedule(session, turn === "later" ? "idle" : turn, nowUs);
+  }
+}
+
+class GoesOnWithFailedSessions extends VirtualWorker {
+  protected override fail(session: VirtualSession): void {
+    super.fail(session);
+    session.isWatched = true;
   }
 }
 
@@ -184,6 +198,7 @@ export const mutants: Readonly<Record<string, Mutant>> = {
   ),
   "poisons-against-policy": session("poisons although policy says kill", PoisonsAgainstPolicy),
   "refused-poison-kills": session("kills the VM when a poison is put off", KillsForARefusedPoison),
+  "never-rests": session("tries again at once what needs a moment", NeverRests),
   "drains-without-bound": session("reads until there is nothing to read", DrainsWithoutBound),
   "flood-starves-neighbour": worker(
     "serves one VM until it is idle before it looks at the next",
@@ -192,6 +207,10 @@ export const mutants: Readonly<Record<string, Mutant>> = {
   "failed-vm-left-alive": worker(
     "closes the userfaultfd of a VM that it should kill",
     ClosesFailedSessions,
+  ),
+  "failed-vm-served-on": worker(
+    "goes on with a VM that it could not serve and may not kill",
+    GoesOnWithFailedSessions,
   ),
   "unfinished-forgotten": worker(
     "does not come back to a session that has to wait a moment",

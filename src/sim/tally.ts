@@ -58,6 +58,7 @@ export const sights = [
   "turn: failed",
   "turn in which the reads ran out",
   "end: served",
+  "end: frozen",
   "end: exited",
   "end: gone",
   "failed: badSource",

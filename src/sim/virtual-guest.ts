@@ -36,6 +36,7 @@ export class VirtualGuest {
     if (this.#isCalm) return;
     if (this.#random.chance(this.#climate.remove / 2)) this.#remove();
     if (this.#random.chance(this.#climate.refill)) this.#refill();
+    if (this.#random.chance(this.#climate.shortage)) this.#toggleShortage();
   }
 
   isRacing(): boolean {
@@ -92,9 +93,10 @@ export class VirtualGuest {
 
   /** Nothing can happen any more unless the handler does something. */
   get isQuiet(): boolean {
-    const { isDead, hasExited, isReadable, removals, threads } = this.#kernel;
+    const { isDead, hasExited, isFrozen, isReadable, removals, threads } = this.#kernel;
     if (isDead) return hasExited || !this.#mayExit;
     const isSleeping = threads.every(({ state }) => state !== "runnable");
+    if (isFrozen) return isSleeping;
     return isSleeping && removals.length === 0 && !isReadable;
   }
 
@@ -139,11 +141,14 @@ export class VirtualGuest {
     }
   }
 
-  /** Some page, or the one that a thread may be waiting for: where it hurts. */
+  /** Some page, or one that a thread waits for: where it hurts. */
   #refill(): void {
-    const page = this.#random.chance(0.5)
-      ? this.#random.below(this.#kernel.pageCount)
-      : this.#random.pick(this.#kernel.threads).page;
+    const { pageCount, threads } = this.#kernel;
+    const waiting = threads.filter(({ state }) => state === "waiting");
+    const page =
+      waiting.length === 0 || this.#random.chance(0.3)
+        ? this.#random.below(pageCount)
+        : this.#random.pick(waiting).page;
     this.#kernel.fillByVmm(page, this.#random.chance(0.5));
   }
 

@@ -101,8 +101,12 @@ export class VirtualKernel {
   isDead = false;
   /** The process is gone: its pidfd tells. */
   hasExited = false;
+  /** The handler gave the VM up, and may not kill it: its threads stay where they are. */
+  isFrozen = false;
   /** Huge pages, or memory, cannot be allocated. */
   isShort = false;
+  /** How much the handler got done: messages read, pages installed, threads woken. */
+  progress = 0;
   /** Bytes done by the last operation that returned `installed` or `partial`. */
   doneBytes = 0;
   readonly threads: readonly Thread[];
@@ -160,6 +164,7 @@ export class VirtualKernel {
       if (messages.length === capacity) break;
       if (removal.phase === "posted") messages.push(this.#handOut(removal));
     }
+    this.progress += messages.length;
     this.#trace(() => `handler: read gives ${messages.map(({ type }) => type).join(" ") || "-"}`);
     return messages.length;
   }
@@ -202,6 +207,12 @@ export class VirtualKernel {
   close(): void {
     if (!this.isDead) throw new HandlerFailure("closed the userfaultfd of a VM that lives");
     this.#isClosed = true;
+  }
+
+  /** The handler may not kill the VM: it keeps the descriptor, and does nothing more. */
+  freeze(): void {
+    this.#trace(() => "handler: leaves the VM frozen");
+    this.isFrozen = true;
   }
 
   // The side of the guest and the VMM.
@@ -330,6 +341,7 @@ export class VirtualKernel {
   #enter(): void {
     this.others.beforeCall();
     if (this.#isClosed) throw new HandlerFailure("used a userfaultfd that it had closed");
+    if (this.isFrozen) throw new HandlerFailure("went on with a VM that it has given up");
     if (this.#isDeathTold) throw new HandlerFailure("went on with a VM that it knows to be dead");
   }
 
@@ -369,6 +381,7 @@ export class VirtualKernel {
       failure = this.#isChanging ? "deferred" : this.#fill(name, first + done, bodies[done]!);
       if (failure === null) done += 1;
     }
+    this.progress += done;
     this.doneBytes = done * this.#options.pageSizeBytes;
     const outcome = failure === null ? "installed" : done > 0 ? "partial" : failure;
     this.#trace(() => `handler: ${name} ${first}+${bodies.length}: ${outcome}, ${done} done`);
@@ -415,6 +428,7 @@ export class VirtualKernel {
       if (thread.state !== "waiting" || thread.page < first || thread.page >= end) continue;
       if (thread.isUnread) this.#options.tally.add("fault answered unread");
       this.#letGo(thread);
+      this.progress += 1;
       asleep -= 1;
     }
   }

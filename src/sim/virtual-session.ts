@@ -36,6 +36,8 @@ export interface SessionOptions {
   readonly regions: RegionMap;
   readonly source: VirtualSource;
   readonly policy: ErrorPolicy;
+  /** Whether the handler may kill the VM; if not, a VM that fails stays frozen. */
+  readonly mayKill: boolean;
   /** Messages per read: 64 in the engine. */
   readonly batchCapacity: number;
   readonly tally: Tally;
@@ -50,6 +52,7 @@ export interface Failure {
 
 export class VirtualSession {
   readonly kernel: VirtualKernel;
+  readonly mayKill: boolean;
   /** Whether the worker's epoll holds the userfaultfd. */
   isWatched = true;
   failure: Failure | null = null;
@@ -63,6 +66,7 @@ export class VirtualSession {
   constructor(options: SessionOptions) {
     this.options = options;
     this.kernel = options.kernel;
+    this.mayKill = options.mayKill;
     this.#pageSizeBytes = options.regions.pageSizeBytes;
   }
 

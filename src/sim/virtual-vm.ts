@@ -61,7 +61,8 @@ export class VirtualVm {
       hasUnreadablePages: climate.unreadable,
     });
     this.#image = image;
-    const policy = random.pick(["kill", "poison"] as const);
+    // With `kill` the first page that cannot be read is the end of the story.
+    const policy = random.chance(climate.unreadable ? 0.25 : 0.6) ? "kill" : "poison";
     this.#mayExhaust = climate.shortage > 0 && options.hasLongShortages;
     this.kernel = new VirtualKernel({
       pageSizeBytes,
@@ -102,6 +103,7 @@ export class VirtualVm {
 
   /** When nothing more can happen: no thread may wait. */
   checkNobodyWaits(): void {
+    if (this.kernel.isFrozen) return;
     const waiting = this.kernel.threads.filter(({ state }) => state === "waiting");
     if (waiting.length === 0) return;
     const first = waiting[0]!;
@@ -133,6 +135,7 @@ export class VirtualVm {
       regions,
       source: this.#image,
       policy,
+      mayKill: random.chance(0.8),
       batchCapacity: this.batchCapacity,
       tally: this.#tally,
     });

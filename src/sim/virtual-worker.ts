@@ -100,10 +100,14 @@ export class VirtualWorker {
     }
   }
 
-  /** Fails closed: the VM is killed, and the session ends when its process is gone. */
+  /**
+   * Fails closed: the VM is killed, and the session ends when its process is gone. Where we may not
+   * kill it, it stays frozen.
+   */
   protected fail(session: VirtualSession): void {
     session.isWatched = false;
-    session.kernel.die("killed by the handler");
+    if (session.mayKill) session.kernel.die("killed by the handler");
+    else session.kernel.freeze();
   }
 
   #expectExit(session: VirtualSession, nowUs: number): void {

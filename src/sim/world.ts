@@ -16,6 +16,7 @@ import { HandlerFailure } from "./failures.ts";
 import { FairnessOracle } from "./fairness.ts";
 import { Random } from "./random.ts";
 import { sightOf, Tally } from "./tally.ts";
+import type { VirtualKernel } from "./virtual-kernel.ts";
 import type { Turn, VirtualSession } from "./virtual-session.ts";
 import { type HandlerParts, VirtualVm } from "./virtual-vm.ts";
 import {
@@ -108,7 +109,7 @@ class World implements WorkerWatcher {
   readEverything(): void {
     for (const { kernel } of this.#vms) {
       const { threads, pageCount } = kernel;
-      for (let first = 0; first < pageCount && !kernel.isDead; first += threads.length) {
+      for (let first = 0; first < pageCount && this.#isServed(kernel); first += threads.length) {
         for (const thread of threads) {
           thread.page = first + thread.id;
           thread.isWrite = false;
@@ -124,7 +125,8 @@ class World implements WorkerWatcher {
     this.#nowUs += 2 * EXIT_GRACE_US;
     this.#worker.round(this.#nowUs);
     for (const { name, kernel, session } of this.#vms) {
-      if (!kernel.isDead) this.#tally.add("end: served");
+      if (kernel.isFrozen && !kernel.isDead) this.#tally.add("end: frozen");
+      else if (!kernel.isDead) this.#tally.add("end: served");
       else if (kernel.hasExited && session.isWatched) {
         throw new HandlerFailure(`${name} has exited, and its session goes on`);
       }
@@ -134,7 +136,7 @@ class World implements WorkerWatcher {
   // What the worker does.
 
   turnBegins(session: VirtualSession, nowUs: number): void {
-    this.#fairness.turnBegins();
+    this.#fairness.turnBegins(session.kernel);
     this.#trace?.(`${this.#vmOf(session).name}: turn at ${nowUs} us`);
   }
 
@@ -142,12 +144,16 @@ class World implements WorkerWatcher {
     this.#tally.add(sightOf.turn[turn]);
     this.#trace?.(`${this.#vmOf(session).name}: the turn ends: ${turn}`);
     if (turn === "failed") this.#vmOf(session).checkFailure();
-    this.#fairness.check();
+    this.#fairness.turnEnds(session.kernel, turn);
   }
 
   ended(session: VirtualSession, reason: EndReason): void {
     this.#tally.add(`end: ${reason}`);
     this.#trace?.(`${this.#vmOf(session).name}: the session ends: ${reason}`);
+  }
+
+  #isServed({ isDead, isFrozen }: VirtualKernel): boolean {
+    return !isDead && !isFrozen;
   }
 
   #vmOf(session: VirtualSession): VirtualVm {
