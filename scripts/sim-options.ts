@@ -32,7 +32,7 @@ Runs the real planner and page table in virtual worlds made from seeds, and chec
   --steps M        how long each lives before it calms down (1000)
   --without LIST   switch off kinds of trouble: ${troubles.slice(0, 6).join(", ")},
                    ${troubles.slice(6).join(", ")}
-  --mutant NAME    test a handler that is wrong on purpose; NAME list shows them
+  --mutant NAME    test a handler that is wrong on purpose; a wrong NAME lists them
   --trace          print everything that happens; needs --seed
   --jobs N         threads (one per CPU)
   --json           the summary for machines

@@ -43,12 +43,12 @@ class NeverRests extends VirtualSession {
   }
 }
 
-/** As the session itself did at first. */
 class KillsForARefusedPoison extends VirtualSession {
   protected override giveUp(...args: Parameters<VirtualSession["giveUp"]>): Turn {
     const turn = super.giveUp(...args);
     if (turn !== "later") return turn;
-    this.failure = { why: args[1], page: -1, outcome: args[2] };
+    const [index, why, outcome] = args;
+    this.failure = { page: this.actions.firstPages[index]!, why, outcome };
     return "failed";
   }
 }

@@ -105,6 +105,8 @@ export class VirtualKernel {
   isFrozen = false;
   /** Huge pages, or memory, cannot be allocated. */
   isShort = false;
+  /** What the last UFFDIO_POISON led to. */
+  poisonOutcome: Outcome | null = null;
   /** How much the handler got done: messages read, pages installed, threads woken. */
   progress = 0;
   /** Bytes done by the last operation that returned `installed` or `partial`. */
@@ -187,6 +189,7 @@ export class VirtualKernel {
     let outcome = this.#refusal(page, 1);
     if (outcome === null && this.#memory.bodies[page] !== MISSING) outcome = "alreadyPresent";
     this.#trace(() => `handler: poison ${page}: ${outcome ?? "installed"}`);
+    this.poisonOutcome = outcome ?? "installed";
     this.#options.tally.add(outcome === null ? "poisoned" : "poison refused");
     if (outcome !== null) return outcome;
     this.#memory.bodies[page] = POISON;

@@ -8,7 +8,7 @@
  * Methods are protected, so that mutants can break them. PURE.
  */
 import type { Outcome } from "../base/outcome.ts";
-import { formatHex, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import { ActionKind, ActionList } from "../pager/actions.ts";
 import type { Planner, Settlement } from "../pager/planner.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
@@ -231,11 +231,11 @@ export class VirtualSession {
     return "failed";
   }
 
-  /** What the failure says to people, with the address as the engine would show it. */
+  /** The failure in a few words. */
   describeFailure(): string {
     if (this.failure === null) return "no failure";
     const { why, page, outcome } = this.failure;
-    return `${why} at page ${page} (${formatHex(page * this.#pageSizeBytes)}), outcome ${outcome}`;
+    return `${why} at page ${page}, outcome ${outcome}`;
   }
 
   protected addressOf(index: number): number {

@@ -15,7 +15,7 @@ import type { Tally } from "./tally.ts";
 import { VirtualGuest } from "./virtual-guest.ts";
 import { VirtualImage } from "./virtual-image.ts";
 import { VirtualKernel } from "./virtual-kernel.ts";
-import { type SessionOptions, VirtualSession } from "./virtual-session.ts";
+import { type ErrorPolicy, type SessionOptions, VirtualSession } from "./virtual-session.ts";
 
 /** The parts of the handler: the real ones and their mirrors, or some that are wrong on purpose. */
 export interface HandlerParts {
@@ -43,6 +43,7 @@ export class VirtualVm {
   readonly session: VirtualSession;
   readonly batchCapacity: number;
   readonly #image: VirtualImage;
+  readonly #policy: ErrorPolicy;
   readonly #mayExhaust: boolean;
   readonly #tally: Tally;
 
@@ -63,6 +64,7 @@ export class VirtualVm {
     this.#image = image;
     // With `kill` the first page that cannot be read is the end of the story.
     const policy = random.chance(climate.unreadable ? 0.25 : 0.6) ? "kill" : "poison";
+    this.#policy = policy;
     this.#mayExhaust = climate.shortage > 0 && options.hasLongShortages;
     this.kernel = new VirtualKernel({
       pageSizeBytes,
@@ -89,16 +91,17 @@ export class VirtualVm {
     const { failure } = this.session;
     if (failure === null) return;
     const { why, page } = failure;
-    if (
+    const hasReason =
       (why === "badSource" && this.#image.unreadablePages.has(page)) ||
-      (why === "exhausted" && this.#mayExhaust)
-    ) {
+      (why === "exhausted" && this.#mayExhaust);
+    // Where pages shall be poisoned, only one that cannot even be poisoned ends the session.
+    const isPolicyKept = this.#policy === "kill" || this.kernel.poisonOutcome === "unregistered";
+    if (why !== "outside" && hasReason && isPolicyKept) {
       this.#tally.add(`failed: ${why}`);
       return;
     }
-    throw new HandlerFailure(
-      `${this.name} was killed without a reason: ${this.session.describeFailure()}`,
-    );
+    const policy = `policy ${this.#policy}, ${this.session.describeFailure()}`;
+    throw new HandlerFailure(`${this.name} was given up without a reason: ${policy}`);
   }
 
   /** When nothing more can happen: no thread may wait. */
@@ -117,7 +120,7 @@ export class VirtualVm {
     random: Random,
     parts: HandlerParts,
     pageSizeBytes: number,
-    policy: SessionOptions["policy"],
+    policy: ErrorPolicy,
   ): VirtualSession {
     const regions = new RegionMap(this.#image.regions, pageSizeBytes);
     const pages = regions.pageLimit;
