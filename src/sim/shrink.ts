@@ -3,6 +3,7 @@
  * steps. PURE.
  */
 import type { Trouble } from "./climate.ts";
+import { HandlerFailure, WrongPage } from "./failures.ts";
 import { runWorld, troublesOf, type WorldOptions } from "./world.ts";
 
 /** Up to here every number of steps is tried, because fewer steps may fail where more do not. */
@@ -26,8 +27,9 @@ export function judge(options: WorldOptions): string | null {
     runWorld(options);
     return null;
   } catch (error) {
-    // A broken assertion of the handler is a finding like any other.
-    return error instanceof Error ? error.message : String(error);
+    if (error instanceof WrongPage || error instanceof HandlerFailure) return error.message;
+    // A broken assertion of the handler is a finding too, and tells most by its stack.
+    return error instanceof Error ? (error.stack ?? error.message) : String(error);
   }
 }
 
