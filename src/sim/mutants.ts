@@ -75,6 +75,13 @@ class GoesOnWithFailedSessions extends VirtualWorker {
   }
 }
 
+/** After exec no process ends: nothing would ever tell. */
+class WaitsForTheExitForEver extends VirtualWorker {
+  protected override expectExit(session: VirtualSession): void {
+    session.isWatched = false;
+  }
+}
+
 /** What is missing in a VM reads as zeroes once nobody holds its userfaultfd. */
 class ClosesFailedSessions extends VirtualWorker {
   protected override fail(session: VirtualSession): void {
@@ -211,6 +218,10 @@ export const mutants: Readonly<Record<string, Mutant>> = {
   "failed-vm-served-on": worker(
     "goes on with a VM that it could not serve and may not kill",
     GoesOnWithFailedSessions,
+  ),
+  "dead-vm-kept": worker(
+    "waits for the exit of a process that has called exec",
+    WaitsForTheExitForEver,
   ),
   "unfinished-forgotten": worker(
     "does not come back to a session that has to wait a moment",

@@ -81,7 +81,7 @@ export class VirtualWorker {
     const turn = session.turn(nowUs);
     this.#watcher.turnEnds(session, turn);
     this.schedule(session, turn, nowUs);
-    if (turn === "gone") this.#expectExit(session, nowUs);
+    if (turn === "gone") this.expectExit(session, nowUs);
     else if (turn === "failed") this.fail(session);
     return turn;
   }
@@ -110,7 +110,8 @@ export class VirtualWorker {
     else session.kernel.freeze();
   }
 
-  #expectExit(session: VirtualSession, nowUs: number): void {
+  /** The memory is gone: the process is about to exit, or it has called exec. */
+  protected expectExit(session: VirtualSession, nowUs: number): void {
     session.isWatched = false;
     this.#unfinished.set(session, nowUs + EXIT_GRACE_US);
   }

@@ -56,6 +56,7 @@ class World implements WorkerWatcher {
   readonly #fairness: FairnessOracle;
   readonly #tally: Tally;
   readonly #trace: ((line: string) => void) | null;
+  readonly #ended = new Set<VirtualSession>();
   readonly #stepUs: number;
   readonly #turnShare: number;
   #nowUs = 0;
@@ -127,8 +128,9 @@ class World implements WorkerWatcher {
     for (const { name, kernel, session } of this.#vms) {
       if (kernel.isFrozen && !kernel.isDead) this.#tally.add("end: frozen");
       else if (!kernel.isDead) this.#tally.add("end: served");
-      else if (kernel.hasExited && session.isWatched) {
-        throw new HandlerFailure(`${name} has exited, and its session goes on`);
+      else if (!this.#ended.has(session) && (kernel.hasExited || !session.isWatched)) {
+        // After exec alone nobody may ever notice: there are no threads left that fault.
+        throw new HandlerFailure(`${name} is dead, and its session goes on`);
       }
     }
   }
@@ -148,6 +150,7 @@ class World implements WorkerWatcher {
   }
 
   ended(session: VirtualSession, reason: EndReason): void {
+    this.#ended.add(session);
     this.#tally.add(`end: ${reason}`);
     this.#trace?.(`${this.#vmOf(session).name}: the session ends: ${reason}`);
   }
