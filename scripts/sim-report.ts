@@ -21,7 +21,8 @@ export function printSummary(summary: SimSummary): void {
     console.log(`${String(count).padStart(12)}  ${sight}`);
   }
   const unseen = sights.filter((sight) => summary.seen[sight] === undefined);
-  if (unseen.length > 0) console.log(`Never seen: ${unseen.join(", ")}.`);
+  // Of one world nobody expects everything.
+  if (seeds > 1 && unseen.length > 0) console.log(`Never seen: ${unseen.join(", ")}.`);
   console.log(
     `\n${seeds} ${seeds === 1 ? "seed" : "seeds"} from ${fromSeed} with ${steps} steps each in ` +
       `${durationSeconds.toFixed(1)} s: ${seedsPerSecond.toFixed(0)} seeds per second`,

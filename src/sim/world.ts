@@ -126,12 +126,12 @@ class World implements WorkerWatcher {
     this.#nowUs += 2 * EXIT_GRACE_US;
     this.#worker.round(this.#nowUs);
     for (const { name, kernel, session } of this.#vms) {
-      if (kernel.isFrozen && !kernel.isDead) this.#tally.add("end: frozen");
+      if (this.#ended.has(session)) continue;
+      if (kernel.isFrozen && !kernel.hasExited) this.#tally.add("end: frozen");
       else if (!kernel.isDead) this.#tally.add("end: served");
-      else if (!this.#ended.has(session) && (kernel.hasExited || !session.isWatched)) {
-        // After exec alone nobody may ever notice: there are no threads left that fault.
+      else if (kernel.hasExited || !session.isWatched) {
         throw new HandlerFailure(`${name} is dead, and its session goes on`);
-      }
+      } // After exec alone nobody may ever notice: there are no threads left that fault.
     }
   }
 
