@@ -251,8 +251,11 @@ export class WorkerSession {
           return "again";
         case "gone":
           return "gone";
-        case "deferred":
         case "alreadyPresent":
+          this.#planner.letGo(actions, index);
+          this.uffd.wake(address, this.#pageSizeBytes);
+          return "again";
+        case "deferred":
           // The page may have left the queue: its waiters come back with a fresh fault.
           this.uffd.wake(address, this.#pageSizeBytes);
           return "later";
