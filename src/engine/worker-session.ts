@@ -271,7 +271,7 @@ export class WorkerSession {
       const offset = formatHex(page * this.#pageSizeBytes);
       return (
         `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
-        "it was served?"
+        "it was served, or has its disk failed?"
       );
     }
     const what = `The page at ${formatHex(address)} cannot be installed`;
