@@ -190,10 +190,14 @@ function stopOnSignals(server: Server, log: Logger, drainTimeoutMs: number): () 
 function reportStats(server: Server, log: Logger, seconds: number | undefined): () => void {
   if (seconds === undefined) return () => {};
   let last = server.totalStats();
+  let lastRefused = server.refusedVms;
   const timer = setInterval(() => {
     const now = server.totalStats();
-    log.info(describeInterval(now.since(last), seconds, server.sessions.size), "Statistics");
+    const { sessions, refusedVms } = server;
+    const interval = describeInterval(now.since(last), seconds, sessions.size);
+    log.info({ ...interval, refused: refusedVms - lastRefused }, "Statistics");
     last = now;
+    lastRefused = refusedVms;
   }, seconds * 1000);
   return () => clearInterval(timer);
 }
