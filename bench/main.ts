@@ -12,8 +12,10 @@ import { cycles } from "./cycles.ts";
 import { fanOut } from "./fan-out.ts";
 import { faultLatency } from "./fault-latency.ts";
 import { firstFault } from "./first-fault.ts";
+import { handshakes } from "./handshakes.ts";
 import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
+import { removeFlood } from "./remove-flood.ts";
 import { describeMachine } from "./support/machine.ts";
 import { formatMachine, formatReport } from "./support/print.ts";
 import type { Report } from "./support/report.ts";
@@ -30,6 +32,8 @@ const benches: Readonly<Record<string, (workspace: Workspace) => Promise<Report>
   idle,
   cycles,
   "fan-out": fanOut,
+  handshakes,
+  "remove-flood": removeFlood,
 };
 
 interface Wishes {
