@@ -1,7 +1,7 @@
 /**
  * `npm run bench -- [NAME...] [--smoke] [--json]`: our promises, measured.
  *
- * Without names all benchmarks run, which takes five minutes. `--smoke` makes each tiny: enough
+ * Without names all benchmarks run, which takes twelve minutes. `--smoke` makes each tiny: enough
  * for the test suite to see that it works, and no number of it means anything. A missed target is
  * printed and does not fail: a noisy machine must not look like a broken program.
  */

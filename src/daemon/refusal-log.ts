@@ -1,7 +1,7 @@
 /**
  * Refused VMs in the log: each with its reason, up to a bound; of a flood, how many there were. A
- * hundred thousand lines are no help to whoever is woken by them, but their number is. Whoever looks
- * for more finds all of them at the level debug.
+ * hundred thousand lines are no help to whoever is woken by them, but their number is. At the level
+ * debug each has its line.
  */
 import type { Logger } from "./log.ts";
 
