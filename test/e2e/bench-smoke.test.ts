@@ -18,7 +18,16 @@ interface BenchOutput {
 }
 
 const TIMEOUT_MS = 90_000;
-const names = ["fault-latency", "first-fault", "memory", "idle", "cycles", "fan-out"];
+const names = [
+  "fault-latency",
+  "first-fault",
+  "memory",
+  "idle",
+  "cycles",
+  "fan-out",
+  "handshakes",
+  "remove-flood",
+];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
   const argv = [join(builtRoot, "bench", "main.js"), ...args];
