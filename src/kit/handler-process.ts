@@ -109,11 +109,27 @@ export class HandlerProcess {
 
   /** SIGKILL to its whole group. */
   kill(): void {
+    this.signal("SIGKILL");
+  }
+
+  /** Sends a signal to its whole group. */
+  signal(name: NodeJS.Signals): void {
     try {
-      process.kill(-this.pid, "SIGKILL");
+      process.kill(-this.pid, name);
     } catch {
       // Nobody is left.
     }
+  }
+
+  /** Stops the group, and returns when none of its threads runs any more. */
+  async freeze(): Promise<void> {
+    this.signal("SIGSTOP");
+    const areStopped = (): boolean => groupMembers(this.pid).every(isStopped);
+    await waitFor("the handler was stopped", areStopped, STOP_DEADLINE_MS);
+  }
+
+  thaw(): void {
+    this.signal("SIGCONT");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -160,6 +176,18 @@ function groupOf(pid: number): number {
     return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[2]);
   } catch {
     return -1; // It has ended.
+  }
+}
+
+/** Whether no thread of a process runs: all are stopped by a signal, or it is over. */
+export function isStopped(pid: number): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/task`).every((thread) => {
+      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+      return "TtZX".includes(stat.slice(stat.lastIndexOf(")") + 2)[0]!);
+    });
+  } catch {
+    return true; // It has ended.
   }
 }
 

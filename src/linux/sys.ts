@@ -235,20 +235,35 @@ export class Scratch {
   }
 }
 
-type MemcpyAsync = (
-  target: Pointer,
-  source: Pointer,
-  count: number,
-  done: (error: Error | null) => void,
-) => void;
-const memcpyAsync = (f.memcpy as unknown as { async: MemcpyAsync }).async;
+/**
+ * The same call in a thread of the libuv pool, which may block there on a page fault while this
+ * thread goes on. The pool has UV_THREADPOOL_SIZE threads, 4 by default. errno does not come back,
+ * and whoever passes an address keeps what is behind it until the promise settles.
+ */
+function inPool<Arguments extends readonly unknown[], Result>(
+  call: (...given: Arguments) => Result,
+): (...given: Arguments) => Promise<Result> {
+  const inThread = (call as unknown as { async: (...all: unknown[]) => void }).async;
+  return (...given) =>
+    new Promise((resolve, reject) => {
+      const done = (error: Error | null, result: Result): void =>
+        error === null ? resolve(result) : reject(error);
+      inThread(...given, done);
+    });
+}
 
-/** Reads a byte in a thread of the libuv pool, which may block there on a page fault. */
-export function touchInBackground(address: number): Promise<void> {
+/** Calls that may block on a page fault without blocking this thread. */
+export const background = {
+  memcpy: inPool(f.memcpy),
+  madvise: inPool(f.madvise),
+  read: inPool(f.read),
+  write: inPool(f.write),
+} as const;
+
+/** Reads a byte in a thread of the libuv pool. */
+export async function touchInBackground(address: number): Promise<void> {
   const target = new Scratch(8);
-  return new Promise((resolve, reject) => {
-    memcpyAsync(target.bytes, address, 1, (error) => (error === null ? resolve() : reject(error)));
-  });
+  await background.memcpy(target.address, address, 1);
 }
 
 /** Tells, on the event loop of this thread, that a descriptor became readable or hung up. */

@@ -1,0 +1,106 @@
+/** Plays scenarios against a handler: a fresh process for each, some of them side by side. */
+import { describeError, FaultlineError } from "../base/errors.ts";
+import type { HandlerCommand } from "../kit/handler-command.ts";
+import { within } from "../kit/wait.ts";
+import { hugePagePool } from "../uffd/host-facts.ts";
+import { Finding } from "./finding.ts";
+import type { Scenario } from "./scenario.ts";
+import { Stage } from "./stage.ts";
+
+export type Verdict = "pass" | "fail" | "skip" | "not asked";
+
+export interface Result {
+  readonly scenario: Scenario;
+  readonly verdict: Verdict;
+  readonly durationMs: number;
+  /** What is wrong, or what is missing and how to get it. Empty for a pass. */
+  readonly message: string;
+  /** The last of what a failing handler wrote. */
+  readonly handlerMessages: string;
+}
+
+export interface RunOptions {
+  readonly command: HandlerCommand;
+  readonly servesManyVms: boolean;
+  /** How long each single wait may take. */
+  readonly deadlineMs: number;
+  /** Scenarios at the same time. */
+  readonly jobs: number;
+}
+
+/** Two scenarios at once on the largest image, and some to spare for others. */
+const HUGE_PAGES_WANTED = 16;
+/** No scenario has more waits than that, each with its own deadline; this only ends a bug of ours. */
+const MAX_WAITS = 20;
+const START_MS = 60_000;
+
+/**
+ * Calls `onResult` for each scenario as it ends, and returns all, in the order given.
+ * @throws FaultlineError `handler-failed` if the handler does not even start
+ */
+export async function runScenarios(
+  scenarios: readonly Scenario[],
+  options: RunOptions,
+  onResult: (result: Result) => void,
+): Promise<Result[]> {
+  const results = new Array<Result>(scenarios.length);
+  let next = 0;
+  let failure: unknown = null;
+  const lane = async (): Promise<void> => {
+    while (next < scenarios.length && failure === null) {
+      const index = next++;
+      try {
+        results[index] = await runOne(scenarios[index]!, options);
+        onResult(results[index]);
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: options.jobs }, lane));
+  if (failure !== null) throw failure;
+  return results;
+}
+
+async function runOne(scenario: Scenario, options: RunOptions): Promise<Result> {
+  const startMs = performance.now();
+  const result = (verdict: Verdict, message = "", handlerMessages = ""): Result => ({
+    scenario,
+    verdict,
+    durationMs: performance.now() - startMs,
+    message,
+    handlerMessages,
+  });
+  if (scenario.needsManyVms === true && !options.servesManyVms) {
+    return result("not asked", "for handlers that serve many VMs: --many-vms");
+  }
+  const lack = scenario.needsHugePages === true ? lackOfHugePages() : null;
+  if (lack !== null) return result("skip", lack);
+  const { command, deadlineMs } = options;
+  await using stage = new Stage({ command, deadlineMs, hasHotplug: scenario.hasHotplug === true });
+  try {
+    const budgetMs = MAX_WAITS * deadlineMs + START_MS;
+    await within("the scenario ended", scenario.play(stage), budgetMs);
+    return result("pass");
+  } catch (error) {
+    // A handler that does not listen fails nothing in particular: the run is pointless.
+    if (error instanceof FaultlineError) throw error;
+    const message = error instanceof Finding ? error.message : describeError(error);
+    return result("fail", `${message}${await endOf(stage)}`, stage.messages);
+  }
+}
+
+/** How the handler ended, if it did: that explains most of what a VM complains about. */
+async function endOf(stage: Stage): Promise<string> {
+  const { exit } = await stage.handler();
+  return exit === null ? "" : ` The handler has ended with ${exit.signal ?? `code ${exit.code}`}.`;
+}
+
+function lackOfHugePages(): string | null {
+  const pool = hugePagePool();
+  if (pool === null) return "this kernel has no 2 MiB pages";
+  const free = pool.free - pool.reserved;
+  if (free >= HUGE_PAGES_WANTED) return null;
+  const cure = `sysctl vm.nr_hugepages=${pool.total + HUGE_PAGES_WANTED}`;
+  return `${free} of ${HUGE_PAGES_WANTED} free 2 MiB pages: ${cure}`;
+}
