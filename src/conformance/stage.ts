@@ -30,6 +30,7 @@ export class Stage {
   readonly #folder: string;
   readonly #starting: Promise<HandlerProcess>;
   readonly #vms: Vm[] = [];
+  readonly #over = new AbortController();
   #handler: HandlerProcess | null = null;
 
   constructor({ command, deadlineMs, hasHotplug }: StageOptions) {
@@ -56,7 +57,8 @@ export class Stage {
 
   /** A VM that is not attached yet. */
   async vm(options: VmOptions = {}): Promise<Vm> {
-    const vm = await Vm.start(this.image, options, this.deadlineMs);
+    const { image, deadlineMs } = this;
+    const vm = await Vm.start({ image, deadlineMs, signal: this.#over.signal }, options);
     this.#vms.push(vm);
     return vm;
   }
@@ -143,6 +145,7 @@ export class Stage {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#over.abort();
     // The VMs first: what the handler says about their end is not part of the scenario.
     await Promise.all(this.#vms.map((vm) => vm[Symbol.asyncDispose]()));
     const handler = await this.#starting.catch(() => null);

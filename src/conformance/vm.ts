@@ -45,6 +45,13 @@ const wanted: Readonly<Record<Expected, string>> = {
   written: "what the VM has written there",
 };
 
+export interface VmStart {
+  readonly image: MemoryImage;
+  readonly deadlineMs: number;
+  /** Ends a VM that is still starting. */
+  readonly signal: AbortSignal;
+}
+
 export interface VmOptions {
   /** The image's pages, split over regions; default: one region. */
   readonly regionPages?: readonly number[];
@@ -111,7 +118,7 @@ export class Vm {
   }
 
   /** A VM with its memory mapped and registered, which no handler knows of yet. */
-  static async start(image: MemoryImage, options: VmOptions, deadlineMs: number): Promise<Vm> {
+  static async start({ image, deadlineMs, signal }: VmStart, options: VmOptions): Promise<Vm> {
     const setup: VmSetup = {
       expectedPath: image.path,
       regionPages: options.regionPages ?? [image.pageCount],
@@ -122,6 +129,8 @@ export class Vm {
       env: { ...process.env, UV_THREADPOOL_SIZE: String(MAX_THREADS + 16) },
       execArgv: [],
     });
+    const onAbort = (): void => void child.kill("SIGKILL");
+    signal.addEventListener("abort", onAbort, { once: true });
     const ended = once(child, "exit").then(() => null);
     const first = once(child, "message").then(([answer]) => answer as VmAnswer);
     try {
@@ -131,6 +140,8 @@ export class Vm {
     } catch (error) {
       child.kill("SIGKILL");
       throw error;
+    } finally {
+      signal.removeEventListener("abort", onAbort);
     }
   }
 

@@ -7,7 +7,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand, HandlerTarget } from "./handler-command.ts";
 import { waitFor, within } from "./wait.ts";
@@ -72,7 +72,9 @@ export class HandlerProcess {
   static async start(command: HandlerCommand, target: HandlerTarget): Promise<HandlerProcess> {
     const startMs = performance.now();
     const handler = new HandlerProcess(command, target);
-    const isDecided = (): boolean => handler.exit !== null || isListening(target.socketPath);
+    // The file is looked for first: reading the table of all sockets again and again is not cheap.
+    const isThere = (): boolean => existsSync(target.socketPath) && isListening(target.socketPath);
+    const isDecided = (): boolean => handler.exit !== null || isThere();
     try {
       await waitFor("the handler listened", isDecided, READY_DEADLINE_MS).catch(() => undefined);
       if (isListening(target.socketPath)) {
