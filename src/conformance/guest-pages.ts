@@ -69,19 +69,30 @@ export class GuestPages {
     return isZero ? "Z" : "X";
   }
 
-  /** What is to be said of a page that is neither of what it may be. */
+  /** What is to be said of a page that is nothing of what it may be. */
   describe(page: number, bytes: Buffer): string {
-    if (this.#written.has(page)) {
-      const isLost = this.#fileBytes(page)?.equals(bytes) === true;
-      if (isLost) return "the bytes of the memory file, and what was written is lost";
+    if (this.#isMarked(page, bytes)) {
+      const rest = Buffer.from(bytes);
+      const file = this.#fileBytes(page) ?? this.#zeroes;
+      file.copy(rest, MARK_OFFSET, MARK_OFFSET, MARK_OFFSET + MARK_BYTES);
+      if (rest.equals(file)) return "the write, but around it the bytes of the memory file";
+      if (rest.every((byte, index) => byte === 0 || index - MARK_OFFSET < MARK_BYTES)) {
+        return "the write, but zeroes around it";
+      }
     }
     const from = this.#expected.indexOf(bytes);
     if (from >= 0 && from % SMALL_PAGE_BYTES === 0) {
       return `the bytes of page ${from / SMALL_PAGE_BYTES}`;
     }
-    const at = this.#fileBytes(page) ?? this.#zeroes;
-    const differs = bytes.findIndex((byte, index) => byte !== at[index]);
-    return `other bytes, from ${formatHex(differs)} on: ${bytes.toString("hex", differs, differs + 8)}`;
+    const right = this.#written.get(page) ?? this.#fileBytes(page) ?? this.#zeroes;
+    const first = bytes.findIndex((byte, index) => byte !== right[index]);
+    const excerpt = bytes.toString("hex", first, first + MARK_BYTES);
+    return `other bytes, from ${formatHex(first)} on: ${excerpt}`;
+  }
+
+  #isMarked(page: number, bytes: Buffer): boolean {
+    const end = MARK_OFFSET + MARK_BYTES;
+    return this.#written.get(page)?.compare(bytes, MARK_OFFSET, end, MARK_OFFSET, end) === 0;
   }
 
   #fileBytes(page: number): Buffer | null {

@@ -1,9 +1,9 @@
 /** Plays scenarios against a handler: a fresh process for each, some of them side by side. */
 import { describeError, FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand } from "../kit/handler-command.ts";
-import { within } from "../kit/wait.ts";
+import type { HandlerProcess } from "../kit/handler-process.ts";
+import { waitFor, within } from "../kit/wait.ts";
 import { hugePagePool } from "../uffd/host-facts.ts";
-import { Finding } from "./finding.ts";
 import type { Scenario } from "./scenario.ts";
 import { Stage } from "./stage.ts";
 
@@ -30,6 +30,8 @@ export interface RunOptions {
 
 /** Two scenarios at once on the largest image, and some to spare for others. */
 const HUGE_PAGES_WANTED = 16;
+/** The pages of a process that has just died come back a moment later. */
+const HUGE_PAGES_PATIENCE_MS = 1500;
 /** No scenario has more waits than that, each with its own deadline; this only ends a bug of ours. */
 const MAX_WAITS = 20;
 const START_MS = 60_000;
@@ -41,7 +43,7 @@ const START_MS = 60_000;
 export async function runScenarios(
   scenarios: readonly Scenario[],
   options: RunOptions,
-  onResult: (result: Result) => void,
+  onResult: (result: Result) => void = () => {},
 ): Promise<Result[]> {
   const results = new Array<Result>(scenarios.length);
   let next = 0;
@@ -74,7 +76,7 @@ async function runOne(scenario: Scenario, options: RunOptions): Promise<Result> 
   if (scenario.needsManyVms === true && !options.servesManyVms) {
     return result("not asked", "for handlers that serve many VMs: --many-vms");
   }
-  const lack = scenario.needsHugePages === true ? lackOfHugePages() : null;
+  const lack = scenario.needsHugePages === true ? await lackOfHugePages() : null;
   if (lack !== null) return result("skip", lack);
   const { command, deadlineMs } = options;
   await using stage = new Stage({ command, deadlineMs, hasHotplug: scenario.hasHotplug === true });
@@ -83,24 +85,33 @@ async function runOne(scenario: Scenario, options: RunOptions): Promise<Result> 
     await within("the scenario ended", scenario.play(stage), budgetMs);
     return result("pass");
   } catch (error) {
-    // A handler that does not listen fails nothing in particular: the run is pointless.
-    if (error instanceof FaultlineError) throw error;
-    const message = error instanceof Finding ? error.message : describeError(error);
-    return result("fail", `${message}${await endOf(stage)}`, stage.messages);
+    // A handler that does not listen fails nothing in particular: the whole run is pointless.
+    if (error instanceof FaultlineError && error.code === "handler-failed") throw error;
+    const handler = stage.startedHandler;
+    return result("fail", `${describeError(error)}${endOf(handler)}`, handler?.messages ?? "");
   }
 }
 
 /** How the handler ended, if it did: that explains most of what a VM complains about. */
-async function endOf(stage: Stage): Promise<string> {
-  const { exit } = await stage.handler();
+function endOf(handler: HandlerProcess | null): string {
+  const exit = handler?.exit ?? null;
   return exit === null ? "" : ` The handler has ended with ${exit.signal ?? `code ${exit.code}`}.`;
 }
 
-function lackOfHugePages(): string | null {
+async function lackOfHugePages(): Promise<string | null> {
   const pool = hugePagePool();
   if (pool === null) return "this kernel has no 2 MiB pages";
-  const free = pool.free - pool.reserved;
-  if (free >= HUGE_PAGES_WANTED) return null;
-  const cure = `sysctl vm.nr_hugepages=${pool.total + HUGE_PAGES_WANTED}`;
-  return `${free} of ${HUGE_PAGES_WANTED} free 2 MiB pages: ${cure}`;
+  const areFree = (): boolean => freeHugePages() >= HUGE_PAGES_WANTED;
+  try {
+    await waitFor("huge pages were free", areFree, HUGE_PAGES_PATIENCE_MS);
+    return null;
+  } catch {
+    const cure = `sysctl vm.nr_hugepages=${pool.total + HUGE_PAGES_WANTED}`;
+    return `${freeHugePages()} of ${HUGE_PAGES_WANTED} free 2 MiB pages: ${cure}`;
+  }
+}
+
+function freeHugePages(): number {
+  const { free, reserved } = hugePagePool()!;
+  return free - reserved;
 }

@@ -23,6 +23,12 @@ const CRASH_SIGNALS = ["SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"];
 /** How a shell reports the same signals. */
 const CRASH_CODES = [139, 135, 132, 136];
 
+/** What Ctrl-C must not leave behind. */
+const folders = new Set<string>();
+process.on("exit", () => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 export class Stage {
   readonly image: MemoryImage;
   readonly deadlineMs: number;
@@ -36,6 +42,7 @@ export class Stage {
   constructor({ command, deadlineMs, hasHotplug }: StageOptions) {
     this.deadlineMs = deadlineMs;
     this.#folder = mkdtempSync(join(tmpdir(), "faultline-conformance-"));
+    folders.add(this.#folder);
     this.image = MemoryImage.create(join(this.#folder, "memory"), { hasHotplug });
     this.socketPath = join(this.#folder, "socket");
     const target = { socketPath: this.socketPath, memoryPath: this.image.path };
@@ -50,9 +57,9 @@ export class Stage {
     return this.#handler;
   }
 
-  /** The last of what the handler wrote. */
-  get messages(): string {
-    return this.#handler?.messages ?? "";
+  /** The same, if it has got so far. */
+  get startedHandler(): HandlerProcess | null {
+    return this.#handler;
   }
 
   /** A VM that is not attached yet. */
@@ -151,6 +158,7 @@ export class Stage {
     const handler = await this.#starting.catch(() => null);
     await handler?.[Symbol.asyncDispose]();
     rmSync(this.#folder, { recursive: true, force: true });
+    folders.delete(this.#folder);
   }
 }
 
