@@ -22,12 +22,13 @@ interface Region {
 export class GuestPages {
   readonly regions: readonly Region[];
   readonly #expected: Buffer;
+  readonly #mappings: MappedRegion[] = [];
   readonly #written = new Map<number, Buffer>();
   readonly #zeroes = Buffer.alloc(SMALL_PAGE_BYTES);
 
   constructor({ expectedPath, regionPages, pageSizeBytes }: VmSetup) {
     this.#expected = readFileSync(expectedPath);
-    const addresses = mapRegions(regionPages, pageSizeBytes);
+    const addresses = this.#map(regionPages, pageSizeBytes);
     let firstPage = 0;
     this.regions = regionPages.map((pageCount, index) => {
       const region = { address: addresses[index]!, firstPage, pageCount };
@@ -100,18 +101,22 @@ export class GuestPages {
     if (start >= this.#expected.length) return null;
     return this.#expected.subarray(start, start + SMALL_PAGE_BYTES);
   }
-}
 
-/** Addresses for the regions: unrelated, and the later the lower. */
-function mapRegions(regionPages: readonly number[], pageSizeBytes: number): number[] {
-  if (pageSizeBytes === HUGE_PAGE_BYTES) {
-    return regionPages.map(
-      (pages) =>
-        MappedRegion.anonymous(pages * SMALL_PAGE_BYTES, { hugePages: true }).address as number,
-    );
+  /** Addresses for the regions: unrelated, and the later the lower. */
+  #map(regionPages: readonly number[], pageSizeBytes: number): number[] {
+    const hugePages = pageSizeBytes === HUGE_PAGE_BYTES;
+    // Huge pages are scarce, and mappings of them apart from each other anyway.
+    const guardBytes = hugePages ? 0 : GUARD_BYTES;
+    const largest = Math.max(...regionPages);
+    for (const pages of regionPages) {
+      const spanBytes = (hugePages ? pages : largest) * SMALL_PAGE_BYTES + 2 * guardBytes;
+      this.#mappings.push(MappedRegion.anonymous(spanBytes, { hugePages }));
+    }
+    const addresses = this.#mappings.map(({ address }) => address + guardBytes);
+    return hugePages ? addresses : addresses.sort((one, other) => other - one);
   }
-  const spanBytes = Math.max(...regionPages) * SMALL_PAGE_BYTES + 2 * GUARD_BYTES;
-  return regionPages
-    .map(() => MappedRegion.anonymous(spanBytes).address + GUARD_BYTES)
-    .sort((one, other) => other - one);
+
+  [Symbol.dispose](): void {
+    for (const mapping of this.#mappings) mapping.unmap();
+  }
 }

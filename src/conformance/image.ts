@@ -46,13 +46,16 @@ export class MemoryImage {
   /** Writes the file. */
   static create(path: string, options: { readonly hasHotplug?: boolean } = {}): MemoryImage {
     const image = new MemoryImage(path, options.hasHotplug === true ? HOTPLUG_PAGES : 0);
-    const holes = new Set(HOLES.flatMap(pagesOf));
     const fd = openSync(path, "wx", 0o644);
     try {
       ftruncateSync(fd, image.pageCount * SMALL_PAGE_BYTES);
-      for (let page = 0; page < BOOT_PAGES; page++) {
-        if (holes.has(page)) continue;
-        writeSync(fd, contentOf(page), 0, SMALL_PAGE_BYTES, page * SMALL_PAGE_BYTES);
+      bootContent ??= contentOfAll();
+      let first = 0;
+      for (const hole of [...HOLES, { first: BOOT_PAGES, count: 0 }]) {
+        const start = first * SMALL_PAGE_BYTES;
+        const end = hole.first * SMALL_PAGE_BYTES;
+        writeSync(fd, bootContent, start, end - start, start);
+        first = hole.first + hole.count;
       }
     } finally {
       closeSync(fd);
@@ -86,14 +89,16 @@ export function shuffled(pages: readonly number[]): number[] {
   return mixed;
 }
 
-/** Words that begin with the page's number and never repeat within it. */
-function contentOf(page: number): Uint8Array {
-  const words = new Uint32Array(SMALL_PAGE_BYTES / 4);
-  const isZero = page >= ZEROES.first && page < ZEROES.first + ZEROES.count;
-  if (!isZero) {
-    for (let index = 0; index < words.length; index++) {
-      words[index] = Math.imul(page * words.length + index + 1, 0x9e3779b1);
-    }
-  }
-  return new Uint8Array(words.buffer);
+/** The same for every image. */
+let bootContent: Buffer | null = null;
+
+/** Words that never repeat, but for the pages of zeroes. */
+function contentOfAll(): Buffer {
+  const words = new Uint32Array((BOOT_PAGES * SMALL_PAGE_BYTES) / 4);
+  for (let index = 0; index < words.length; index++)
+    words[index] = Math.imul(index + 1, 0x9e3779b1);
+  const bytes = Buffer.from(words.buffer);
+  const start = ZEROES.first * SMALL_PAGE_BYTES;
+  bytes.fill(0, start, start + ZEROES.count * SMALL_PAGE_BYTES);
+  return bytes;
 }

@@ -6,6 +6,7 @@ import { waitFor, within } from "../kit/wait.ts";
 import { hugePagePool } from "../uffd/host-facts.ts";
 import type { Scenario } from "./scenario.ts";
 import { Stage } from "./stage.ts";
+import { VmPool } from "./vm-process.ts";
 
 export type Verdict = "pass" | "fail" | "skip" | "not asked";
 
@@ -45,6 +46,7 @@ export async function runScenarios(
   options: RunOptions,
   onResult: (result: Result) => void = () => {},
 ): Promise<Result[]> {
+  await using pool = new VmPool();
   const results = new Array<Result>(scenarios.length);
   let next = 0;
   let failure: unknown = null;
@@ -52,7 +54,7 @@ export async function runScenarios(
     while (next < scenarios.length && failure === null) {
       const index = next++;
       try {
-        results[index] = await runOne(scenarios[index]!, options);
+        results[index] = await runOne(scenarios[index]!, options, pool);
         onResult(results[index]);
       } catch (error) {
         failure ??= error;
@@ -64,7 +66,7 @@ export async function runScenarios(
   return results;
 }
 
-async function runOne(scenario: Scenario, options: RunOptions): Promise<Result> {
+async function runOne(scenario: Scenario, options: RunOptions, pool: VmPool): Promise<Result> {
   const startMs = performance.now();
   const result = (verdict: Verdict, message = "", handlerMessages = ""): Result => ({
     scenario,
@@ -79,7 +81,8 @@ async function runOne(scenario: Scenario, options: RunOptions): Promise<Result> 
   const lack = scenario.needsHugePages === true ? await lackOfHugePages() : null;
   if (lack !== null) return result("skip", lack);
   const { command, deadlineMs } = options;
-  await using stage = new Stage({ command, deadlineMs, hasHotplug: scenario.hasHotplug === true });
+  const hasHotplug = scenario.hasHotplug === true;
+  await using stage = new Stage({ command, deadlineMs, hasHotplug, pool });
   try {
     const budgetMs = MAX_WAITS * deadlineMs + START_MS;
     await within("the scenario ended", scenario.play(stage), budgetMs);

@@ -8,11 +8,13 @@ import { waitFor } from "../kit/wait.ts";
 import { Finding, formatSeconds, WrongBytes } from "./finding.ts";
 import { MemoryImage } from "./image.ts";
 import { type HandshakeOptions, Vm, type VmOptions } from "./vm.ts";
+import type { VmPool } from "./vm-process.ts";
 
 export interface StageOptions {
   readonly command: HandlerCommand;
   readonly deadlineMs: number;
   readonly hasHotplug: boolean;
+  readonly pool: VmPool;
 }
 
 /** A few pages with data, far from each other and from all holes. */
@@ -34,12 +36,14 @@ export class Stage {
   readonly deadlineMs: number;
   readonly socketPath: string;
   readonly #folder: string;
+  readonly #pool: VmPool;
   readonly #starting: Promise<HandlerProcess>;
   readonly #vms: Vm[] = [];
   readonly #over = new AbortController();
   #handler: HandlerProcess | null = null;
 
-  constructor({ command, deadlineMs, hasHotplug }: StageOptions) {
+  constructor({ command, deadlineMs, hasHotplug, pool }: StageOptions) {
+    this.#pool = pool;
     this.deadlineMs = deadlineMs;
     this.#folder = mkdtempSync(join(tmpdir(), "faultline-conformance-"));
     folders.add(this.#folder);
@@ -65,7 +69,8 @@ export class Stage {
   /** A VM that is not attached yet. */
   async vm(options: VmOptions = {}): Promise<Vm> {
     const { image, deadlineMs } = this;
-    const vm = await Vm.start({ image, deadlineMs, signal: this.#over.signal }, options);
+    const { signal } = this.#over;
+    const vm = await Vm.start({ image, deadlineMs, pool: this.#pool, signal }, options);
     this.#vms.push(vm);
     return vm;
   }
@@ -153,10 +158,10 @@ export class Stage {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#over.abort();
-    // The VMs first: what the handler says about their end is not part of the scenario.
-    await Promise.all(this.#vms.map((vm) => vm[Symbol.asyncDispose]()));
+    // The handler first: it must not have the time to kill a VM that plays again.
     const handler = await this.#starting.catch(() => null);
     await handler?.[Symbol.asyncDispose]();
+    await Promise.all(this.#vms.map((vm) => vm[Symbol.asyncDispose]()));
     rmSync(this.#folder, { recursive: true, force: true });
     folders.delete(this.#folder);
   }

@@ -6,7 +6,7 @@
  * Like Firecracker it keeps its own copy of the userfaultfd: when the handler dies, its threads
  * stay blocked instead of reading zeroes.
  *
- *     fork("vm-program.js", [JSON of VmSetup]), then messages: see vm-protocol.ts
+ *     fork("vm-program.js"), then messages: see vm-protocol.ts
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
@@ -31,16 +31,20 @@ import type {
 
 type OrderOf<What extends VmOrder["what"]> = Extract<VmOrder, { readonly what: What }>;
 
-const setup = JSON.parse(process.argv[2]!) as VmSetup;
-const guest = new GuestPages(setup);
-const uffd = Userfaultfd.create({ features: ["eventRemove"] });
-for (const { address, pageCount } of guest.regions) {
-  uffd.register(address, pageCount * SMALL_PAGE_BYTES, ["missing"]);
-}
+/** Set up before anything else is asked. */
+let guest: GuestPages;
+let uffd: Userfaultfd;
 const connections = new Map<number, OwnedFd>();
 
 async function obey(order: VmOrder): Promise<VmValue> {
   switch (order.what) {
+    case "greet":
+      return true;
+    case "setup":
+      return setUp(order.setup);
+    case "reset":
+      reset();
+      return true;
     case "connect":
       return connect(order.socketPath);
     case "send":
@@ -76,6 +80,22 @@ async function obey(order: VmOrder): Promise<VmValue> {
       // No thread may be blocked now: Node waits for its pool when it ends.
       process.exit(0);
   }
+}
+
+function setUp(setup: VmSetup): VmHello {
+  guest = new GuestPages(setup);
+  uffd = Userfaultfd.create({ features: ["eventRemove"] });
+  for (const { address, pageCount } of guest.regions) {
+    uffd.register(address, pageCount * SMALL_PAGE_BYTES, ["missing"]);
+  }
+  return { addresses: guest.regions.map(({ address }) => address) };
+}
+
+function reset(): void {
+  for (const connection of connections.values()) connection.close();
+  connections.clear();
+  uffd.close();
+  guest[Symbol.dispose]();
 }
 
 function connect(socketPath: string): number {
@@ -207,5 +227,3 @@ process.on("message", ({ id, order }: { id: number; order: VmOrder }) => {
 });
 // A blocked thread would keep an orderly exit waiting.
 process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));
-const hello: VmHello = { addresses: guest.regions.map(({ address }) => address) };
-process.send?.({ id: 0, value: hello } satisfies VmAnswer);

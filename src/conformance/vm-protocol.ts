@@ -29,6 +29,12 @@ export interface Reading {
 }
 
 export type VmOrder =
+  /** Tells that it lives. */
+  | { readonly what: "greet" }
+  /** Maps and registers memory. */
+  | { readonly what: "setup"; readonly setup: VmSetup }
+  /** Drops everything. No thread may be blocked now. */
+  | { readonly what: "reset" }
   | { readonly what: "connect"; readonly socketPath: string }
   | {
       readonly what: "send";

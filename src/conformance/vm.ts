@@ -2,12 +2,8 @@
  * A VM under the handler, seen from the test: its process is vm-program.ts. Every call has a
  * deadline, and says in its `Finding` which page was not answered, or held what.
  */
-import { type ChildProcess, fork } from "node:child_process";
-import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
-import { isStopped } from "../kit/handler-process.ts";
-import { waitFor, within } from "../kit/wait.ts";
+import { waitFor } from "../kit/wait.ts";
 import {
   type DialectName,
   dialects,
@@ -17,12 +13,12 @@ import {
 } from "./dialects.ts";
 import { Finding, formatSeconds, namePages, WrongBytes } from "./finding.ts";
 import type { MemoryImage } from "./image.ts";
+import { VmError, type VmPool, type VmProcess } from "./vm-process.ts";
 import type {
   Attachment,
   Found,
   Reading,
   Run,
-  VmAnswer,
   VmHello,
   VmOrder,
   VmSetup,
@@ -48,6 +44,7 @@ const wanted: Readonly<Record<Expected, string>> = {
 export interface VmStart {
   readonly image: MemoryImage;
   readonly deadlineMs: number;
+  readonly pool: VmPool;
   /** Ends a VM that is still starting. */
   readonly signal: AbortSignal;
 }
@@ -75,78 +72,45 @@ export interface HandshakeOptions {
   readonly isClosed?: boolean;
 }
 
-/** At most so many threads of a VM can be blocked at once. */
-export const MAX_THREADS = 64;
-const START_DEADLINE_MS = 20_000;
-const STOP_DEADLINE_MS = 10_000;
 /** The VM keeps the deadlines itself; this much later it is the VM that does not answer. */
 const GRACE_MS = 10_000;
-
-/** What still runs. It must not outlive us. */
-const running = new Set<Vm>();
-process.on("exit", () => {
-  for (const vm of running) vm.kill();
-});
 
 export class Vm {
   readonly places: readonly RegionPlace[];
   readonly pageSizeBytes: number;
-  /** How it ended, or null while it lives. */
-  end: string | null = null;
-  readonly #child: ChildProcess;
+  readonly #process: VmProcess;
+  readonly #pool: VmPool;
   readonly #deadlineMs: number;
-  readonly #exited: Promise<unknown>;
-  readonly #waiting = new Map<number, (answer: VmAnswer | null) => void>();
-  #lastId = 0;
+  /** Something was not done in time: a thread may be blocked for ever. */
+  #isBlocked = false;
 
-  private constructor(child: ChildProcess, hello: VmHello, setup: VmSetup, deadlineMs: number) {
-    this.#child = child;
-    this.#deadlineMs = deadlineMs;
+  private constructor(process: VmProcess, hello: VmHello, setup: VmSetup, start: VmStart) {
+    this.#process = process;
+    this.#pool = start.pool;
+    this.#deadlineMs = start.deadlineMs;
     this.pageSizeBytes = setup.pageSizeBytes;
     this.places = setup.regionPages.map((pageCount, index) => ({
       address: hello.addresses[index]!,
       pageCount,
     }));
-    this.#exited = once(child, "exit");
-    child.on("message", (answer: VmAnswer) => this.#settle(answer.id, answer));
-    child.on("exit", (code, signal) => {
-      this.end = signal ?? `code ${code}`;
-      running.delete(this);
-      for (const id of [...this.#waiting.keys()]) this.#settle(id, null);
-    });
-    running.add(this);
   }
 
   /** A VM with its memory mapped and registered, which no handler knows of yet. */
-  static async start({ image, deadlineMs, signal }: VmStart, options: VmOptions): Promise<Vm> {
+  static async start(start: VmStart, options: VmOptions): Promise<Vm> {
+    const { image, pool, signal } = start;
     const setup: VmSetup = {
       expectedPath: image.path,
       regionPages: options.regionPages ?? [image.pageCount],
       pageSizeBytes: options.pageSizeBytes ?? SMALL_PAGE_BYTES,
     };
-    const program = new URL("./vm-program.js", import.meta.url);
-    const child = fork(program, [JSON.stringify(setup)], {
-      env: { ...process.env, UV_THREADPOOL_SIZE: String(MAX_THREADS + 16) },
-      execArgv: [],
-    });
-    const onAbort = (): void => void child.kill("SIGKILL");
-    signal.addEventListener("abort", onAbort, { once: true });
-    const ended = once(child, "exit").then(() => null);
-    const first = once(child, "message").then(([answer]) => answer as VmAnswer);
+    const process = await pool.take(signal);
     try {
-      const hello = await within("a VM started", Promise.race([first, ended]), START_DEADLINE_MS);
-      if (hello === null || !("value" in hello)) throw new Error("A VM of the kit did not start.");
-      return new Vm(child, hello.value as VmHello, setup, deadlineMs);
+      const hello = await process.ask({ what: "setup", setup }, GRACE_MS);
+      return new Vm(process, hello as VmHello, setup, start);
     } catch (error) {
-      child.kill("SIGKILL");
+      process.kill();
       throw error;
-    } finally {
-      signal.removeEventListener("abort", onAbort);
     }
-  }
-
-  get pid(): number {
-    return this.#child.pid!;
   }
 
   /** Connects and introduces itself; returns the connection. */
@@ -154,12 +118,12 @@ export class Vm {
     const dialect = options.dialect ?? "v1.12";
     const text = options.text ?? JSON.stringify(this.entries(dialect));
     const attachments = options.attachments ?? ["userfaultfd"];
-    const connection = (await this.#ask({ what: "connect", socketPath })) as number;
+    const connection = await this.connect(socketPath);
     const splitAt = options.splitAt ?? text.length;
-    await this.#ask({ what: "send", connection, text: text.slice(0, splitAt), attachments });
+    await this.#send(connection, text.slice(0, splitAt), attachments);
     if (splitAt < text.length) {
       await this.#ask({ what: "flush", connection, deadlineMs: this.#deadlineMs });
-      await this.#ask({ what: "send", connection, text: text.slice(splitAt), attachments: [] });
+      await this.#send(connection, text.slice(splitAt), []);
     }
     if (options.isClosed ?? !dialects[dialect].keepsSocket) await this.disconnect(connection);
     return connection;
@@ -167,7 +131,12 @@ export class Vm {
 
   /** Connects without a word. */
   async connect(socketPath: string): Promise<number> {
-    return (await this.#ask({ what: "connect", socketPath })) as number;
+    try {
+      return (await this.#ask({ what: "connect", socketPath })) as number;
+    } catch (error) {
+      if (!(error instanceof VmError)) throw error;
+      throw new VmError(`The handler takes no connection any more (${error.message}).`);
+    }
   }
 
   async disconnect(connection: number): Promise<void> {
@@ -180,7 +149,11 @@ export class Vm {
   }
 
   /** Touches pages, and compares all of their bytes. */
-  async expect(pages: readonly number[], what: Expected, options: TouchOptions = {}) {
+  async expect(
+    pages: readonly number[],
+    what: Expected,
+    options: TouchOptions = {},
+  ): Promise<void> {
     const reading = await this.read(pages, options.threads);
     this.assess(pages, reading, what, options.when);
   }
@@ -188,13 +161,13 @@ export class Vm {
   /** The pages as they were found; `?` for those that did not come in time. */
   async read(pages: readonly number[], threads = 1): Promise<Reading> {
     const deadlineMs = this.#deadlineMs;
-    return (await this.#ask({ what: "read", pages, threads, deadlineMs })) as Reading;
+    return this.#noteBlocked(await this.#ask({ what: "read", pages, threads, deadlineMs }));
   }
 
   /** The same, but read by the kernel in one system call. */
   async expectWrittenOut(run: Run, what: Expected): Promise<void> {
     const order = { what: "writeOut", run, deadlineMs: this.#deadlineMs } as const;
-    const reading = (await this.#ask(order)) as Reading;
+    const reading = this.#noteBlocked(await this.#ask(order));
     const pages = Array.from({ length: run.count }, (_, index) => run.first + index);
     this.assess(pages, reading, what, "read by write(2)");
   }
@@ -216,6 +189,7 @@ export class Vm {
     const deadlineMs = this.#deadlineMs;
     const done = (await this.#ask({ what: "remove", runs, threads, deadlineMs })) as number;
     if (done === runs.length) return;
+    this.#isBlocked = true;
     throw new Finding(
       `${runs.length - done} of ${runs.length} madvise calls did not return within ` +
         `${formatSeconds(deadlineMs)}: the handler has not read their REMOVE events.`,
@@ -240,9 +214,11 @@ export class Vm {
   /** Waits until so many faults are unanswered. `isUnread`: and not even read. */
   async untilBlocked(count: number, isUnread = false): Promise<void> {
     const word = isUnread ? "pending" : "total";
-    const isReached = (): boolean => this.end !== null || this.#faults(word) >= count;
+    const isReached = (): boolean =>
+      this.#process.end !== null || this.#process.faults(word) >= count;
     await waitFor(`${count} faults were ${word}`, isReached, GRACE_MS);
-    if (this.end !== null) throw new Finding(`The VM ended with ${this.end} while it was blocked.`);
+    // If it has ended, this says so.
+    await this.#ask({ what: "greet" });
   }
 
   /** Throws a `Finding` unless the pages hold what they should. */
@@ -268,54 +244,47 @@ export class Vm {
     );
   }
 
-  /** Stops the process, and returns when none of its threads runs any more. */
   async freeze(): Promise<void> {
-    this.#child.kill("SIGSTOP");
-    await waitFor("the VM was stopped", () => isStopped(this.pid), STOP_DEADLINE_MS);
+    await this.#process.freeze();
   }
 
   thaw(): void {
-    this.#child.kill("SIGCONT");
+    this.#process.thaw();
   }
 
-  kill(): void {
-    this.#child.kill("SIGKILL");
+  /** Kills it, and returns when it is dead. */
+  async kill(): Promise<void> {
+    await this.#process[Symbol.asyncDispose]();
   }
 
   /** Ends by itself; no thread of it may be blocked. */
   async exit(): Promise<void> {
     void this.#ask({ what: "exit" }).catch(() => undefined);
-    await within("the VM ended", this.#exited, STOP_DEADLINE_MS);
-  }
-
-  async ended(): Promise<void> {
-    await within("the VM ended", this.#exited, STOP_DEADLINE_MS);
+    await this.#process.ended();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.end !== null) return;
-    this.kill();
-    await this.ended();
+    await this.#pool.giveBack(this.#process, this.#isBlocked);
   }
 
-  /** `total`: threads in a fault. `pending`: those whose message nobody has read. See proc(5). */
-  #faults(word: "total" | "pending"): number {
-    const folder = `/proc/${this.pid}/fdinfo`;
+  async #send(connection: number, text: string, attachments: readonly Attachment[]): Promise<void> {
     try {
-      for (const fd of readdirSync(folder)) {
-        const match = new RegExp(`^${word}:\\t(\\d+)`, "m").exec(
-          readFileSync(`${folder}/${fd}`, "utf8"),
-        );
-        if (match !== null) return Number(match[1]);
-      }
-    } catch {
-      // It has ended, or closed one of them in between.
+      await this.#ask({ what: "send", connection, text, attachments });
+    } catch (error) {
+      if (!(error instanceof VmError)) throw error;
+      throw new VmError(`The handler hung up before it had the handshake (${error.message}).`);
     }
-    return 0;
+  }
+
+  #noteBlocked(value: VmValue): Reading {
+    const reading = value as Reading;
+    if (reading.found.includes("?")) this.#isBlocked = true;
+    return reading;
   }
 
   #assertAll(pages: readonly number[], done: number, what: string): void {
     if (done === pages.length) return;
+    this.#isBlocked = true;
     throw new Finding(
       `No answer for ${what} within ${formatSeconds(this.#deadlineMs)}: ` +
         `${pages.length - done} of ${pages.length} pages are left.`,
@@ -323,34 +292,10 @@ export class Vm {
   }
 
   async #ask(order: VmOrder): Promise<VmValue> {
-    if (this.end !== null) throw this.#died();
-    this.#lastId += 1;
-    const id = this.#lastId;
-    const answered = new Promise<VmAnswer | null>((resolve) => this.#waiting.set(id, resolve));
-    this.#child.send({ id, order }, () => undefined);
     // Work in bulk may take longer than one wait; the VM itself ends it when nothing moves.
-    const budgetMs = 10 * this.#deadlineMs + GRACE_MS;
-    const answer = await within(`the VM did ${order.what}`, answered, budgetMs);
-    if (answer === null) throw this.#died();
-    if ("error" in answer) throw new VmError(answer.error);
-    return answer.value;
-  }
-
-  #settle(id: number, answer: VmAnswer | null): void {
-    this.#waiting.get(id)?.(answer);
-    this.#waiting.delete(id);
-  }
-
-  #died(): Finding {
-    return new VmDied(`The VM ended with ${this.end}.`);
+    return await this.#process.ask(order, 10 * this.#deadlineMs + GRACE_MS);
   }
 }
-
-/** The VM is dead. Where the handler was entitled to kill it, that is no fault. */
-export class VmDied extends Finding {}
-
-/** A system call of the VM failed: connect(2) to a handler that is gone, for instance. */
-export class VmError extends Finding {}
 
 function describeFound(found: Found, oddity: string | undefined): string {
   switch (found) {

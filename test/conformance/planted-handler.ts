@@ -10,7 +10,7 @@ import { describeFd, type OwnedFd } from "../../src/linux/fd.ts";
 import { openPidfd } from "../../src/linux/process.ts";
 import { acceptUnix, listenUnix, peerCredentials, receiveWithFds } from "../../src/linux/socket.ts";
 import { type ReadWatch, Scratch, watchReadable } from "../../src/linux/sys.ts";
-import { decodeEvent, EventBatch } from "../../src/uffd/events.ts";
+import { DRAIN_CAPACITY, decodeEvent, EventBatch } from "../../src/uffd/events.ts";
 import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import type { Mistake } from "./mistakes.ts";
 
@@ -107,14 +107,16 @@ class Session {
   }
 
   #drain(): void {
-    const batch = new EventBatch();
+    const batch = new EventBatch(makes("drops-on-eagain") ? 1 : DRAIN_CAPACITY);
     const limit = makes("takes-sixteen") ? 16 : batch.capacity;
     while (this.#uffd.drain(batch) > 0) {
+      if (makes("drops-on-eagain")) setImmediate(() => this.#turn());
       for (let index = 0; index < Math.min(limit, batch.length); index++) {
         const event = decodeEvent(batch, index, this.#pageBytes);
         if (event.type === "pagefault") this.#take(event.address, event.isWrite);
         else if (event.type === "remove") this.#remove(event.start, event.end);
       }
+      if (makes("drops-on-eagain")) return;
     }
   }
 

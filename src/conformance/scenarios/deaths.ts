@@ -3,7 +3,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { DialectName } from "../dialects.ts";
 import { shuffled } from "../image.ts";
 import { PROBE_PAGES, type Stage } from "../stage.ts";
-import { type Vm, VmDied } from "../vm.ts";
+import type { Vm } from "../vm.ts";
+import { VmDied } from "../vm-process.ts";
 
 /** How long a handler that goes on after SIGTERM is waited for, in case it ends soon after. */
 const AFTERLIFE_MS = 700;
@@ -14,8 +15,7 @@ export async function diesAtWork(stage: Stage, dialect: DialectName): Promise<vo
   await vm.expect([0], "file");
   const reading = vm.read(shuffled(stage.image.pages), 16).catch(() => undefined);
   await vm.untilBlocked(1);
-  vm.kill();
-  await Promise.all([vm.ended(), reading]);
+  await Promise.all([vm.kill(), reading]);
   await stage.expectLetGo("its VM was killed");
 }
 

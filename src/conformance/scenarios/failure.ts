@@ -8,7 +8,8 @@ import type { RegionEntry } from "../dialects.ts";
 import { Finding, WrongBytes } from "../finding.ts";
 import type { Scenario } from "../scenario.ts";
 import { PROBE_PAGES, type Stage } from "../stage.ts";
-import { type HandshakeOptions, type Vm, VmDied } from "../vm.ts";
+import type { HandshakeOptions, Vm } from "../vm.ts";
+import { VmDied } from "../vm-process.ts";
 
 const FAIL_LOUDLY =
   "A handler that goes on silently leaves a VM that hangs in its first fault, with nobody told.";

@@ -2,7 +2,7 @@
 import { pagesOf, shuffled } from "../image.ts";
 import type { Scenario } from "../scenario.ts";
 import { PROBE_PAGES } from "../stage.ts";
-import { MAX_THREADS } from "../vm.ts";
+import { MAX_THREADS } from "../vm-process.ts";
 
 const KERNEL_MODE =
   "The VMM passes guest memory to system calls for block devices, sockets and snapshots; then the " +
