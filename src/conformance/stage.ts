@@ -38,7 +38,7 @@ export class Stage {
   readonly #folder: string;
   readonly #pool: VmPool;
   readonly #starting: Promise<HandlerProcess>;
-  readonly #vms: Vm[] = [];
+  readonly #vms: Promise<Vm>[] = [];
   readonly #over = new AbortController();
   #handler: HandlerProcess | null = null;
 
@@ -70,9 +70,9 @@ export class Stage {
   async vm(options: VmOptions = {}): Promise<Vm> {
     const { image, deadlineMs } = this;
     const { signal } = this.#over;
-    const vm = await Vm.start({ image, deadlineMs, pool: this.#pool, signal }, options);
-    this.#vms.push(vm);
-    return vm;
+    const starting = Vm.start({ image, deadlineMs, pool: this.#pool, signal }, options);
+    this.#vms.push(starting);
+    return await starting;
   }
 
   /** A VM that has introduced itself. */
@@ -161,7 +161,7 @@ export class Stage {
     // The handler first: it must not have the time to kill a VM that plays again.
     const handler = await this.#starting.catch(() => null);
     await handler?.[Symbol.asyncDispose]();
-    await Promise.all(this.#vms.map((vm) => vm[Symbol.asyncDispose]()));
+    await Promise.allSettled(this.#vms.map(async (vm) => (await vm)[Symbol.asyncDispose]()));
     rmSync(this.#folder, { recursive: true, force: true });
     folders.delete(this.#folder);
   }

@@ -13,7 +13,7 @@ import {
 } from "./dialects.ts";
 import { Finding, formatSeconds, namePages, WrongBytes } from "./finding.ts";
 import type { MemoryImage } from "./image.ts";
-import { VmError, type VmPool, type VmProcess } from "./vm-process.ts";
+import { VmDied, VmError, type VmPool, type VmProcess } from "./vm-process.ts";
 import type {
   Attachment,
   Found,
@@ -83,6 +83,8 @@ export class Vm {
   readonly #deadlineMs: number;
   /** Something was not done in time: a thread may be blocked for ever. */
   #isBlocked = false;
+  /** Its process may be another VM's by now. */
+  #isOver = false;
 
   private constructor(process: VmProcess, hello: VmHello, setup: VmSetup, start: VmStart) {
     this.#process = process;
@@ -264,6 +266,7 @@ export class Vm {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isOver = true;
     await this.#pool.giveBack(this.#process, this.#isBlocked);
   }
 
@@ -292,6 +295,7 @@ export class Vm {
   }
 
   async #ask(order: VmOrder): Promise<VmValue> {
+    if (this.#isOver) throw new VmDied("The VM is over, like its scenario.");
     // Work in bulk may take longer than one wait; the VM itself ends it when nothing moves.
     return await this.#process.ask(order, 10 * this.#deadlineMs + GRACE_MS);
   }

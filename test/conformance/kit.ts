@@ -9,7 +9,8 @@ import type { Mistake } from "./mistakes.ts";
 export const PATIENCE_MS = 5000;
 /** For handlers that are known to let a VM hang. */
 export const IMPATIENCE_MS = 1500;
-const JOBS = 2;
+/** Most of the time somebody waits for somebody. */
+const JOBS = 3;
 
 /** The handler of planted-handler.ts. */
 export function plantedHandler(mistake?: Mistake): HandlerCommand {

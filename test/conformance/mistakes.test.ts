@@ -3,16 +3,16 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { scenarios } from "../../src/conformance/scenarios/all.ts";
 import { requires } from "../support/requires.ts";
-import { IMPATIENCE_MS, plantedHandler, play } from "./kit.ts";
-import { type Mistake, mistakes } from "./mistakes.ts";
+import { IMPATIENCE_MS, PATIENCE_MS, plantedHandler, play } from "./kit.ts";
+import { type Mistake, mistakes, waits } from "./mistakes.ts";
 
 const needs = requires("userfaultfd", "hugepages");
 
-describe("a handler that makes one mistake", { ...needs, concurrency: 2 }, () => {
+describe("a handler that makes one mistake", { ...needs, concurrency: 3 }, () => {
   for (const [mistake, { by, saying }] of Object.entries(mistakes)) {
     test(`${mistake}: found by ${by.join(", ")}`, async () => {
       const results = await play(by, plantedHandler(mistake as Mistake), {
-        deadlineMs: IMPATIENCE_MS,
+        deadlineMs: waits.includes(saying) ? IMPATIENCE_MS : PATIENCE_MS,
         servesManyVms: true,
       });
       assert.equal(results.length, by.length);

@@ -9,7 +9,10 @@ const ZEROES = /expected .* found zeroes/;
 const SNAPSHOT = /found .*the bytes of the memory file/;
 const OTHER = /found (?:the bytes of page|other bytes|the write, but)/;
 const HOLDS = /still holds 1 userfaultfd/;
+const DEAF = /neither ended nor served the next VM/;
 const ENDS = /The handler has ended with/;
+/** Findings that come only when the time is up. */
+export const waits: readonly RegExp[] = [HANGS, HOLDS, DEAF];
 
 interface Caught {
   readonly by: readonly string[];
@@ -69,7 +72,7 @@ export const mistakes = {
   "starves-others": { by: ["flood-next-door"], saying: HANGS },
   "deaf-after-refusal": {
     by: ["no-descriptor", "empty-connection", "overlapping-regions"],
-    saying: /neither ended nor served the next VM/,
+    saying: DEAF,
   },
   "refusal-crashes": { by: ["wrong-descriptor"], saying: /crashed with SIGSEGV/ },
   "refusal-ends-well": {

@@ -8,7 +8,7 @@ import { compile } from "../../src/kit/compile.ts";
 import { HandlerCommand } from "../../src/kit/handler-command.ts";
 import { repositoryRoot } from "../../src/kit/paths.ts";
 import { requires } from "../support/requires.ts";
-import { failuresOf, IMPATIENCE_MS, PATIENCE_MS, plantedHandler, play } from "./kit.ts";
+import { failuresOf, IMPATIENCE_MS, PATIENCE_MS, play } from "./kit.ts";
 
 const needs = requires("userfaultfd", "cc", "hugepages");
 
@@ -79,10 +79,3 @@ describe("the naive handler", needs, () => {
 });
 
 const nameOf = ({ scenario }: Result): string => scenario.name;
-
-describe("the handler in which mistakes are planted", needs, () => {
-  test("makes none unless asked to", async () => {
-    const options = { deadlineMs: PATIENCE_MS, servesManyVms: true };
-    assert.deepEqual(failuresOf(await play([], plantedHandler(), options)), []);
-  });
-});
