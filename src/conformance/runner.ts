@@ -33,7 +33,7 @@ export interface RunOptions {
 const HUGE_PAGES_WANTED = 16;
 /** The pages of a process that has just died come back a moment later. */
 const HUGE_PAGES_PATIENCE_MS = 1500;
-/** No scenario has more waits than that, each with its own deadline; this only ends a bug of ours. */
+/** More than any scenario has; each has its own deadline. This only ends a bug of ours. */
 const MAX_WAITS = 20;
 const START_MS = 60_000;
 

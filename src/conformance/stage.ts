@@ -119,7 +119,7 @@ export class Stage {
   }
 
   /**
-   * After a bad handshake: the handler ends with a failure, or goes on and serves the next VM right.
+   * After a bad handshake: the handler ends with a failure, or serves the next VM right.
    * `probe`: a touch of the bad VM itself, which counts too if it is served right.
    */
   async expectRefusal(what: string, probe?: Promise<void>): Promise<void> {

@@ -115,6 +115,10 @@ export class Vm {
     }
   }
 
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   /** Connects and introduces itself; returns the connection. */
   async introduce(socketPath: string, options: HandshakeOptions = {}): Promise<number> {
     const dialect = options.dialect ?? "v1.12";
@@ -234,9 +238,11 @@ export class Vm {
     if (wrong.length > 0) {
       const first = wrong[0]!;
       const found = reading.found[pages.indexOf(first)] as Found;
+      const holds = describeFound(found, reading.oddities[first]);
+      const where = wrong.length > 1 ? ` in page ${first}` : "";
       throw new WrongBytes(
-        `${capitalised(namePages(wrong))}${suffix}: expected ${wanted[what]}, found ` +
-          `${describeFound(found, reading.oddities[first])}${wrong.length > 1 ? ` in page ${first}` : ""}.`,
+        `${capitalised(namePages(wrong))}${suffix}: expected ${wanted[what]}, ` +
+          `found ${holds}${where}.`,
       );
     }
     const missing = pages.filter((_, index) => reading.found[index] === "?");

@@ -1,6 +1,6 @@
 /**
- * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is ready
- * when it listens, it is over when its process is, and what it holds stands in /proc.
+ * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is
+ * ready when it listens, it is over when its process is, and what it holds stands in /proc.
  *
  * It gets a process group of its own, because a command line may start more than one process, and
  * the group is killed at the end, however we end.

@@ -45,6 +45,7 @@ export const mistakes = {
       "remove-missing",
       "remove-again",
       "remove-all",
+      "remove-scattered",
       "remove-across-regions",
       "remove-balloon",
       "remove-flood",

@@ -1,4 +1,4 @@
-/** The handler in which mistakes are planted makes none by itself: what is found is what was planted. */
+/** The handler in which mistakes are planted makes none by itself. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { requires } from "../support/requires.ts";

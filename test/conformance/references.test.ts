@@ -40,6 +40,7 @@ const NAIVE_FAILS = [
   "remove-mixed",
   "remove-again",
   "remove-all",
+  "remove-scattered",
   "remove-across-regions",
   "remove-unread",
   "remove-many-unread",

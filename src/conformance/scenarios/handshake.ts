@@ -115,8 +115,8 @@ export const handshakeScenarios: readonly Scenario[] = [
     group: "handshake",
     proves: "A handshake, and faults, that were there before accept(2) are answered.",
     because:
-      "connect(2) succeeds while the listener's backlog has room: the VMM waits for nobody, sends, " +
-      "and goes on to touch its memory.",
+      "connect(2) succeeds while the listener's backlog has room: the VMM waits for nobody, " +
+      "sends, and goes on to touch its memory.",
     play: async (stage) => {
       const vm = await stage.vm();
       const handler = await stage.handler();
@@ -133,8 +133,8 @@ export const handshakeScenarios: readonly Scenario[] = [
     group: "handshake",
     proves: "A handshake whose sender closed the socket before accept(2) is taken all the same.",
     because:
-      "VMMs up to v1.11 close at once: data and descriptor can still be read then, and only after " +
-      "them comes the end of the stream.",
+      "VMMs up to v1.11 close at once: data and descriptor can still be read then, and only " +
+      "after them comes the end of the stream.",
     play: async (stage) => {
       const vm = await stage.vm();
       const handler = await stage.handler();

@@ -39,8 +39,8 @@ export const hotplugScenarios: readonly Scenario[] = [
     group: "hotplug",
     proves: "Pages beside memory that is not accessible are served.",
     because:
-      "mprotect(2) splits the mapping, and a copy that crosses the split gets ENOENT, with nothing " +
-      "copied: what was to come along must be left out.",
+      "mprotect(2) splits the mapping, and a copy that crosses the split gets ENOENT, with " +
+      "nothing copied: what was to come along must be left out.",
     play: async (stage) => {
       const vm = await stage.vm();
       const closed = [
@@ -59,8 +59,7 @@ export const hotplugScenarios: readonly Scenario[] = [
   {
     name: "hotplug-replug",
     group: "hotplug",
-    proves:
-      "A block that was plugged in the snapshot, is unplugged, and plugged again, reads as zeroes.",
+    proves: "A block of the snapshot that is unplugged, and plugged again, reads as zeroes.",
     because: "Unplugging gives the block back (REMOVE) and makes it inaccessible.",
     play: async (stage) => {
       const first = stage.image.bootPages - BLOCK_PAGES;

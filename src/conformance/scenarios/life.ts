@@ -6,7 +6,8 @@ import { diesAtWork, outlivesTermination } from "./deaths.ts";
 
 const SILENT_DEATH =
   "Nothing in a userfaultfd tells that its VM has died: poll(2) stays silent and every copy says " +
-  "ESRCH. Only the socket (from v1.12 on) and a pidfd of the peer tell.";
+  "ESRCH. Only the socket (from v1.12 on) and a pidfd of the peer tell. " +
+  "Whoever does not look leaks a descriptor with each VM.";
 const ONE_SOCKET = "Nothing in the handshake names the VM: each connection is a VM of its own.";
 
 export const lifeScenarios: readonly Scenario[] = [
@@ -88,8 +89,8 @@ export const lifeScenarios: readonly Scenario[] = [
     group: "life",
     proves: "SIGTERM to the handler never makes a page of an attached VM read as zeroes.",
     because:
-      "The VMM keeps its own copy of the userfaultfd, so that a dead handler freezes the VM instead " +
-      "of corrupting it. A handler that unregisters the memory undoes that.",
+      "The VMM keeps its own copy of the userfaultfd, so that a dead handler freezes the VM " +
+      "instead of corrupting it. A handler that unregisters the memory undoes that.",
     play: outlivesTermination,
   },
   {

@@ -88,6 +88,21 @@ export const removeScenarios: readonly Scenario[] = [
     },
   },
   {
+    name: "remove-scattered",
+    group: "remove",
+    proves: "Missing pages among removed ones are filled, and the removed ones are not.",
+    because: `${ZERO_AFTER} Whoever fills several pages at once must leave them out.`,
+    play: async (stage) => {
+      const vm = await stage.attach();
+      const pages = pagesOf({ first: 320, count: 128 });
+      const given = pages.filter((page) => page % 3 !== 0);
+      const kept = pages.filter((page) => page % 3 === 0);
+      await vm.remove(singles(given), 2);
+      await vm.expect(kept, "file", { when: "among removed pages", threads: 2 });
+      await vm.expect(given, "zero", { when: "after its REMOVE", threads: 2 });
+    },
+  },
+  {
     name: "remove-across-regions",
     group: "remove",
     proves: "A range over the end of one region and the start of the next is given back.",
@@ -146,8 +161,8 @@ export const removeScenarios: readonly Scenario[] = [
     group: "remove",
     proves: "A fault in a removed range, read ahead of its REMOVE, leaves no snapshot bytes there.",
     because:
-      "The kernel hands faults out before events. It accepts no copy until the REMOVE is read, so " +
-      "whoever fills the page has been told that it is gone.",
+      "The kernel hands faults out before events. It accepts no copy until the REMOVE is read, " +
+      "so whoever fills the page has been told that it is gone.",
     play: async (stage) => {
       const [vm, handler] = await stage.attachFrozen();
       const run = { first: 64, count: 8 };

@@ -5,8 +5,8 @@ import { PROBE_PAGES } from "../stage.ts";
 import { MAX_THREADS } from "../vm-process.ts";
 
 const KERNEL_MODE =
-  "The VMM passes guest memory to system calls for block devices, sockets and snapshots; then the " +
-  "kernel itself faults on the missing page.";
+  "The VMM passes guest memory to system calls for block devices, sockets and snapshots; then " +
+  "the kernel itself faults on the missing page.";
 
 export const servingScenarios: readonly Scenario[] = [
   {
