@@ -20,6 +20,9 @@ export interface StageOptions {
 /** A few pages with data, far from each other and from all holes. */
 export const PROBE_PAGES = [1, 300, 1200];
 
+/** Looks in a row, a millisecond or more apart, at which no thread of an idle handler runs. */
+const QUIET_SAMPLES = 25;
+
 /** Signals that mean that a program has a fault of its own. SIGABRT is how some languages panic. */
 const CRASH_SIGNALS = ["SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"];
 /** How a shell reports the same signals. */
@@ -108,6 +111,22 @@ export class Stage {
     this.expectNoCrash(handler);
   }
 
+  /** Fails unless, some time before the deadline, all threads of the handler sleep a while. */
+  async expectQuiet(when: string): Promise<void> {
+    const handler = await this.handler();
+    let quietSamples = 0;
+    const isQuiet = (): boolean => {
+      quietSamples = handler.runningThreads() === 0 ? quietSamples + 1 : 0;
+      return quietSamples >= QUIET_SAMPLES;
+    };
+    try {
+      await waitFor("the handler was quiet", isQuiet, this.deadlineMs);
+    } catch {
+      const span = formatSeconds(this.deadlineMs);
+      throw new Finding(`The handler has not slept ${when}: it was running for ${span}.`);
+    }
+  }
+
   /** Fails if the handler has ended by a fault of its own. */
   expectNoCrash({ exit }: HandlerProcess): void {
     if (exit === null) return;
@@ -119,24 +138,22 @@ export class Stage {
   }
 
   /**
-   * After a bad handshake: the handler ends with a failure, or serves the next VM right.
-   * `probe`: a touch of the bad VM itself, which counts too if it is served right.
+   * After a bad handshake: the handler ends with a failure, or serves the next VM right. `probe`:
+   * the bad VM touching a page, which counts too if it is served right, or killed.
    */
-  async expectRefusal(what: string, probe?: Promise<void>): Promise<void> {
+  async expectRefusal(what: string, probe?: Probe): Promise<void> {
     const handler = await this.handler();
     const ways = [this.#loudEnd(handler, what), this.#nextVmServed()];
-    if (probe !== undefined) ways.push(probe.catch(rejectUnlessWrong));
+    if (probe !== undefined) ways.push(probe.touch.catch(rejectUnlessWrong));
     const decided = await firstSuccess(ways, this.deadlineMs + 1000);
-    if (decided !== true) {
-      throw (
-        decided ??
-        new Finding(
-          `After ${what} the handler neither ended nor served the next VM within ` +
-            `${formatSeconds(this.deadlineMs)}.`,
-        )
-      );
-    }
+    // What it refuses it does not answer: if the bad VM got an answer, that must be right too.
+    if (decided === true && probe?.vm.isBlocked === false) await probe.touch.catch(throwIfWrong);
     this.expectNoCrash(handler);
+    if (decided === true) return;
+    const silence =
+      `After ${what} the handler neither ended nor served the next VM within ` +
+      `${formatSeconds(this.deadlineMs)}.`;
+    throw decided ?? new Finding(silence);
   }
 
   async #loudEnd(handler: HandlerProcess, what: string): Promise<void> {
@@ -167,6 +184,12 @@ export class Stage {
   }
 }
 
+/** A touch of the bad VM's memory, and whose it is. */
+export interface Probe {
+  readonly vm: Vm;
+  readonly touch: Promise<void>;
+}
+
 /** This way of ending well did not come about; another may. */
 class Undecided extends Error {}
 
@@ -174,6 +197,10 @@ class Undecided extends Error {}
 function rejectUnlessWrong(error: unknown): never {
   if (error instanceof WrongBytes || !(error instanceof Finding)) throw error;
   throw new Undecided();
+}
+
+function throwIfWrong(error: unknown): void {
+  if (error instanceof WrongBytes) throw error;
 }
 
 /** True if one of the ways succeeds; what one of them found wrong; null if time is up. */

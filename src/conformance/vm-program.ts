@@ -84,7 +84,7 @@ async function obey(order: VmOrder): Promise<VmValue> {
 
 function setUp(setup: VmSetup): VmHello {
   guest = new GuestPages(setup);
-  uffd = Userfaultfd.create({ features: ["eventRemove"] });
+  uffd = Userfaultfd.create({ features: setup.hasRemove ? ["eventRemove"] : [] });
   for (const { address, pageCount } of guest.regions) {
     uffd.register(address, pageCount * SMALL_PAGE_BYTES, ["missing"]);
   }

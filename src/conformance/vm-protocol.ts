@@ -6,6 +6,7 @@ export interface VmSetup {
   /** Its regions, in the order of the memory file, in pages of 4 KiB. */
   readonly regionPages: readonly number[];
   readonly pageSizeBytes: number;
+  readonly hasRemove: boolean;
 }
 
 /** What it says first: where its regions lie. */

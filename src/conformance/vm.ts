@@ -53,6 +53,8 @@ export interface VmOptions {
   /** The image's pages, split over regions; default: one region. */
   readonly regionPages?: readonly number[];
   readonly pageSizeBytes?: number;
+  /** Whether its userfaultfd reports REMOVE; default: yes. */
+  readonly hasRemove?: boolean;
 }
 
 export interface TouchOptions {
@@ -104,6 +106,7 @@ export class Vm {
       expectedPath: image.path,
       regionPages: options.regionPages ?? [image.pageCount],
       pageSizeBytes: options.pageSizeBytes ?? SMALL_PAGE_BYTES,
+      hasRemove: options.hasRemove ?? true,
     };
     const process = await pool.take(signal);
     try {
@@ -133,6 +136,11 @@ export class Vm {
     }
     if (options.isClosed ?? !dialects[dialect].keepsSocket) await this.disconnect(connection);
     return connection;
+  }
+
+  /** A thread of it is in a fault that nobody has answered. */
+  get isBlocked(): boolean {
+    return this.#process.end === null && this.#process.faults("total") > 0;
   }
 
   /** Connects without a word. */
@@ -165,9 +173,9 @@ export class Vm {
   }
 
   /** The pages as they were found; `?` for those that did not come in time. */
-  async read(pages: readonly number[], threads = 1): Promise<Reading> {
-    const deadlineMs = this.#deadlineMs;
-    return this.#noteBlocked(await this.#ask({ what: "read", pages, threads, deadlineMs }));
+  read(pages: readonly number[], threads = 1): Promise<Reading> {
+    const order = { what: "read", pages, threads, deadlineMs: this.#deadlineMs } as const;
+    return inBackground(this.#ask(order).then((reading) => this.#noteBlocked(reading)));
   }
 
   /** The same, but read by the kernel in one system call. */
@@ -191,15 +199,8 @@ export class Vm {
   }
 
   /** Gives runs of pages back, one madvise(2) each. */
-  async remove(runs: readonly Run[], threads = 1): Promise<void> {
-    const deadlineMs = this.#deadlineMs;
-    const done = (await this.#ask({ what: "remove", runs, threads, deadlineMs })) as number;
-    if (done === runs.length) return;
-    this.#isBlocked = true;
-    throw new Finding(
-      `${runs.length - done} of ${runs.length} madvise calls did not return within ` +
-        `${formatSeconds(deadlineMs)}: the handler has not read their REMOVE events.`,
-    );
+  remove(runs: readonly Run[], threads = 1): Promise<void> {
+    return inBackground(this.#remove(runs, threads));
   }
 
   async protect(run: Run, isAccessible: boolean): Promise<void> {
@@ -285,6 +286,17 @@ export class Vm {
     }
   }
 
+  async #remove(runs: readonly Run[], threads: number): Promise<void> {
+    const deadlineMs = this.#deadlineMs;
+    const done = (await this.#ask({ what: "remove", runs, threads, deadlineMs })) as number;
+    if (done === runs.length) return;
+    this.#isBlocked = true;
+    throw new Finding(
+      `${runs.length - done} of ${runs.length} madvise calls did not return within ` +
+        `${formatSeconds(deadlineMs)}: the handler has not read their REMOVE events.`,
+    );
+  }
+
   #noteBlocked(value: VmValue): Reading {
     const reading = value as Reading;
     if (reading.found.includes("?")) this.#isBlocked = true;
@@ -305,6 +317,12 @@ export class Vm {
     // Work in bulk may take longer than one wait; the VM itself ends it when nothing moves.
     return await this.#process.ask(order, 10 * this.#deadlineMs + GRACE_MS);
   }
+}
+
+/** Scenarios begin one thing, do another, and may fail at that: the first has no witness then. */
+function inBackground<T>(work: Promise<T>): Promise<T> {
+  work.catch(() => undefined);
+  return work;
 }
 
 function describeFound(found: Found, oddity: string | undefined): string {

@@ -109,6 +109,12 @@ export class HandlerProcess {
     return groupMembers(this.pid).reduce((sum, pid) => sum + countUserfaultfds(pid), 0);
   }
 
+  /** How many threads of its group run, or would if there were a CPU for them. */
+  runningThreads(): number {
+    const states = groupMembers(this.pid).flatMap(threadStates);
+    return states.filter((state) => state === "R").length;
+  }
+
   /** SIGKILL to its whole group. */
   kill(): void {
     this.signal("SIGKILL");
@@ -183,13 +189,24 @@ function groupOf(pid: number): number {
 
 /** Whether no thread of a process runs: all are stopped by a signal, or it is over. */
 export function isStopped(pid: number): boolean {
+  return threadStates(pid).every((state) => "TtZX".includes(state));
+}
+
+/** One letter for each thread: `R` runs or is ready to, `T` is stopped. See proc(5). */
+function threadStates(pid: number): string[] {
   try {
-    return readdirSync(`/proc/${pid}/task`).every((thread) => {
-      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
-      return "TtZX".includes(stat.slice(stat.lastIndexOf(")") + 2)[0]!);
-    });
+    return readdirSync(`/proc/${pid}/task`).map((thread) => threadState(pid, thread));
   } catch {
-    return true; // It has ended.
+    return []; // It has ended.
+  }
+}
+
+function threadState(pid: number, thread: string): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+    return stat.slice(stat.lastIndexOf(")") + 2)[0]!;
+  } catch {
+    return "X"; // It has ended, as that letter says.
   }
 }
 

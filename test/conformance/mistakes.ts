@@ -65,6 +65,7 @@ export const mistakes = {
     saying: HOLDS,
   },
   "trusts-the-socket": { by: ["vm-killed-socket-closed"], saying: HOLDS },
+  "spins-on-hangup": { by: ["idle-after-hangup"], saying: /has not slept while/ },
   "unregisters-at-the-end": { by: ["handler-terminated"], saying: ZEROES },
   "regions-of-the-first": { by: ["vms-at-once"], saying: HANGS },
   "dies-with-a-vm": { by: ["death-next-door", "vm-after-vm"], saying: ENDS },

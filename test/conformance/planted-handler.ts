@@ -82,6 +82,7 @@ class Session {
       });
       return;
     }
+    if (makes("spins-on-hangup")) this.#watch(connection.fd, () => {});
     const pidfd = openPidfd(this.#pid);
     this.#closing.push(pidfd);
     this.#watch(pidfd.fd, () => this.#close());

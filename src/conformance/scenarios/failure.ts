@@ -31,7 +31,7 @@ function refuses(
       const vm = await stage.vm();
       await stage.handler();
       await vm.introduce(stage.socketPath, handshake(vm));
-      const probe = mayServe === "may serve" ? vm.expect([1], "file") : undefined;
+      const probe = mayServe === "may serve" ? { vm, touch: vm.expect([1], "file") } : undefined;
       await stage.expectRefusal(what, probe);
     },
   };
@@ -104,10 +104,8 @@ export const failureScenarios: readonly Scenario[] = [
     play: async (stage) => {
       const { pageCount } = stage.image;
       const vm = await stage.attach({ regionPages: [pageCount + 512] });
-      await stage.expectRefusal(
-        "a handshake for more memory than the file holds",
-        killedAt(vm, pageCount + 8),
-      );
+      const touch = killedAt(vm, pageCount + 8);
+      await stage.expectRefusal("a handshake for more memory than the file holds", { vm, touch });
     },
   },
   {

@@ -85,6 +85,20 @@ export const lifeScenarios: readonly Scenario[] = [
     },
   },
   {
+    name: "idle-after-hangup",
+    group: "life",
+    proves: "A handler sleeps while its VM does nothing, also when the VM has closed its socket.",
+    because:
+      "The socket of a VMM up to v1.11 stays hung up: whoever keeps polling it never sleeps " +
+      "again, and takes a CPU from the guests.",
+    play: async (stage) => {
+      const vm = await stage.attach({ dialect: "v1.7" });
+      await vm.expect(PROBE_PAGES, "file");
+      await stage.expectQuiet("while its VM did nothing");
+      await vm.expect([2, 3, 5], "file", { when: "after a pause" });
+    },
+  },
+  {
     name: "handler-terminated",
     group: "life",
     proves: "SIGTERM to the handler never makes a page of an attached VM read as zeroes.",
