@@ -117,7 +117,7 @@ async function readPages({ pages, threads, deadlineMs }: OrderOf<"read">): Promi
   await runLanes(pages.length, threads, deadlineMs, async (index, lane) => {
     const page = pages[index]!;
     const buffer = buffers[lane]!;
-    await sys.background.memcpy(buffer.address, guest.addressOf(page), SMALL_PAGE_BYTES);
+    await sys.background.memcpy(buffer.bytes, guest.addressOf(page), SMALL_PAGE_BYTES);
     const bytes = Buffer.from(buffer.bytes.buffer);
     found[index] = guest.classify(page, bytes);
     if (found[index] === "X") oddities[page] = guest.describe(page, bytes);
@@ -128,7 +128,7 @@ async function readPages({ pages, threads, deadlineMs }: OrderOf<"read">): Promi
 /** One system call for the whole run, as Firecracker writes snapshots. */
 async function writeOut({ run, deadlineMs }: OrderOf<"writeOut">): Promise<Reading> {
   const { first, count } = run;
-  const target = createMemfd("snapshot");
+  using target = createMemfd("snapshot");
   const oddities: Record<number, string> = {};
   const found = new Array<string>(count).fill("?");
   await runLanes(1, 1, deadlineMs, async () => {
@@ -172,7 +172,7 @@ async function writePages(order: OrderOf<"write">): Promise<number> {
     const source = new sys.Scratch(bytes.length);
     source.bytes.set(bytes);
     const target = guest.addressOf(pages[index]!) + offset;
-    await sys.background.memcpy(target, source.address, bytes.length);
+    await sys.background.memcpy(target, source.bytes, bytes.length);
   });
 }
 

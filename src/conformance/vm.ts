@@ -84,7 +84,7 @@ export class Vm {
   readonly #pool: VmPool;
   readonly #deadlineMs: number;
   /** Something was not done in time: a thread may be blocked for ever. */
-  #isBlocked = false;
+  #hasStalled = false;
   /** Its process may be another VM's by now. */
   #isOver = false;
 
@@ -122,6 +122,11 @@ export class Vm {
     return this.#process.pid;
   }
 
+  /** A thread of it is in a fault that nobody has answered. */
+  get isBlocked(): boolean {
+    return this.#process.end === null && this.#process.faults("total") > 0;
+  }
+
   /** Connects and introduces itself; returns the connection. */
   async introduce(socketPath: string, options: HandshakeOptions = {}): Promise<number> {
     const dialect = options.dialect ?? "v1.12";
@@ -136,11 +141,6 @@ export class Vm {
     }
     if (options.isClosed ?? !dialects[dialect].keepsSocket) await this.disconnect(connection);
     return connection;
-  }
-
-  /** A thread of it is in a fault that nobody has answered. */
-  get isBlocked(): boolean {
-    return this.#process.end === null && this.#process.faults("total") > 0;
   }
 
   /** Connects without a word. */
@@ -175,13 +175,13 @@ export class Vm {
   /** The pages as they were found; `?` for those that did not come in time. */
   read(pages: readonly number[], threads = 1): Promise<Reading> {
     const order = { what: "read", pages, threads, deadlineMs: this.#deadlineMs } as const;
-    return inBackground(this.#ask(order).then((reading) => this.#noteBlocked(reading)));
+    return inBackground(this.#ask(order).then((reading) => this.#noteStall(reading)));
   }
 
   /** The same, but read by the kernel in one system call. */
   async expectWrittenOut(run: Run, what: Expected): Promise<void> {
     const order = { what: "writeOut", run, deadlineMs: this.#deadlineMs } as const;
-    const reading = this.#noteBlocked(await this.#ask(order));
+    const reading = this.#noteStall(await this.#ask(order));
     const pages = Array.from({ length: run.count }, (_, index) => run.first + index);
     this.assess(pages, reading, what, "read by write(2)");
   }
@@ -274,7 +274,7 @@ export class Vm {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
-    await this.#pool.giveBack(this.#process, this.#isBlocked);
+    await this.#pool.giveBack(this.#process, this.#hasStalled);
   }
 
   async #send(connection: number, text: string, attachments: readonly Attachment[]): Promise<void> {
@@ -290,22 +290,22 @@ export class Vm {
     const deadlineMs = this.#deadlineMs;
     const done = (await this.#ask({ what: "remove", runs, threads, deadlineMs })) as number;
     if (done === runs.length) return;
-    this.#isBlocked = true;
+    this.#hasStalled = true;
     throw new Finding(
       `${runs.length - done} of ${runs.length} madvise calls did not return within ` +
         `${formatSeconds(deadlineMs)}: the handler has not read their REMOVE events.`,
     );
   }
 
-  #noteBlocked(value: VmValue): Reading {
+  #noteStall(value: VmValue): Reading {
     const reading = value as Reading;
-    if (reading.found.includes("?")) this.#isBlocked = true;
+    if (reading.found.includes("?")) this.#hasStalled = true;
     return reading;
   }
 
   #assertAll(pages: readonly number[], done: number, what: string): void {
     if (done === pages.length) return;
-    this.#isBlocked = true;
+    this.#hasStalled = true;
     throw new Finding(
       `No answer for ${what} within ${formatSeconds(this.#deadlineMs)}: ` +
         `${pages.length - done} of ${pages.length} pages are left.`,

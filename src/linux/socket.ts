@@ -147,7 +147,7 @@ export function sendWithFds(socket: number, payload: Uint8Array, fds: readonly n
   }
 }
 
-/** How many bytes that were sent the other side has not read yet. */
+/** Kernel memory that holds what the other side has not read yet; 0 if it has read all. */
 export function unreadBytes(socket: number): number {
   const count = new sys.Scratch(4);
   sys.check(sys.ioctl(socket, SIOCOUTQ, count.address), "ioctl(SIOCOUTQ)");
