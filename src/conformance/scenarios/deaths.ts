@@ -9,12 +9,14 @@ import { VmDied } from "../vm-process.ts";
 /** How long a handler that goes on after SIGTERM is waited for, in case it ends soon after. */
 const AFTERLIFE_MS = 700;
 
-/** A VM with many threads in faults is killed. */
+const THREADS = 16;
+
+/** A VM is killed while the handler answers many threads of it. */
 export async function diesAtWork(stage: Stage, dialect: DialectName): Promise<void> {
-  const vm = await stage.attach({ dialect });
-  await vm.expect([0], "file");
-  const reading = vm.read(shuffled(stage.image.pages), 16).catch(() => undefined);
-  await vm.untilBlocked(1);
+  const [vm, handler] = await stage.attachFrozen({ dialect });
+  const reading = vm.read(shuffled(stage.image.pages), THREADS).catch(() => undefined);
+  await vm.untilBlocked(THREADS, true);
+  handler.thaw();
   await Promise.all([vm.kill(), reading]);
   await stage.expectLetGo("its VM was killed");
 }
