@@ -12,6 +12,9 @@ export const IMPATIENCE_MS = 1500;
 /** Most of the time somebody waits for somebody. */
 const JOBS = 3;
 
+// The runner ends a file that takes too long by SIGTERM: its handlers are ended by exit hooks.
+process.once("SIGTERM", () => process.exit(143));
+
 /** The handler of planted-handler.ts. */
 export function plantedHandler(mistake?: Mistake): HandlerCommand {
   const program = join(builtRoot, "test/conformance/planted-handler.js");
