@@ -17,8 +17,8 @@ export class PageBuffers {
 
   /**
    * Puts `lengthBytes` of the image together from several layers; null if a file has become too
-   * short, or its disk fails. Reads instead of copying from the mappings: touching a truncated mapping is a SIGBUS
-   * for the whole process, while the kernel's own copy only fails.
+   * short, or its disk fails. Reads instead of copying from the mappings: touching a truncated
+   * mapping is a SIGBUS for the whole process, while the kernel's own copy only fails.
    */
   assemble(layers: MappedLayers, offset: number, lengthBytes: number): number | null {
     this.#assembly ??= openAssembly();

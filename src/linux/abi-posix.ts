@@ -64,6 +64,8 @@ export const SOL_SOCKET = 1;
 export const SCM_RIGHTS = 1;
 export const SO_PEERCRED = 17;
 export const SO_PEERPIDFD = 77;
+/** What was sent and not read yet, in the kernel's memory. See unix(7). */
+export const SIOCOUTQ = 0x5411;
 export const MSG_CTRUNC = 0x8;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_NOSIGNAL = 0x4000;

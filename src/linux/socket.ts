@@ -11,6 +11,7 @@ import {
   MSG_NOSIGNAL,
   msghdr,
   SCM_RIGHTS,
+  SIOCOUTQ,
   SO_PEERCRED,
   SO_PEERPIDFD,
   SOCK_CLOEXEC,
@@ -144,6 +145,13 @@ export function sendWithFds(socket: number, payload: Uint8Array, fds: readonly n
   if (sent !== payload.length) {
     throw new FaultlineError("system", `sendmsg took ${sent} of ${payload.length} bytes`);
   }
+}
+
+/** Kernel memory that holds what the other side has not read yet; 0 if it has read all. */
+export function unreadBytes(socket: number): number {
+  const count = new sys.Scratch(4);
+  sys.check(sys.ioctl(socket, SIOCOUTQ, count.address), "ioctl(SIOCOUTQ)");
+  return count.words[0]!;
 }
 
 export interface Received {

@@ -45,6 +45,7 @@ const HEADERS = [
   "linux/kvm.h",
   "linux/memfd.h",
   "linux/mman.h",
+  "linux/sockios.h",
   "linux/userfaultfd.h",
   "linux/version.h",
 ];
