@@ -1,4 +1,5 @@
 /** What the tests of the kit have in common. */
+import "../support/end-cleanly.ts";
 import { join } from "node:path";
 import { type Result, runScenarios } from "../../src/conformance/runner.ts";
 import { selectScenarios } from "../../src/conformance/scenarios/all.ts";
@@ -11,9 +12,6 @@ export const PATIENCE_MS = 5000;
 export const IMPATIENCE_MS = 1500;
 /** Most of the time somebody waits for somebody. */
 const JOBS = 3;
-
-// The runner ends a file that takes too long by SIGTERM: its handlers are ended by exit hooks.
-process.once("SIGTERM", () => process.exit(143));
 
 /** The handler of planted-handler.ts. */
 export function plantedHandler(mistake?: Mistake): HandlerCommand {

@@ -42,7 +42,6 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
   const socket = folder.at("socket");
   const random = new Random(SEED);
   const oracle = new GuestOracle(SEED);
-  const handlers: ServeProcess[] = [];
   let snapshot: GuestSnapshot;
   let bootId: string;
   let uptime: number;
@@ -57,18 +56,9 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
   });
 
   after(() => folder[Symbol.dispose]());
-  // So the runner ends a file that takes too long. QEMU goes by itself, the rest must not stay.
-  process.once("SIGTERM", () => {
-    for (const handler of handlers) handler.kill("SIGKILL");
-    folder[Symbol.dispose]();
-    process.exit(1);
-  });
 
   async function serve(): Promise<ServeProcess> {
-    const options = ["--memory", snapshot.memoryFile, "--socket", socket];
-    const handler = await ServeProcess.start(options);
-    handlers.push(handler);
-    return handler;
+    return await ServeProcess.start(["--memory", snapshot.memoryFile, "--socket", socket]);
   }
 
   test("goes on where it was, and loads what it needs", async (t) => {

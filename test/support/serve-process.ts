@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { builtRoot } from "../../src/kit/paths.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
+import { atExit } from "./end-cleanly.ts";
 
 const MAIN = join(builtRoot, "src/cli/main.js");
 /** Starting Node on a busy machine of two CPUs; what is measured in earnest has its own budget. */
@@ -51,7 +52,9 @@ export class ServeProcess {
       env: { ...process.env, ...start.environment },
       ...identity,
     });
+    const forget = atExit(() => this.kill("SIGKILL"));
     this.exited = once(this.#child, "close").then(([code, signal]) => {
+      forget();
       this.exit = { code, signal };
       return this.exit;
     });
