@@ -9,6 +9,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["demo", async () => (await import("./demo.ts")).demoCommand()],
   ["serve", async () => (await import("./serve.ts")).serveCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],
+  ["bench", async () => (await import("./bench.ts")).benchCommand()],
 ]);
 
 async function createProgram(requested: string | undefined): Promise<Command> {

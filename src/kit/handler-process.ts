@@ -1,6 +1,6 @@
 /**
- * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is ready
- * when it listens, it is over when its process is, and what it holds stands in /proc.
+ * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is
+ * ready when it listens, it is over when its process is, and what it holds stands in /proc.
  *
  * It gets a process group of its own, because a command line may start more than one process, and
  * the group is killed at the end, however we end.
@@ -40,7 +40,7 @@ export class HandlerProcess {
   readonly #exited: Promise<unknown>;
   #messages = "";
 
-  private constructor(command: HandlerCommand, target: HandlerTarget) {
+  private constructor(command: HandlerCommand, target: HandlerTarget, prefix: readonly string[]) {
     this.commandLine = command.shellLine(target);
     this.target = target;
     // Without exec the shell would stay between us and the handler. A compound command cannot be
@@ -48,7 +48,8 @@ export class HandlerProcess {
     const line = /[;&|\n<>()]/.test(this.commandLine)
       ? this.commandLine
       : `exec ${this.commandLine}`;
-    this.#process = spawn("/bin/sh", ["-c", line], {
+    const [program, ...args] = [...prefix, "/bin/sh", "-c", line];
+    this.#process = spawn(program!, args, {
       stdio: ["ignore", "pipe", "pipe"],
       detached: true,
     });
@@ -68,10 +69,17 @@ export class HandlerProcess {
     this.#exited.catch(() => undefined);
   }
 
-  /** Returns when the handler listens. Throws `handler-failed` if it never does. */
-  static async start(command: HandlerCommand, target: HandlerTarget): Promise<HandlerProcess> {
+  /**
+   * Returns when the handler listens. Throws `handler-failed` if it never does. `prefix`: words
+   * that run the shell of the command line, such as `taskset -c 1`.
+   */
+  static async start(
+    command: HandlerCommand,
+    target: HandlerTarget,
+    prefix: readonly string[] = [],
+  ): Promise<HandlerProcess> {
     const startMs = performance.now();
-    const handler = new HandlerProcess(command, target);
+    const handler = new HandlerProcess(command, target, prefix);
     const isDecided = (): boolean => handler.exit !== null || isListening(target.socketPath);
     try {
       await waitFor("the handler listened", isDecided, READY_DEADLINE_MS).catch(() => undefined);
