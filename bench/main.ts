@@ -3,9 +3,9 @@
  *
  * Some of the names are scenarios of `faultline bench`, run as they ship; the others look at what
  * only our own process promises: memory, idle CPU time, what VMs leave behind. Without names all
- * run, which takes some twenty minutes. `--smoke` makes each tiny: enough for the test suite to see
- * that it works, and no number of it means anything. A missed target is printed and does not fail:
- * a noisy machine must not look like a broken program.
+ * run, which takes some quarter of an hour. `--smoke` makes each tiny: enough for the test suite to
+ * see that it works, and no number of it means anything. A missed target is printed and does not
+ * fail: a noisy machine must not look like a broken program.
  */
 import { loadavg } from "node:os";
 import { parseArgs } from "node:util";

@@ -1,5 +1,5 @@
 /** Reports as text: Markdown that reads well as it is, so that a table can be kept as printed. */
-import type { FigureReport, ScenarioReport } from "./report.ts";
+import type { ContenderReport, FigureReport, ScenarioReport } from "./report.ts";
 import type { Figure, FigureUnit } from "./scenario.ts";
 import type { Spread } from "./statistics.ts";
 
@@ -14,18 +14,27 @@ export function formatScenario(report: ScenarioReport, isJudged: boolean): strin
     report.contenders.map((contender) => formatRow(report, figure, contender.name, isJudged)),
   );
   const rounds = `${report.rounds} round${report.rounds === 1 ? "" : "s"}`;
-  const commands = report.contenders.map(
-    ({ title, command }) => `- ${title}: ${command === null ? "no handler" : `\`${command}\``}`,
-  );
+  const contenders = report.contenders.map(describeContender);
   return [
     `## ${report.name}`,
     "",
     `${report.method} ${rounds} after one to warm up, contenders in turns; ratios are per round.`,
     "",
-    ...commands,
+    ...contenders,
     "",
     ...formatTable([headings, ...rows], WORD_COLUMNS),
   ].join("\n");
+}
+
+function describeContender({ title, command, servesMany }: ContenderReport): string {
+  if (command === null) {
+    return (
+      `- ${title}: no handler; a read maps up to 16 cached pages at once (fault-around), so that ` +
+      "most touches do not fault"
+    );
+  }
+  const lifetime = servesMany ? "one process for all" : "a process for each VM";
+  return `- ${title}, ${lifetime}: \`${command}\``;
 }
 
 function formatRow(report: ScenarioReport, figure: Figure, name: string, isJudged: boolean): Row {
@@ -71,7 +80,7 @@ function formatRange({ min, max }: Spread, format: (value: number) => string): s
 }
 
 function formatRatio(ratio: number): string {
-  return ratio.toFixed(ratio < 0.1 ? 3 : ratio < 10 ? 2 : 0);
+  return ratio < 0.1 ? ratio.toPrecision(1) : ratio.toFixed(ratio < 10 ? 2 : 0);
 }
 
 function formatValue(value: number, unit: FigureUnit): string {

@@ -43,7 +43,7 @@ const contenderLines = builtinNames
   .join("\n");
 
 const HELP = `
-Scenarios (all of them by default; a real run takes some ten minutes):
+Scenarios (all of them by default; a real run takes some seven minutes):
 ${scenarioLines}
 
 Contenders that are always there, if the scenario has them:

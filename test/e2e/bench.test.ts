@@ -3,18 +3,29 @@
  * and command lines that cannot be used. No number is judged, because a test machine is busy.
  */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { BenchReport, ScenarioReport } from "../../src/bench/report.ts";
 import { compile } from "../../src/kit/compile.ts";
 import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import { requires } from "../support/requires.ts";
 
 const TIMEOUT_MS = 60_000;
 const tiny = ["--quick", "--rounds", "2", "--memory", "2", "--threads", "3", "--vms", "2"];
+/** Without ours: half as long where only the run itself is looked at. */
+const tinyReference = [...tiny, "--contenders", "reference"];
 const needs = requires("userfaultfd", "cc");
 
 interface Outcome {
@@ -97,11 +108,31 @@ describe("faultline bench", () => {
   });
 
   test("prints Markdown tables", needs, () => {
-    const { status, out, error } = bench(["threads", ...tiny]);
+    const { status, out, error } = bench(["threads", ...tinyReference]);
     assert.equal(status, 0, error);
     assert.match(out, /^## threads$/m);
     assert.match(out, /^\| pages per second +\| C reference +\| +[\d,]+ pages\/s \|/m);
     assert.match(out, /--quick/);
+  });
+
+  test("Ctrl-C ends everything that runs, and leaves no file", needs, async () => {
+    const place = mkdtempSync(join(folder, "interrupted-"));
+    const argv = [join(builtRoot, "src", "cli", "main.js"), "bench", "crowd", ...tinyReference];
+    const child = spawn(process.execPath, [...argv, "--rounds", "1000"], {
+      env: { ...process.env, TMPDIR: place },
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+    const ended = once(child, "exit");
+    // Once a VM is held, handlers and guests of both kinds are there.
+    await waitFor(
+      "VMs ran",
+      () => processesOf(place).some((line) => line.includes("/vms ")),
+      30_000,
+    );
+    child.kill("SIGINT");
+    assert.deepEqual(await within("it ended", ended, 10_000), [130, null]);
+    await waitFor("its children ended", () => processesOf(place).length === 0, 10_000);
+    assert.deepEqual(readdirSync(place), []);
   });
 
   test("wrong bytes fail the run: their numbers are worthless", needs, () => {
@@ -109,7 +140,7 @@ describe("faultline bench", () => {
     writeFileSync(other, "");
     truncateSync(other, 2 * 2 ** 20);
     const command = `${handler} {socket} ${other} # {memory}`;
-    const { status, error } = bench(["random", ...tiny, "--handler", command]);
+    const { status, error } = bench(["random", ...tinyReference, "--handler", command]);
     assert.equal(status, 1, error);
     assert.match(error, /gave a VM 512 pages with wrong bytes/);
   });
@@ -118,7 +149,7 @@ describe("faultline bench", () => {
     const short = join(folder, "short.mem");
     writeFileSync(short, new Uint8Array(4096));
     const command = `${handler} {socket} ${short} # {memory}`;
-    const { status, error } = bench(["random", ...tiny, "--handler", command]);
+    const { status, error } = bench(["random", ...tinyReference, "--handler", command]);
     assert.equal(status, 1, error);
     assert.match(error, /left a VM without an answer/);
     assert.match(error, /ended with code 1\. It wrote:\n.*handler: /s);
@@ -126,7 +157,7 @@ describe("faultline bench", () => {
 
   test("a handler that never listens fails the run", needs, () => {
     const command = "echo no {socket} {memory}; exit 7";
-    const { status, error } = bench(["random", ...tiny, "--handler", command]);
+    const { status, error } = bench(["random", ...tinyReference, "--handler", command]);
     assert.equal(status, 1, error);
     assert.match(error, /ended with code 7 before it listened\. It wrote:\nno /);
   });
@@ -163,3 +194,19 @@ describe("faultline bench", () => {
       assert.match(out, new RegExp(`^${name} `, "m"));
   });
 });
+
+/** The command lines of all processes that name a folder. */
+function processesOf(folder: string): string[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => commandLineOf(pid))
+    .filter((line) => line.includes(folder));
+}
+
+function commandLineOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
+  } catch {
+    return ""; // It has ended.
+  }
+}
