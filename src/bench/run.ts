@@ -97,9 +97,12 @@ function contendersOf(workspace: Workspace, scenario: Scenario, field: Field): C
   );
 }
 
-/** Another one first in each round, and another one before each. */
+/**
+ * Each order forwards, then backwards, then from the next one on: nobody is always first, and
+ * nobody always comes after the same one.
+ */
 export function orderOf<T>(all: readonly T[], round: number): T[] {
-  const start = round % all.length;
+  const start = Math.floor(round / 2) % all.length;
   const rotated = [...all.slice(start), ...all.slice(0, start)];
   return round % 2 === 0 ? rotated : rotated.reverse();
 }

@@ -18,6 +18,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { BenchReport, ScenarioReport } from "../../src/bench/report.ts";
 import { compile } from "../../src/kit/compile.ts";
+import { HandlerCommand } from "../../src/kit/handler-command.ts";
 import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
 import { requires } from "../support/requires.ts";
@@ -105,6 +106,16 @@ describe("faultline bench", () => {
       ],
     );
     assert.deepEqual(readdirSync(folder), [], "no file stays behind");
+  });
+
+  test("--many-vms: one process of --handler has the whole crowd", needs, () => {
+    const { template } = HandlerCommand.ofServe(["--max-vms", "3"]);
+    const args = ["crowd", "--json", ...tinyReference, "--many-vms", "--handler", template];
+    const { status, out, error } = bench(args);
+    assert.equal(status, 0, error);
+    const [crowd] = (JSON.parse(out) as BenchReport).scenarios;
+    assertMeasured(crowd!, ["reference", "handler 1"]);
+    assert.equal(crowd!.contenders[1]!.servesMany, true);
   });
 
   test("prints Markdown tables", needs, () => {

@@ -111,11 +111,28 @@ describe("a report", () => {
 });
 
 describe("turns", () => {
-  test("change: over the rounds each contender is first, and last, and before each other", () => {
-    const all = ["a", "b", "c"];
-    const orders = Array.from({ length: 6 }, (_, round) => orderOf(all, round));
-    for (const order of orders) assert.deepEqual(order.toSorted(), all);
-    assert.equal(new Set(orders.map((order) => order.join(""))).size, 6);
+  for (const all of [["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]) {
+    test(`of ${all.length}: over the rounds each is first as often as any other`, () => {
+      const orders = Array.from({ length: 2 * all.length }, (_, round) => orderOf(all, round));
+      for (const order of orders) assert.deepEqual(order.toSorted(), all);
+      for (const place of all.keys()) {
+        assert.deepEqual(
+          orders.map((order) => order[place]!).toSorted(),
+          all.flatMap((name) => [name, name]),
+          `place ${place}`,
+        );
+      }
+    });
+  }
+
+  test("go both ways, so that nobody always follows the same one", () => {
+    assert.deepEqual(
+      [orderOf(["a", "b"], 0), orderOf(["a", "b"], 1)],
+      [
+        ["a", "b"],
+        ["b", "a"],
+      ],
+    );
   });
 });
 
