@@ -1,49 +1,23 @@
 /**
- * `faultline bench`, as users have it: tiny runs that report what is promised, handlers that fail,
- * and command lines that cannot be used. No number is judged, because a test machine is busy.
+ * `faultline bench`, as users have it: tiny runs that report what is promised. No number is judged,
+ * because a test machine is busy.
  */
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { BenchReport, ScenarioReport } from "../../src/bench/report.ts";
 import { compile } from "../../src/kit/compile.ts";
 import { HandlerCommand } from "../../src/kit/handler-command.ts";
-import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
+import { repositoryRoot } from "../../src/kit/paths.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
+import { benchCommandLine, runBench, tinyReferenceRun, tinyRun } from "../support/bench-run.ts";
 import { requires } from "../support/requires.ts";
 
-const TIMEOUT_MS = 60_000;
-const tiny = ["--quick", "--rounds", "2", "--memory", "2", "--threads", "3", "--vms", "2"];
-/** Without ours: half as long where only the run itself is looked at. */
-const tinyReference = [...tiny, "--contenders", "reference"];
 const needs = requires("userfaultfd", "cc");
-
-interface Outcome {
-  readonly status: number | null;
-  readonly out: string;
-  readonly error: string;
-}
-
-function bench(args: readonly string[], environment = process.env): Outcome {
-  const argv = [join(builtRoot, "src", "cli", "main.js"), "bench", ...args];
-  const child = spawnSync(process.execPath, argv, {
-    encoding: "utf8",
-    timeout: TIMEOUT_MS,
-    env: environment,
-  });
-  return { status: child.status, out: child.stdout, error: child.stderr };
-}
 
 /** Every contender has every figure of every round, and a ratio wherever one was promised. */
 function assertMeasured(report: ScenarioReport, contenders: readonly string[]): void {
@@ -82,8 +56,8 @@ describe("faultline bench", () => {
   test("reports every figure of every contender, also of --handler", needs, () => {
     const command = `${handler} {socket} {memory}`;
     const place = { ...process.env, TMPDIR: folder };
-    const args = ["--json", ...tiny, "--handler", command];
-    const { status, out, error } = bench(args, place);
+    const args = ["--json", ...tinyRun, "--handler", command];
+    const { status, out, error } = runBench(args, place);
     assert.equal(status, 0, error);
     assert.equal(error, "");
     const { machine, settings, scenarios } = JSON.parse(out) as BenchReport;
@@ -110,8 +84,8 @@ describe("faultline bench", () => {
 
   test("--many-vms: one process of --handler has the whole crowd", needs, () => {
     const { template } = HandlerCommand.ofServe(["--max-vms", "3"]);
-    const args = ["crowd", "--json", ...tinyReference, "--many-vms", "--handler", template];
-    const { status, out, error } = bench(args);
+    const args = ["crowd", "--json", ...tinyReferenceRun, "--many-vms", "--handler", template];
+    const { status, out, error } = runBench(args);
     assert.equal(status, 0, error);
     const [crowd] = (JSON.parse(out) as BenchReport).scenarios;
     assertMeasured(crowd!, ["reference", "handler 1"]);
@@ -119,7 +93,7 @@ describe("faultline bench", () => {
   });
 
   test("prints Markdown tables", needs, () => {
-    const { status, out, error } = bench(["threads", ...tinyReference]);
+    const { status, out, error } = runBench(["threads", ...tinyReferenceRun]);
     assert.equal(status, 0, error);
     assert.match(out, /^## threads$/m);
     assert.match(out, /^\| pages per second +\| C reference +\| +[\d,]+ pages\/s \|/m);
@@ -128,7 +102,7 @@ describe("faultline bench", () => {
 
   test("Ctrl-C ends everything that runs, and leaves no file", needs, async () => {
     const place = mkdtempSync(join(folder, "interrupted-"));
-    const argv = [join(builtRoot, "src", "cli", "main.js"), "bench", "crowd", ...tinyReference];
+    const argv = [...benchCommandLine, "crowd", ...tinyReferenceRun];
     const child = spawn(process.execPath, [...argv, "--rounds", "1000"], {
       env: { ...process.env, TMPDIR: place },
       stdio: ["ignore", "ignore", "inherit"],
@@ -146,60 +120,8 @@ describe("faultline bench", () => {
     assert.deepEqual(readdirSync(place), []);
   });
 
-  test("wrong bytes fail the run: their numbers are worthless", needs, () => {
-    const other = join(folder, "other.mem");
-    writeFileSync(other, "");
-    truncateSync(other, 2 * 2 ** 20);
-    const command = `${handler} {socket} ${other} # {memory}`;
-    const { status, error } = bench(["random", ...tinyReference, "--handler", command]);
-    assert.equal(status, 1, error);
-    assert.match(error, /gave a VM 512 pages with wrong bytes/);
-  });
-
-  test("a handler that ends before its VM fails the run, with what it wrote", needs, () => {
-    const short = join(folder, "short.mem");
-    writeFileSync(short, new Uint8Array(4096));
-    const command = `${handler} {socket} ${short} # {memory}`;
-    const { status, error } = bench(["random", ...tinyReference, "--handler", command]);
-    assert.equal(status, 1, error);
-    assert.match(error, /left a VM without an answer/);
-    assert.match(error, /ended with code 1\. It wrote:\n.*handler: /s);
-  });
-
-  test("a handler that never listens fails the run", needs, () => {
-    const command = "echo no {socket} {memory}; exit 7";
-    const { status, error } = bench(["random", ...tinyReference, "--handler", command]);
-    assert.equal(status, 1, error);
-    assert.match(error, /ended with code 7 before it listened\. It wrote:\nno /);
-  });
-
-  test("without a compiler nothing runs, and the cure is named", requires("userfaultfd"), () => {
-    const { status, error } = bench(["--quick"], { PATH: folder });
-    assert.equal(status, 5, error);
-    assert.match(error, /no cc or gcc on PATH: install one \(apt-get install gcc/);
-  });
-
-  const refusals: [args: string[], message: RegExp][] = [
-    [["latency"], /no scenario latency: give random, threads, sequential, crowd, or none/],
-    [["--rounds", "0"], /--rounds 0 cannot be used: give a whole number from 1 to 1000/],
-    [["--memory", "1.5"], /--memory 1\.5 cannot be used/],
-    [["--threads", "257"], /--threads 257 cannot be used: give a whole number from 1 to 256/],
-    [["--vms", "-1"], /--vms -1 cannot be used/],
-    [["--contenders", "c"], /--contenders c cannot be used: give some of reference,auto,off/],
-    [["--handler", "x {socket}"], /--handler x \{socket\} cannot be used/],
-    [["--many-vms"], /--many-vms says how the commands of --handler work: give --handler/],
-    [["crowd", "--contenders", "mapping"], /--contenders mapping leaves nobody for crowd/],
-  ];
-  for (const [args, message] of refusals) {
-    test(`${args.join(" ")} is refused`, needs, () => {
-      const { status, error } = bench(args);
-      assert.equal(status, 2, error);
-      assert.match(error, message);
-    });
-  }
-
   test("--list names the scenarios", () => {
-    const { status, out } = bench(["--list"]);
+    const { status, out } = runBench(["--list"]);
     assert.equal(status, 0);
     for (const name of ["random", "threads", "sequential", "crowd"])
       assert.match(out, new RegExp(`^${name} `, "m"));
