@@ -4,7 +4,7 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } fr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Child } from "../kit/child.ts";
-import { HandlerCommand } from "../kit/handler-command.ts";
+import { HandlerCommand, shellWord } from "../kit/handler-command.ts";
 import { availableMib } from "./machine.ts";
 import { buildProgram, type ProgramName } from "./programs.ts";
 
@@ -32,9 +32,7 @@ export class Workspace {
 
   /** The C handler that everything is compared with. */
   referenceCommand(): HandlerCommand {
-    return new HandlerCommand(
-      `'${this.program("handler").replaceAll("'", "'\\''")}' {socket} {memory}`,
-    );
+    return new HandlerCommand(`${shellWord(this.program("handler"))} {socket} {memory}`);
   }
 
   /** A path that nothing has yet. Short: socket paths end at 107 bytes. */

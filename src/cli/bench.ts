@@ -31,8 +31,8 @@ interface BenchFlags {
   readonly list: boolean;
 }
 
-const EXIT_INTERRUPTED = 130;
-const EXIT_TERMINATED = 143;
+/** As shells count: 128 and the signal's number. */
+const signalExits = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
 const NAME_WIDTH = Math.max(...scenarios.map(({ name }) => name.length)) + 2;
 const scenarioLines = scenarios
@@ -118,8 +118,9 @@ async function run(names: readonly string[], flags: BenchFlags): Promise<void> {
   const request = requestOf(chosen, flags);
   createUserfaultfd().close(); // Without access nothing works: say it with the cure.
   // An exit, and no death by signal: children end and files go with it.
-  process.once("SIGINT", () => process.exit(EXIT_INTERRUPTED));
-  process.once("SIGTERM", () => process.exit(EXIT_TERMINATED));
+  for (const [signal, code] of Object.entries(signalExits)) {
+    process.once(signal, () => process.exit(code));
+  }
   const say = (text: string): void => {
     showProgress("");
     if (!flags.json) process.stdout.write(`${text}\n\n`);
