@@ -43,12 +43,7 @@ export class HandlerProcess {
   private constructor(command: HandlerCommand, target: HandlerTarget, prefix: readonly string[]) {
     this.commandLine = command.shellLine(target);
     this.target = target;
-    // Without exec the shell would stay between us and the handler. A compound command cannot be
-    // exec'd as a whole; its group is still ours.
-    const line = /[;&|\n<>()]/.test(this.commandLine)
-      ? this.commandLine
-      : `exec ${this.commandLine}`;
-    const [program, ...args] = [...prefix, "/bin/sh", "-c", line];
+    const [program, ...args] = [...prefix, "/bin/sh", "-c", directly(this.commandLine)];
     this.#process = spawn(program!, args, {
       stdio: ["ignore", "pipe", "pipe"],
       detached: true,
@@ -138,6 +133,15 @@ export class HandlerProcess {
     const said = this.messages === "" ? "It wrote nothing." : `It wrote:\n${this.messages}`;
     return new FaultlineError("handler-failed", `\`${this.commandLine}\` ${end}. ${said}`);
   }
+}
+
+/**
+ * Without exec the shell would stay between us and the handler. A compound command cannot be exec'd
+ * as a whole (its group is still ours), and one that begins with variables needs env for it.
+ */
+function directly(commandLine: string): string {
+  if (/[;&|\n<>()]/.test(commandLine)) return commandLine;
+  return /^\s*\w+=/.test(commandLine) ? `exec env ${commandLine}` : `exec ${commandLine}`;
 }
 
 /** The kernel's word for it, as a connection for a try would be the handler's first VM. */

@@ -54,7 +54,8 @@ describe("faultline bench", () => {
   after(() => rmSync(folder, { recursive: true }));
 
   test("reports every figure of every contender, also of --handler", needs, () => {
-    const command = `${handler} {socket} {memory}`;
+    // With a variable before it, as people write: a plain exec would not take it.
+    const command = `MALLOC_ARENA_MAX=1 ${handler} {socket} {memory}`;
     const place = { ...process.env, TMPDIR: folder };
     const args = ["--json", ...tinyRun, "--handler", command];
     const { status, out, error } = runBench(args, place);
