@@ -11,10 +11,11 @@ const pairs = [
   ["src/engine/worker.ts", "src/sim/virtual-worker.ts"],
 ] as const;
 
-/** What the simulator has no use for: it makes no runs of bytes, no epoll, no clock. */
-const notMirrored = ["MAX_RUN_BYTES", "EVENTS_PER_WAIT", "ABOUT_CONTROL", "ABOUT_FAULTS"].concat([
-  "ABOUT_PROCESS",
-]);
+/** What the simulator has no use for: it makes no runs of bytes, no epoll, no clock, no threads. */
+const notMirrored = [
+  ...["MAX_RUN_BYTES", "EVENTS_PER_WAIT", "SLICE_NS"],
+  ...["ABOUT_CONTROL", "ABOUT_FAULTS", "ABOUT_PROCESS"],
+];
 
 /** The constants of a file: `MAX_READS_PER_TURN` → `16`. */
 function constants(file: string): Map<string, string> {
