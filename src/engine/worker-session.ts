@@ -12,7 +12,7 @@ import { PageTable } from "../pager/page-table.ts";
 import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { EventBatch } from "../uffd/events.ts";
-import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { Userfaultfd, type WakeOption } from "../uffd/userfaultfd.ts";
 import { ABSENT, type ImageBytes, imageBytesOf, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 import { SessionStats } from "./session-stats.ts";
@@ -44,8 +44,15 @@ const STALLS_BEFORE_WAITING = 16;
  */
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
+const DONT_WAKE: WakeOption = { dontWake: true };
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
+/**
+ * Faults that are answered together are woken together, after at most this much: a thread that is
+ * woken takes the CPU at once, often ours, and then the others wait for it too. A copy that is
+ * itself as large wakes its own waiters.
+ */
+const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 export class WorkerSession {
   readonly id: number;
@@ -72,6 +79,13 @@ export class WorkerSession {
   #settledPart = NO_PART;
   #neededSinceUs = 0;
   #lossMessage = "";
+  /** What was installed and not woken yet: a range that holds it, and how much it is. */
+  #unwokenStart = 0;
+  #unwokenEnd = 0;
+  #unwokenBytes = 0;
+  /** Installs not woken yet: whose faults are of this turn, and who waited for a part. */
+  #unwokenInstalls = 0;
+  #unwokenArrivals = 0;
 
   constructor(setup: SessionSetup, tools: WorkerTools) {
     this.id = setup.id;
@@ -194,73 +208,114 @@ export class WorkerSession {
     const count = this.#planner.plan(actions);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
-      const outcome = this.#carryOut(actions, index);
+      const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
+      const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
+      const outcome = this.#carryOut(actions, index, lengthBytes, wakes);
       if (outcome === "absent") {
         this.#planner.park(actions, index, this.#bytes.missingPart);
         this.#stats.addAwaited(actions.pageCounts[index]!);
         continue;
       }
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
-      this.#count(actions, index, outcome, nowUs);
+      this.#count(actions, index, outcome);
+      if (outcome === "installed" || outcome === "partial") {
+        if (this.#isArrival(actions, index)) this.#unwokenArrivals += 1;
+        else this.#unwokenInstalls += 1;
+        if (wakes) this.#noteWoken(nowUs);
+        else this.#wakeLater(actions, index, nowUs);
+      }
       const next = this.#follow(actions, index, settlement, outcome);
-      if (next === "gone" || next === "failed") return next;
       if (next === "later") turn = "later";
+      else if (next !== "again") {
+        turn = next;
+        break;
+      }
     }
+    if (this.#unwokenBytes > 0 && turn !== "gone") this.#wakeInstalled(nowUs);
     return turn;
   }
 
   /** `absent`: the bytes have been asked for. */
-  #carryOut(actions: ActionList, index: number): Outcome | "absent" {
+  #carryOut(
+    actions: ActionList,
+    index: number,
+    lengthBytes: number,
+    wakes: boolean,
+  ): Outcome | "absent" {
     const page = actions.firstPages[index]!;
     const target = this.#regions.addressOf(actions.regions[index]!, page);
-    const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
     const offset = page * this.#pageSizeBytes;
+    const mode = wakes ? 0 : abi.UFFDIO_COPY_MODE_DONTWAKE;
     switch (actions.kinds[index]) {
-      case ActionKind.copy:
-        return this.#copy(
-          target,
-          this.#bytes.locate(actions.owners[index]!, offset, lengthBytes),
-          lengthBytes,
-        );
+      case ActionKind.copy: {
+        const source = this.#bytes.locate(actions.owners[index]!, offset, lengthBytes);
+        return this.#copy(target, source, lengthBytes, mode);
+      }
       case ActionKind.zero:
         if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
-          return this.uffd.zeropage(target, lengthBytes);
+          return this.uffd.zeropage(target, lengthBytes, wakes ? undefined : DONT_WAKE);
         }
-        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes);
-      default:
-        return this.#copy(target, this.#bytes.assemble(offset, lengthBytes), lengthBytes);
+        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes, mode);
+      default: {
+        const source = this.#bytes.assemble(offset, lengthBytes);
+        return this.#copy(target, source, lengthBytes, mode);
+      }
     }
   }
 
-  #copy(target: number, source: number, lengthBytes: number): Outcome | "absent" {
+  #copy(target: number, source: number, lengthBytes: number, mode: number): Outcome | "absent" {
     if (source === UNREADABLE) return "badSource";
     if (source === ABSENT) {
       const isLost = this.#lossMessage !== "" && this.#bytes.missingPart === this.#settledPart;
       return isLost ? "badSource" : "absent";
     }
-    const outcome = this.uffd.copy(target, source, lengthBytes);
+    const outcome = this.uffd.copy(target, source, lengthBytes, mode);
     this.#bytes.release();
     return outcome;
   }
 
-  #count(actions: ActionList, index: number, outcome: Outcome, nowUs: number): void {
+  #count(actions: ActionList, index: number, outcome: Outcome): void {
     if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
     else if (outcome === "deferred") this.#stats.addDeferred();
     if (outcome !== "installed" && outcome !== "partial") return;
     const pages = this.uffd.doneBytes / this.#pageSizeBytes;
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
-    this.lastActiveUs = monotonicUs();
-    this.#stats.addLatency(this.lastActiveUs - this.#sinceUs(actions, index, nowUs));
   }
 
-  /** Since when an action's faults have waited: for a part, or for this turn. */
-  #sinceUs(actions: ActionList, index: number, nowUs: number): number {
-    if (this.#settledPart === NO_PART || actions.kinds[index] === ActionKind.zero) return nowUs;
+  /** What action `index` has installed is woken with what comes next. */
+  #wakeLater(actions: ActionList, index: number, nowUs: number): void {
+    const start = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
+    const end = start + this.uffd.doneBytes;
+    if (this.#unwokenBytes === 0 || start < this.#unwokenStart) this.#unwokenStart = start;
+    if (this.#unwokenBytes === 0 || end > this.#unwokenEnd) this.#unwokenEnd = end;
+    this.#unwokenBytes += this.uffd.doneBytes;
+    if (this.#unwokenBytes >= MAX_UNWOKEN_BYTES) this.#wakeInstalled(nowUs);
+  }
+
+  /** One wake for all. Threads in between whose page is not there yet just fault again. */
+  #wakeInstalled(nowUs: number): void {
+    this.uffd.wake(this.#unwokenStart, this.#unwokenEnd - this.#unwokenStart);
+    this.#unwokenBytes = 0;
+    this.#noteWoken(nowUs);
+  }
+
+  /** For the threads of these installs the wait is over. */
+  #noteWoken(nowUs: number): void {
+    this.lastActiveUs = monotonicUs();
+    this.#stats.addLatency(this.lastActiveUs - nowUs, this.#unwokenInstalls);
+    this.#unwokenInstalls = 0;
+    if (this.#unwokenArrivals === 0) return;
+    this.#stats.addLatency(this.lastActiveUs - this.#neededSinceUs, this.#unwokenArrivals);
+    this.#unwokenArrivals = 0;
+  }
+
+  /** Whether an action's faults have waited for the part whose arrival began this turn. */
+  #isArrival(actions: ActionList, index: number): boolean {
+    if (this.#settledPart === NO_PART || actions.kinds[index] === ActionKind.zero) return false;
     const offset = actions.firstPages[index]! * this.#pageSizeBytes;
     const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
-    const isOfPart = this.#bytes.touches(this.#settledPart, offset, lengthBytes);
-    return isOfPart ? this.#neededSinceUs : nowUs;
+    return this.#bytes.touches(this.#settledPart, offset, lengthBytes);
   }
 
   #follow(actions: ActionList, index: number, settlement: Settlement, outcome: Outcome): Turn {
@@ -300,8 +355,11 @@ export class WorkerSession {
           return "again";
         case "gone":
           return "gone";
-        case "deferred":
         case "alreadyPresent":
+          this.#planner.letGo(actions, index);
+          this.uffd.wake(address, this.#pageSizeBytes);
+          return "again";
+        case "deferred":
           // The page may have left the queue: its waiters come back with a fresh fault.
           this.uffd.wake(address, this.#pageSizeBytes);
           return "later";
@@ -320,7 +378,7 @@ export class WorkerSession {
       }
       return (
         `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
-        "it was served?"
+        "it was served, or has its disk failed?"
       );
     }
     const what = `The page at ${formatHex(address)} cannot be installed`;

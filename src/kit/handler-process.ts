@@ -1,13 +1,13 @@
 /**
- * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is ready
- * when it listens, it is over when its process is, and what it holds stands in /proc.
+ * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is
+ * ready when it listens, it is over when its process is, and what it holds stands in /proc.
  *
  * It gets a process group of its own, because a command line may start more than one process, and
  * the group is killed at the end, however we end.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand, HandlerTarget } from "./handler-command.ts";
 import { waitFor, within } from "./wait.ts";
@@ -40,15 +40,11 @@ export class HandlerProcess {
   readonly #exited: Promise<unknown>;
   #messages = "";
 
-  private constructor(command: HandlerCommand, target: HandlerTarget) {
+  private constructor(command: HandlerCommand, target: HandlerTarget, prefix: readonly string[]) {
     this.commandLine = command.shellLine(target);
     this.target = target;
-    // Without exec the shell would stay between us and the handler. A compound command cannot be
-    // exec'd as a whole; its group is still ours.
-    const line = /[;&|\n<>()]/.test(this.commandLine)
-      ? this.commandLine
-      : `exec ${this.commandLine}`;
-    this.#process = spawn("/bin/sh", ["-c", line], {
+    const [program, ...args] = [...prefix, "/bin/sh", "-c", directly(this.commandLine)];
+    this.#process = spawn(program!, args, {
       stdio: ["ignore", "pipe", "pipe"],
       detached: true,
     });
@@ -68,11 +64,20 @@ export class HandlerProcess {
     this.#exited.catch(() => undefined);
   }
 
-  /** Returns when the handler listens. Throws `handler-failed` if it never does. */
-  static async start(command: HandlerCommand, target: HandlerTarget): Promise<HandlerProcess> {
+  /**
+   * Returns when the handler listens. Throws `handler-failed` if it never does. `prefix`: words
+   * that run the shell of the command line, such as `taskset -c 1`.
+   */
+  static async start(
+    command: HandlerCommand,
+    target: HandlerTarget,
+    prefix: readonly string[] = [],
+  ): Promise<HandlerProcess> {
     const startMs = performance.now();
-    const handler = new HandlerProcess(command, target);
-    const isDecided = (): boolean => handler.exit !== null || isListening(target.socketPath);
+    const handler = new HandlerProcess(command, target, prefix);
+    // The file is looked for first: reading the table of all sockets again and again is not cheap.
+    const isThere = (): boolean => existsSync(target.socketPath) && isListening(target.socketPath);
+    const isDecided = (): boolean => handler.exit !== null || isThere();
     try {
       await waitFor("the handler listened", isDecided, READY_DEADLINE_MS).catch(() => undefined);
       if (isListening(target.socketPath)) {
@@ -107,13 +112,35 @@ export class HandlerProcess {
     return groupMembers(this.pid).reduce((sum, pid) => sum + countUserfaultfds(pid), 0);
   }
 
+  /** How many threads of its group run, or would if there were a CPU for them. */
+  runningThreads(): number {
+    const states = groupMembers(this.pid).flatMap(threadStates);
+    return states.filter((state) => state === "R").length;
+  }
+
   /** SIGKILL to its whole group. */
   kill(): void {
+    this.signal("SIGKILL");
+  }
+
+  /** Sends a signal to its whole group. */
+  signal(name: NodeJS.Signals): void {
     try {
-      process.kill(-this.pid, "SIGKILL");
+      process.kill(-this.pid, name);
     } catch {
       // Nobody is left.
     }
+  }
+
+  /** Stops the group, and returns when none of its threads runs any more. */
+  async freeze(): Promise<void> {
+    this.signal("SIGSTOP");
+    const areStopped = (): boolean => groupMembers(this.pid).every(isStopped);
+    await waitFor("the handler was stopped", areStopped, STOP_DEADLINE_MS);
+  }
+
+  thaw(): void {
+    this.signal("SIGCONT");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -130,6 +157,15 @@ export class HandlerProcess {
     const said = this.messages === "" ? "It wrote nothing." : `It wrote:\n${this.messages}`;
     return new FaultlineError("handler-failed", `\`${this.commandLine}\` ${end}. ${said}`);
   }
+}
+
+/**
+ * Without exec the shell would stay between us and the handler. A compound command cannot be exec'd
+ * as a whole (its group is still ours), and one that begins with variables needs env for it.
+ */
+function directly(commandLine: string): string {
+  if (/[;&|\n<>()]/.test(commandLine)) return commandLine;
+  return /^\s*\w+=/.test(commandLine) ? `exec env ${commandLine}` : `exec ${commandLine}`;
 }
 
 /** The kernel's word for it, as a connection for a try would be the handler's first VM. */
@@ -160,6 +196,29 @@ function groupOf(pid: number): number {
     return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[2]);
   } catch {
     return -1; // It has ended.
+  }
+}
+
+/** Whether no thread of a process runs: all are stopped by a signal, or it is over. */
+export function isStopped(pid: number): boolean {
+  return threadStates(pid).every((state) => "TtZX".includes(state));
+}
+
+/** One letter for each thread: `R` runs or is ready to, `T` is stopped. See proc(5). */
+function threadStates(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).map((thread) => threadState(pid, thread));
+  } catch {
+    return []; // It has ended.
+  }
+}
+
+function threadState(pid: number, thread: string): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+    return stat.slice(stat.lastIndexOf(")") + 2)[0]!;
+  } catch {
+    return "X"; // It has ended, as that letter says.
   }
 }
 

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { viewOf } from "../../src/linux/sys.ts";
+import { Random } from "../../src/sim/random.ts";
 import { ArenaReader } from "../../src/source/arena-reader.ts";
 import { ChunkArena, MAX_CHUNK_BYTES } from "../../src/source/chunk-arena.ts";
-import { Random } from "./random.ts";
 
 const KIB = 1024;
 

@@ -5,11 +5,11 @@ import { afterEach, describe, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { FaultlineError } from "../../src/base/errors.ts";
 import { viewOf } from "../../src/linux/sys.ts";
+import { Random } from "../../src/sim/random.ts";
 import { type ChunkId, chunkId } from "../../src/snapshot/chunk-id.ts";
 import { ArenaReader } from "../../src/source/arena-reader.ts";
 import { ChunkArena, MAX_CHUNK_BYTES } from "../../src/source/chunk-arena.ts";
 import { ChunkCache, type ChunkOrigin, type DecodeChunk } from "../../src/source/chunk-cache.ts";
-import { Random } from "./random.ts";
 
 const SIZE = 64 * 1024;
 const arenas: ChunkArena[] = [];
