@@ -210,11 +210,10 @@ export class WorkerSession {
     for (let index = 0; index < count; index++) {
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
-      const outcome = this.#carryOut(actions, index, lengthBytes, wakes);
+      let outcome = this.#carryOut(actions, index, lengthBytes, wakes);
       if (outcome === "absent") {
-        this.#planner.park(actions, index, this.#bytes.missingPart);
-        this.#stats.addAwaited(actions.pageCounts[index]!);
-        continue;
+        if (this.#isAwaited(actions, index)) continue;
+        outcome = "badSource";
       }
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
       this.#count(actions, index, outcome);
@@ -233,6 +232,19 @@ export class WorkerSession {
     }
     if (this.#unwokenBytes > 0 && turn !== "gone") this.#wakeInstalled(nowUs);
     return turn;
+  }
+
+  /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */
+  #isAwaited(actions: ActionList, index: number): boolean {
+    const part = this.#bytes.missingPart;
+    if (this.#lossMessage === "" || part !== this.#settledPart) {
+      this.#planner.park(actions, index, part);
+      this.#stats.addAwaited(actions.pageCounts[index]!);
+      return true;
+    }
+    if (actions.pageCounts[index] === 1) return false;
+    this.#planner.split(actions, index);
+    return true;
   }
 
   /** `absent`: the bytes have been asked for. */
@@ -265,10 +277,7 @@ export class WorkerSession {
 
   #copy(target: number, source: number, lengthBytes: number, mode: number): Outcome | "absent" {
     if (source === UNREADABLE) return "badSource";
-    if (source === ABSENT) {
-      const isLost = this.#lossMessage !== "" && this.#bytes.missingPart === this.#settledPart;
-      return isLost ? "badSource" : "absent";
-    }
+    if (source === ABSENT) return "absent";
     const outcome = this.uffd.copy(target, source, lengthBytes, mode);
     this.#bytes.release();
     return outcome;

@@ -3,7 +3,7 @@
  * carries them out and reports each outcome back. Engine, simulator and tests run this same code.
  *
  * One turn: `remove()` and `fault()` for everything that was drained, then `plan()`, then
- * `settle()` or `park()` for each action in order, then `finishPlan()`. All removes of a drain are
+ * `settle()`, `park()` or `split()` for each action in order, then `finishPlan()`. All removes of a drain are
  * applied before any fault is planned, whatever order they were read in: the kernel hands out
  * faults first, even those that a REMOVE caused.
  *
@@ -178,8 +178,7 @@ export class Planner {
       case "unregistered":
         if (count === 1) return this.#giveUpFirst(actions, index, true);
         // The run crosses the end of a mapping: page by page, only the outer ones are lost.
-        this.#mayMerge = false;
-        this.#keep(actions, index, first);
+        this.split(actions, index);
         return "retry";
       case "deferred":
       case "busy":
@@ -208,6 +207,12 @@ export class Planner {
       this.#parkedFor[this.#parkedLength++] = part;
       this.#isKept[position] = 0;
     }
+  }
+
+  /** Instead of `settle`: not all pages of action `index` can be had. The next plan tries each. */
+  split(actions: ActionList, index: number): void {
+    this.#mayMerge = false;
+    this.#keep(actions, index, actions.firstPages[index]!);
   }
 
   /** The part is here, or never will be: its pages are planned again. */

@@ -14,6 +14,8 @@ export interface Climate {
   readonly race: number;
   /** Some pages of the snapshot cannot be read. */
   readonly unreadable: boolean;
+  /** The snapshot's bytes come after they were asked for. */
+  readonly far: boolean;
   /** Whether EVENT_REMOVE was asked for. Without it the VMM drops pages without a word. */
   readonly hasRemoveEvents: boolean;
   /** VMM threads give memory back as fast as the handler reads it. */
@@ -34,6 +36,7 @@ export const troubles = [
   "refill",
   "race",
   "unreadable",
+  "far",
   "flood",
   "crowd",
   "neighbours",
@@ -49,6 +52,7 @@ export const calmClimate: Climate = {
   refill: 0,
   race: 0,
   unreadable: false,
+  far: false,
   hasRemoveEvents: true,
   flood: false,
   crowd: false,
@@ -68,6 +72,7 @@ export function drawClimate(random: Random): Climate {
     refill: hasRemoveEvents ? refill : 0,
     race: random.pick([0, 0.05]),
     unreadable: random.chance(0.25),
+    far: random.chance(0.3),
     hasRemoveEvents,
     flood: false,
     crowd: false,

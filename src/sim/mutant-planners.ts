@@ -33,6 +33,10 @@ export class ForgetsRemoves extends OpenPlanner {
   }
 }
 
+export class ForgetsParkedPages extends OpenPlanner {
+  override unpark(): void {}
+}
+
 export class AppliesRemovesAfterFaults extends OpenPlanner {
   #ranges: (readonly [number, number])[] = [];
 

@@ -57,6 +57,24 @@ class KillsForARefusedPoison extends VirtualSession {
   }
 }
 
+class GivesUpTheFirstPageOfALostRun extends VirtualSession {
+  protected override split(): boolean {
+    return false;
+  }
+}
+
+class TakesEveryAbsentPartForLost extends VirtualSession {
+  protected override isLost(): boolean {
+    return this.isPartLost;
+  }
+}
+
+class TellsOnlyOneSessionOfAPart extends VirtualWorker {
+  override need(session: VirtualSession, part: number): void {
+    if (!this.needs.has(part)) super.need(session, part);
+  }
+}
+
 /** Serves one VM until it is idle, and only then the next. */
 class ServesOneVmUntilIdle extends VirtualWorker {
   protected override turn(session: VirtualSession, nowUs: number): Turn {
@@ -186,6 +204,10 @@ export const mutants: Readonly<Record<string, Mutant>> = {
     "tries a page for ever that cannot be read, and that somebody else has filled",
     planners.KeepsPresentPagesQueued,
   ),
+  "parked-for-ever": planner(
+    "forgets the pages that waited for a part",
+    planners.ForgetsParkedPages,
+  ),
   "overflow-swallowed": planner(
     "does not wake the thread whose fault finds the queue full",
     planners.SwallowsOverflow,
@@ -213,11 +235,23 @@ export const mutants: Readonly<Record<string, Mutant>> = {
   ),
   "poisons-against-policy": session("poisons although policy says kill", PoisonsAgainstPolicy),
   "refused-poison-kills": session("kills the VM when a poison is put off", KillsForARefusedPoison),
+  "lost-run-given-up": session(
+    "gives up the first page of a run of which another page is lost",
+    GivesUpTheFirstPageOfALostRun,
+  ),
+  "absent-taken-for-lost": session(
+    "gives up pages that wait for another part than the lost one",
+    TakesEveryAbsentPartForLost,
+  ),
   "never-rests": session("tries again at once what needs a moment", NeverRests),
   "drains-without-bound": session("reads until there is nothing to read", DrainsWithoutBound),
   "flood-starves-neighbour": worker(
     "serves one VM until it is idle before it looks at the next",
     ServesOneVmUntilIdle,
+  ),
+  "parts-for-one-only": worker(
+    "tells only the first VM that asked for a part of its arrival",
+    TellsOnlyOneSessionOfAPart,
   ),
   "failed-vm-left-alive": worker(
     "closes the userfaultfd of a VM that it should kill",

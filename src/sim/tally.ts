@@ -51,6 +51,12 @@ export const sights = [
   "settlement: gone",
   "settlement: badSource",
   "settlement: exhausted",
+  // Bytes that come later.
+  "parked",
+  "part arrived",
+  "part lost",
+  "part evicted",
+  "run split around a lost part",
   // How turns and sessions ended.
   "turn: idle",
   "turn: again",

@@ -10,6 +10,7 @@ import type { GuestRegion } from "../snapshot/regions.ts";
 import type { Random } from "./random.ts";
 import { UNREADABLE } from "./virtual-memory.ts";
 import type { VirtualSource } from "./virtual-session.ts";
+import type { VirtualStore } from "./virtual-store.ts";
 
 /** Larger than any part's number. */
 const PART_RADIX = 2 ** 24;
@@ -21,6 +22,8 @@ export interface ImageOptions {
   /** Layers change owner only at the borders of parts. */
   readonly partsPerPage: number;
   readonly hasUnreadablePages: boolean;
+  /** Where the bytes come from, so many of the parts above together. Null: they are all here. */
+  readonly far: { readonly store: VirtualStore; readonly grain: number } | null;
 }
 
 export class VirtualImage implements VirtualSource {
@@ -39,6 +42,18 @@ export class VirtualImage implements VirtualSource {
     this.regions = makeRegions(random, pageCount, options.pageSizeBytes);
     const badPages = options.hasUnreadablePages ? random.between(1, 3) : 0;
     this.unreadablePages = new Set(Array.from({ length: badPages }, () => random.below(pageCount)));
+  }
+
+  absentParts(page: number, pages: number): number[] {
+    const { far } = this.#options;
+    if (far === null) return [];
+    return this.#farParts(page, pages).filter((part) => !far.store.has(part));
+  }
+
+  /** Whether a part of the page was lost on the way, at any time. */
+  wasLost(page: number): boolean {
+    const { far } = this.#options;
+    return far !== null && this.#farParts(page, 1).some((part) => far.store.wasLost(part));
   }
 
   /** What every page must hold: for each part the topmost layer that has it, else zero. */
@@ -66,6 +81,16 @@ export class VirtualImage implements VirtualSource {
   assembled(page: number): number {
     if (this.unreadablePages.has(page)) return UNREADABLE;
     return this.#body(page, (part) => this.#topmost(part) ?? 0);
+  }
+
+  /** The parts of the store that hold data of these pages. */
+  #farParts(page: number, pages: number): number[] {
+    const { far, partsPerPage } = this.#options;
+    const found = new Set<number>();
+    for (let part = page * partsPerPage; part < (page + pages) * partsPerPage; part++) {
+      if (this.#topmost(part) !== HOLE) found.add(Math.floor(part / far!.grain));
+    }
+    return [...found];
   }
 
   #topmost(part: number): number | null {

@@ -107,7 +107,7 @@ export class VirtualKernel {
   isShort = false;
   /** What the last UFFDIO_POISON led to. */
   poisonOutcome: Outcome | null = null;
-  /** How much the handler got done: messages read, pages installed, threads woken. */
+  /** How much the handler got done: messages read, pages installed or parked, threads woken. */
   progress = 0;
   /** Bytes done by the last operation that returned `installed` or `partial`. */
   doneBytes = 0;

@@ -23,12 +23,15 @@ export const MAX_READS_PER_TURN = 16;
 export const MAX_PLANS_PER_TURN = 4;
 const STALLS_BEFORE_WAITING = 16;
 const EXHAUSTED_AFTER_US = 1e6;
+const NO_PART = -1;
 const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 /** Where bytes come from: one body per page. */
 export interface VirtualSource {
   fromLayer(owner: number, page: number): number;
   assembled(page: number): number;
+  /** What must come first, before the bytes of these pages can be had. */
+  absentParts(page: number, pages: number): number[];
 }
 
 export interface SessionOptions {
@@ -41,6 +44,8 @@ export interface SessionOptions {
   readonly mayKill: boolean;
   /** Messages per read: 64 in the engine. */
   readonly batchCapacity: number;
+  /** Asks for a part of the snapshot. */
+  readonly need: (session: VirtualSession, part: number) => void;
   readonly tally: Tally;
 }
 
@@ -63,6 +68,11 @@ export class VirtualSession {
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
+  /** After `absent`: a part that is missing. */
+  protected missingPart = NO_PART;
+  /** The part whose arrival or loss began this turn. */
+  protected settledPart = NO_PART;
+  protected isPartLost = false;
   #unwokenStart = 0;
   #unwokenEnd = 0;
   #unwokenBytes = 0;
@@ -95,6 +105,16 @@ export class VirtualSession {
     }
     this.#stalls = hasProgress ? 0 : this.#stalls + 1;
     return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
+  }
+
+  turnForPart(part: number, isLost: boolean, nowUs: number): Turn {
+    this.options.planner.unpark(part);
+    this.settledPart = part;
+    this.isPartLost = isLost;
+    const turn = this.turn(nowUs);
+    this.settledPart = NO_PART;
+    this.isPartLost = false;
+    return turn;
   }
 
   close(): void {
@@ -142,7 +162,11 @@ export class VirtualSession {
     for (let index = 0; index < count; index++) {
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
-      const outcome = this.carryOut(index, wakes);
+      let outcome = this.carryOut(index, wakes);
+      if (outcome === "absent") {
+        if (this.#isAwaited(index)) continue;
+        outcome = "badSource";
+      }
       const settlement = planner.settle(actions, index, outcome, kernel.doneBytes);
       this.#count(outcome, settlement, index);
       if (!wakes && (outcome === "installed" || outcome === "partial")) this.#wakeLater(index);
@@ -157,12 +181,37 @@ export class VirtualSession {
     return turn;
   }
 
-  protected carryOut(index: number, wakes: boolean): Outcome {
+  /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */
+  #isAwaited(index: number): boolean {
+    const { planner, tally } = this.options;
+    if (!this.isLost(this.missingPart)) {
+      tally.add("parked");
+      this.kernel.progress += 1;
+      planner.park(this.actions, index, this.missingPart);
+      return true;
+    }
+    if (this.actions.pageCounts[index] === 1) return false;
+    return this.split(index);
+  }
+
+  protected split(index: number): boolean {
+    const { planner, tally } = this.options;
+    tally.add("run split around a lost part");
+    planner.split(this.actions, index);
+    return true;
+  }
+
+  protected isLost(part: number): boolean {
+    return this.isPartLost && part === this.settledPart;
+  }
+
+  protected carryOut(index: number, wakes: boolean): Outcome | "absent" {
     const { kernel, source } = this.options;
     const { actions } = this;
     const page = actions.firstPages[index]!;
     const count = actions.pageCounts[index]!;
     const target = this.addressOf(index);
+    if (actions.kinds[index] !== ActionKind.zero && this.#isAbsent(index)) return "absent";
     switch (actions.kinds[index]) {
       case ActionKind.copy: {
         const owner = actions.owners[index]!;
@@ -177,6 +226,17 @@ export class VirtualSession {
         return body === UNREADABLE ? "badSource" : kernel.copy(target, [body], wakes);
       }
     }
+  }
+
+  /** A copy asks for what comes first, and what is put together for all of it. */
+  #isAbsent(index: number): boolean {
+    const { source, need } = this.options;
+    const { actions } = this;
+    const absent = source.absentParts(actions.firstPages[index]!, actions.pageCounts[index]!);
+    const asked = actions.kinds[index] === ActionKind.copy ? absent.slice(0, 1) : absent;
+    for (const part of asked) need(this, part);
+    this.missingPart = asked.at(-1) ?? NO_PART;
+    return asked.length > 0;
   }
 
   protected installZeroes(target: number, count: number, wakes: boolean): Outcome {

@@ -16,6 +16,7 @@ import { VirtualGuest } from "./virtual-guest.ts";
 import { VirtualImage } from "./virtual-image.ts";
 import { VirtualKernel } from "./virtual-kernel.ts";
 import { type ErrorPolicy, type SessionOptions, VirtualSession } from "./virtual-session.ts";
+import type { VirtualStore } from "./virtual-store.ts";
 
 /** The parts of the handler: the real ones and their mirrors, or some that are wrong on purpose. */
 export interface HandlerParts {
@@ -31,6 +32,8 @@ export interface VmOptions {
   /** Shortages last long enough for the session to give pages up. */
   readonly hasLongShortages: boolean;
   readonly parts: HandlerParts;
+  readonly store: VirtualStore;
+  readonly need: SessionOptions["need"];
   readonly tally: Tally;
   readonly trace: ((line: string) => void) | null;
 }
@@ -60,6 +63,7 @@ export class VirtualVm {
       pageCount: climate.crowd ? 2600 : random.between(4, 32),
       partsPerPage: pageSizeBytes === SMALL_PAGE_BYTES ? 1 : 2,
       hasUnreadablePages: climate.unreadable,
+      far: climate.far ? { store: options.store, grain: random.pick([1, 2, 5, 16]) } : null,
     });
     this.#image = image;
     // With `kill` the first page that cannot be read is the end of the story.
@@ -74,7 +78,7 @@ export class VirtualVm {
       watcher: new PageOracle({
         snapshot: image.bodies,
         mayBePoisoned: (page) =>
-          policy === "poison" && (this.#mayExhaust || image.unreadablePages.has(page)),
+          policy === "poison" && (this.#mayExhaust || this.#isUnavailable(page)),
       }),
       tally,
       trace: options.trace,
@@ -82,7 +86,7 @@ export class VirtualVm {
     this.kernel.isShort = isFamine && climate.shortage > 0;
     this.guest = new VirtualGuest(this.kernel, random, climate, tally);
     this.batchCapacity = climate.crowd ? 64 : random.pick([1, 2, 8, 64]);
-    this.session = this.#makeSession(random, options.parts, pageSizeBytes, policy);
+    this.session = this.#makeSession(random, options, pageSizeBytes, policy);
     this.#introduce(options.trace, pageSizeBytes, policy);
   }
 
@@ -92,7 +96,7 @@ export class VirtualVm {
     if (failure === null) return;
     const { why, page } = failure;
     const hasReason =
-      (why === "badSource" && this.#image.unreadablePages.has(page)) ||
+      (why === "badSource" && this.#isUnavailable(page)) ||
       (why === "exhausted" && this.#mayExhaust);
     // Where pages shall be poisoned, only one that cannot even be poisoned ends the session.
     const isPolicyKept = this.#policy === "kill" || this.kernel.poisonOutcome === "unregistered";
@@ -118,7 +122,7 @@ export class VirtualVm {
 
   #makeSession(
     random: Random,
-    parts: HandlerParts,
+    { parts, need }: VmOptions,
     pageSizeBytes: number,
     policy: ErrorPolicy,
   ): VirtualSession {
@@ -140,8 +144,13 @@ export class VirtualVm {
       policy,
       mayKill: random.chance(0.8),
       batchCapacity: this.batchCapacity,
+      need,
       tally: this.#tally,
     });
+  }
+
+  #isUnavailable(page: number): boolean {
+    return this.#image.unreadablePages.has(page) || this.#image.wasLost(page);
   }
 
   #introduce(trace: VmOptions["trace"], pageSizeBytes: number, policy: string): void {

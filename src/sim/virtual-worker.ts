@@ -17,6 +17,8 @@ export type EndReason = "exited" | "gone";
 export interface WorkerWatcher {
   turnBegins(session: VirtualSession, nowUs: number): void;
   turnEnds(session: VirtualSession, turn: Turn): void;
+  /** The worker asks for a part of a snapshot; `settleNeed` is the answer. */
+  asked(part: number): void;
   /** The session is over, and its descriptors are closed. */
   ended(session: VirtualSession, reason: EndReason): void;
 }
@@ -32,6 +34,9 @@ export class VirtualWorker {
   /** Sessions with work that no event will announce, and when it is due (0: now). */
   readonly #unfinished = new Map<VirtualSession, number>();
 
+  /** Who waits for each part. */
+  protected readonly needs = new Map<number, Set<VirtualSession>>();
+
   constructor(watcher: WorkerWatcher) {
     this.#watcher = watcher;
   }
@@ -46,8 +51,32 @@ export class VirtualWorker {
 
   /** Nothing left to do that the kernel would not announce, but to wait for VMs that are dead. */
   get isIdle(): boolean {
+    if (this.needs.size > 0) return false;
     for (const session of this.#unfinished.keys()) if (session.isWatched) return false;
     return true;
+  }
+
+  /** Faults of `session` wait for a part. Asks for it, unless it was asked for already. */
+  need(session: VirtualSession, part: number): void {
+    const sessions = this.needs.get(part);
+    if (sessions !== undefined) {
+      sessions.add(session);
+      return;
+    }
+    this.needs.set(part, new Set([session]));
+    this.#watcher.asked(part);
+  }
+
+  /** The answer to a need: the faults that waited for the part are settled now. */
+  settleNeed(part: number, isLost: boolean, nowUs: number): void {
+    const sessions = this.needs.get(part)!;
+    // Whoever finds it missing again, in a moment, asks anew.
+    this.needs.delete(part);
+    for (const session of sessions) {
+      if (!session.isWatched) continue;
+      this.#watcher.turnBegins(session, nowUs);
+      this.conclude(session, session.turnForPart(part, isLost, nowUs), nowUs);
+    }
   }
 
   round(nowUs: number): void {
@@ -79,11 +108,15 @@ export class VirtualWorker {
   protected turn(session: VirtualSession, nowUs: number): Turn {
     this.#watcher.turnBegins(session, nowUs);
     const turn = session.turn(nowUs);
+    this.conclude(session, turn, nowUs);
+    return turn;
+  }
+
+  protected conclude(session: VirtualSession, turn: Turn, nowUs: number): void {
     this.#watcher.turnEnds(session, turn);
     this.schedule(session, turn, nowUs);
     if (turn === "gone") this.expectExit(session, nowUs);
     else if (turn === "failed") this.fail(session);
-    return turn;
   }
 
   protected schedule(session: VirtualSession, turn: Turn, nowUs: number): void {

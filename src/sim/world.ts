@@ -18,6 +18,7 @@ import { Random } from "./random.ts";
 import { sightOf, Tally } from "./tally.ts";
 import type { VirtualKernel } from "./virtual-kernel.ts";
 import type { Turn, VirtualSession } from "./virtual-session.ts";
+import { VirtualStore } from "./virtual-store.ts";
 import { type HandlerParts, VirtualVm } from "./virtual-vm.ts";
 import {
   type EndReason,
@@ -53,6 +54,9 @@ class World implements WorkerWatcher {
   readonly #random: Random;
   readonly #vms: readonly VirtualVm[];
   readonly #worker: VirtualWorker;
+  readonly #store: VirtualStore;
+  /** How often an answer comes, per step. */
+  readonly #answerShare: number;
   readonly #fairness: FairnessOracle;
   readonly #tally: Tally;
   readonly #trace: ((line: string) => void) | null;
@@ -69,6 +73,9 @@ class World implements WorkerWatcher {
     const { isFamine, stepUs, turnShare, climates } = drawPlan(random, options);
     this.#stepUs = stepUs;
     this.#turnShare = turnShare;
+    const weather = { loss: random.pick([0, 0.1, 0.4]), eviction: random.pick([0, 0.02]) };
+    this.#store = new VirtualStore(random, weather, this.#tally);
+    this.#answerShare = random.pick([0.05, 0.3]);
     this.#vms = climates.map((climate, index) => this.#makeVm(index, climate, isFamine, options));
     const makeWorker = options.parts?.makeWorker ?? ((watcher) => new VirtualWorker(watcher));
     this.#worker = makeWorker(this);
@@ -89,6 +96,8 @@ class World implements WorkerWatcher {
       this.#random.pick(this.#vms).guest.step();
       this.#nowUs += this.#stepUs;
       if (this.#random.chance(this.#turnShare)) this.#worker.round(this.#nowUs);
+      if (this.#random.chance(this.#answerShare)) this.#answer(false);
+      this.#store.step();
     }
   }
 
@@ -99,6 +108,7 @@ class World implements WorkerWatcher {
       for (const { guest } of this.#vms) guest.settle();
       this.#nowUs += 1000;
       this.#worker.round(this.#nowUs);
+      while (!this.#store.isQuiet) this.#answer(true);
       if (!this.#worker.isIdle || !this.#vms.every(({ guest }) => guest.isQuiet)) continue;
       for (const vm of this.#vms) vm.checkNobodyWaits();
       return;
@@ -135,7 +145,20 @@ class World implements WorkerWatcher {
     }
   }
 
+  #answer(isCalm: boolean): void {
+    const answer = this.#store.answer(isCalm);
+    if (answer === null) return;
+    const { part, isLost } = answer;
+    this.#trace?.(`part ${part} ${isLost ? "is lost" : "is here"}`);
+    this.#worker.settleNeed(part, isLost, this.#nowUs);
+  }
+
   // What the worker does.
+
+  asked(part: number): void {
+    this.#trace?.(`part ${part} is asked for`);
+    this.#store.ask(part);
+  }
 
   turnBegins(session: VirtualSession, nowUs: number): void {
     this.#fairness.turnBegins(session.kernel);
@@ -172,6 +195,8 @@ class World implements WorkerWatcher {
       isFamine,
       hasLongShortages: this.#stepUs > 20,
       parts: options.parts ?? {},
+      store: this.#store,
+      need: (session, part) => this.#worker.need(session, part),
       tally: this.#tally,
       trace: trace === null ? null : (line) => trace(`${name}: ${line}`),
     });
