@@ -22,9 +22,10 @@ import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { openMemory } from "./open-memory.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
-import { openMemory, type ServedMemory } from "./served-memory.ts";
+import type { ServedMemory } from "./served-memory.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 

@@ -1,7 +1,7 @@
 /**
- * Where the bytes of one VM's image are in this process's memory, for its fault worker. What is not
- * there is asked for: a chunk that is in no place of the arena, a block of a file that is not in the
- * page cache.
+ * Where the bytes of one VM's image are in this process's memory, for its fault worker. What is
+ * not there is asked for: a chunk that is in no place of the arena, a block of a file that is not
+ * in the page cache.
  */
 import { type OwnerRuns, runAt, runEnd } from "../base/owner-runs.ts";
 import { ArenaReader } from "../source/arena-reader.ts";

@@ -47,8 +47,8 @@ export type EndReason = "exited" | "gone" | "detached";
 export type FromWorker =
   | { readonly type: "ready" }
   /**
-   * Faults wait for this part of an image: a chunk, or a block of a file (`source/mapped-image.ts`).
-   * Asked once until the answer: `arrived` or `lost`.
+   * Faults wait for this part of an image: a chunk, or a block of a file
+   * (`source/mapped-image.ts`). Asked once until the answer: `arrived` or `lost`.
    */
   | { readonly type: "need"; readonly part: number }
   /** The faults that waited for what `arrived` are settled: it may go. */

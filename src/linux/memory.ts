@@ -15,6 +15,9 @@ import {
 import { OwnedFd } from "./fd.ts";
 import * as sys from "./sys.ts";
 
+/** For threads that know a mapping by its address only. */
+export { viewOf } from "./sys.ts";
+
 /** A mapping in this process. Addresses are shared by all threads; views are per thread. */
 export class MappedRegion {
   readonly address: HostAddress;

@@ -3,9 +3,9 @@
  * carries them out and reports each outcome back. Engine, simulator and tests run this same code.
  *
  * One turn: `remove()` and `fault()` for everything that was drained, then `plan()`, then
- * `settle()`, `park()` or `split()` for each action in order, then `finishPlan()`. All removes of a drain are
- * applied before any fault is planned, whatever order they were read in: the kernel hands out
- * faults first, even those that a REMOVE caused.
+ * `settle()`, `park()` or `split()` for each action in order, then `finishPlan()`. All removes of a
+ * drain are applied before any fault is planned, whatever order they were read in: the kernel hands
+ * out faults first, even those that a REMOVE caused.
  *
  * Pages whose bytes are not here yet are parked: they leave the queue until that part of the image
  * has come (`unpark`), and all other faults go on meanwhile. A REMOVE ends the wait, because the

@@ -2,9 +2,9 @@
  * Brings chunks into the arena, each once however many VMs ask for it at the same time, and only
  * after its digest was checked. Main thread only.
  *
- * What a store gives is not trusted: a chunk that is damaged is fetched anew, past every copy on the
- * way, and from every origin that knows it. What nobody has whole is an error for those who asked;
- * it is never zeroes.
+ * What a store gives is not trusted: a chunk that is damaged is fetched anew, past every copy on
+ * the way, and from every origin that knows it. What nobody has whole is an error for those who
+ * asked; it is never zeroes.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { assert } from "../base/assert.ts";

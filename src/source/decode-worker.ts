@@ -1,7 +1,7 @@
 /** A thread that decompresses chunks straight into the arena, and checks them there. */
 import { parentPort } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
-import { viewOf } from "../linux/sys.ts";
+import { viewOf } from "../linux/memory.ts";
 import { MAX_CHUNK_BYTES } from "./chunk-arena.ts";
 import { ChunkDecoder } from "./chunk-codec.ts";
 import type { DecodeAnswer, DecodeTask } from "./decode-pool.ts";

@@ -1,6 +1,6 @@
 /**
- * Memory files that are not in the page cache: fault workers do not wait for the disk, they have the
- * blocks read elsewhere, and what the VMs get is right all the same.
+ * Memory files that are not in the page cache: fault workers do not wait for the disk, they have
+ * the blocks read elsewhere, and what the VMs get is right all the same.
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";

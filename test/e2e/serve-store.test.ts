@@ -1,4 +1,4 @@
-/** VMs restored from images: chunks come when a fault needs them, and nothing wrong is installed. */
+/** VMs restored from images: chunks come when faults need them, and nothing wrong is installed. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -97,7 +97,7 @@ describe("a chunk that nobody has whole", needs, () => {
     ["is empty", (path) => writeFileSync(path, "")],
   ];
   for (const [what, spoil] of spoilers) {
-    test(`${what}: the VM is killed before it reads a wrong byte, and the log says why`, async () => {
+    test(`${what}: the VM is killed before it reads a wrong byte; the log has it`, async () => {
       using stage = packed();
       for (const path of chunkFiles(stage)) spoil(path);
       await using handler = await serve(stage);

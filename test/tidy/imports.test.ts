@@ -63,7 +63,7 @@ describe("the import law", () => {
       "src/source/cache.ts",
       'import { a } from "../linux/socket.ts";',
       "src/source/cache.ts imports ../linux/socket.ts: source/ may import only snapshot, base, " +
-        `linux/memory, linux/file, linux/fd, linux/zstd ${law}`,
+        `linux/memory, linux/file, linux/fd, linux/clock, linux/zstd ${law}`,
     ],
     [
       "src/tinyvm/vmm.ts",

@@ -169,7 +169,7 @@ describe("the chunk cache", () => {
     }
   });
 
-  test("never shows a wrong byte, with stores that lie, fail and forget, and a tiny arena", async () => {
+  test("never shows a wrong byte: stores lie, fail and forget, the arena is tiny", async () => {
     const cache = newCache();
     const random = new Random(3);
     const origin = new FakeOrigin();
