@@ -15,7 +15,7 @@ import { DEFAULT_MAX_VMS, Server } from "../daemon/server.ts";
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import { MAX_WORKERS } from "../engine/engine.ts";
-import type { ErrorPolicy } from "../engine/wire.ts";
+import { type ErrorPolicy, errorPolicies } from "../engine/wire.ts";
 import { notifyServiceManager } from "../linux/notify.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { SpinMode } from "../pager/pacing.ts";
@@ -69,8 +69,8 @@ export function serveCommand(): Command {
     )
     .option(
       "--on-error <policy>",
-      "kill the VM or poison the page when its bytes cannot be had",
-      oneOf("--on-error", ["kill", "poison"]),
+      "when bytes of a page cannot be had: kill the VM, poison the page, or wait for them",
+      oneOf("--on-error", errorPolicies),
       "kill",
     )
     .option(

@@ -267,6 +267,9 @@ export class Server {
         kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
       this.#log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);
     };
+    session.onWait = (reason) => {
+      this.#log.error({ pid, reason }, "A VM waits for a page that cannot be had now");
+    };
     this.#log.info(
       {
         pid,

@@ -27,6 +27,8 @@ export class Session {
   readonly ended: Promise<SessionEnd>;
   /** Called once if the session fails, before it ends. */
   onFailure: (failure: SessionFailure) => void = () => {};
+  /** Called now and then while the session waits, by policy, for a page that cannot be had. */
+  onWait: (reason: string) => void = () => {};
   readonly #resolveEnded: (end: SessionEnd) => void;
   #failure: string | undefined;
 

@@ -6,8 +6,12 @@ import type { SpinMode } from "../pager/pacing.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 
-/** What becomes of a page whose bytes cannot be had: the VM is killed, or the page is poisoned. */
-export type ErrorPolicy = "kill" | "poison";
+/**
+ * What becomes of a page whose bytes cannot be had: the VM is killed, the page is poisoned, or its
+ * threads wait, and every second it is tried again.
+ */
+export const errorPolicies = ["kill", "poison", "wait"] as const;
+export type ErrorPolicy = (typeof errorPolicies)[number];
 
 export interface WorkerSetup {
   readonly spin: SpinMode;
@@ -60,4 +64,6 @@ export type FromWorker =
       readonly message: string;
       readonly kill: "killed" | "gone" | "denied";
     }
+  /** By policy the session waits for a page that cannot be had now. */
+  | { readonly type: "waits"; readonly id: number; readonly message: string }
   | { readonly type: "ended"; readonly id: number; readonly reason: EndReason };

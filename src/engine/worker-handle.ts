@@ -1,4 +1,5 @@
 /** The main thread's end of one fault worker. */
+import { setTimeout as delay } from "node:timers/promises";
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
 import { describeError } from "../base/errors.ts";
@@ -15,11 +16,16 @@ export interface PartSupply {
   release(part: number): void;
 }
 
+/** The next try for a part that could not be had comes after this. */
+const REST_AFTER_LOSS_MS = 1000;
+
 export class WorkerHandle {
   readonly #worker: Worker;
   readonly #supply: PartSupply | null;
   /** Pins that the worker has not given back. */
   readonly #pins = new Map<number, number>();
+  /** When a part could last not be had. */
+  readonly #lostAtMs = new Map<number, number>();
   readonly #port: MessagePort;
   readonly #control = EventFd.create();
   readonly #sessions = new Map<number, { session: Session; pidfd: number }>();
@@ -104,6 +110,10 @@ export class WorkerHandle {
     }
     const entry = this.#sessions.get(message.id);
     if (entry === undefined) return;
+    if (message.type === "waits") {
+      entry.session.onWait(message.message);
+      return;
+    }
     if (message.type === "failed") {
       entry.session.fail({ message: message.message, kill: message.kill });
       return;
@@ -114,15 +124,27 @@ export class WorkerHandle {
 
   async #bring(part: number): Promise<void> {
     assert(this.#supply !== null, "a worker needs a part of an image, but nobody brings any");
+    await this.#restAfterLoss(part);
+    if (!this.#isAlive) return;
     try {
       await this.#supply.demand(part);
     } catch (error) {
+      this.#lostAtMs.set(part, performance.now());
       if (this.#isAlive) this.#send({ type: "lost", part, message: describeError(error) });
       return;
     }
+    this.#lostAtMs.delete(part);
     this.#pins.set(part, (this.#pins.get(part) ?? 0) + 1);
     if (this.#isAlive) this.#send({ type: "arrived", part });
     else this.#unpin(part);
+  }
+
+  /** With policy `wait` a part that cannot be had is needed again at once. */
+  async #restAfterLoss(part: number): Promise<void> {
+    const lostAtMs = this.#lostAtMs.get(part);
+    if (lostAtMs === undefined) return;
+    const restMs = lostAtMs + REST_AFTER_LOSS_MS - performance.now();
+    if (restMs > 0) await delay(restMs, undefined, { ref: false });
   }
 
   #unpin(part: number): void {

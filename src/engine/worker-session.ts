@@ -25,13 +25,16 @@ export interface WorkerTools {
   readonly buffers: PageBuffers;
   /** Faults of a session wait for a part of its image: it has to be brought. */
   need(session: WorkerSession, part: number): void;
+  /** By policy a session waits for a page that cannot be had now: somebody should know. */
+  tellWait(session: WorkerSession, loss: string): void;
 }
 
 /**
- * How a turn ended: nothing left to do (`idle`), more to do at once (`again`) or in a moment
- * (`later`), the VM is dead (`gone`), or the session cannot go on (`failed`, see `failure`).
+ * How a turn ended: nothing left to do (`idle`), more to do at once (`again`), in a moment
+ * (`later`) or after a rest, as a page cannot be had now (`rest`), the VM is dead (`gone`), or the
+ * session cannot go on (`failed`, see `failure`).
  */
-export type Turn = "idle" | "again" | "later" | "gone" | "failed";
+export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
 
 /** Reads per turn: 16 × 64 messages. A guest that floods REMOVEs waits for its next turn. */
 const MAX_READS_PER_TURN = 16;
@@ -44,6 +47,7 @@ const STALLS_BEFORE_WAITING = 16;
  */
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
+const TELL_WAIT_EVERY_US = 60e6;
 const DONT_WAKE: WakeOption = { dontWake: true };
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
@@ -71,6 +75,7 @@ export class WorkerSession {
   readonly #planner: Planner;
   readonly #stats: SessionStats;
   readonly #policy: ErrorPolicy;
+  #toldWaitUs = Number.NEGATIVE_INFINITY;
   readonly #tools: WorkerTools;
   readonly #pageSizeBytes: number;
   #stalls = 0;
@@ -125,7 +130,7 @@ export class WorkerSession {
       if (verdict === "gone" || verdict === "failed") return verdict;
       const queuedAfter = this.#planner.finishPlan();
       if (queuedAfter < queuedBefore) hasProgress = true;
-      if (verdict === "later") return "later";
+      if (verdict === "later" || verdict === "rest") return verdict;
       if (queuedAfter === 0 && !hasMore) {
         this.#stalls = 0;
         return "idle";
@@ -224,8 +229,8 @@ export class WorkerSession {
         else this.#wakeLater(actions, index, nowUs);
       }
       const next = this.#follow(actions, index, settlement, outcome);
-      if (next === "later") turn = "later";
-      else if (next !== "again") {
+      if (next === "later" || (next === "rest" && turn === "again")) turn = next;
+      else if (next === "gone" || next === "failed") {
         turn = next;
         break;
       }
@@ -242,8 +247,15 @@ export class WorkerSession {
       this.#stats.addAwaited(actions.pageCounts[index]!);
       return true;
     }
-    if (actions.pageCounts[index] === 1) return false;
-    this.#planner.split(actions, index);
+    if (actions.pageCounts[index]! > 1) {
+      this.#planner.split(actions, index);
+      return true;
+    }
+    if (this.#policy !== "wait") return false;
+    const page = actions.firstPages[index]!;
+    const address = this.#regions.addressOf(actions.regions[index]!, page);
+    this.#tellWait(this.#describeLoss(address, page, "badSource"));
+    this.#planner.park(actions, index, part);
     return true;
   }
 
@@ -354,8 +366,15 @@ export class WorkerSession {
     }
   }
 
-  /** A page cannot be had: poison it if that is the policy, else end the session. */
+  /** A page cannot be had: wait or poison it if that is the policy, else end the session. */
   #giveUp(actions: ActionList, index: number, address: number, outcome: Outcome): Turn {
+    const loss = this.#describeLoss(address, actions.firstPages[index]!, outcome);
+    if (this.#policy === "wait") {
+      this.#tellWait(loss);
+      // Where the page has left the queue, its waiters come back with a fresh fault.
+      if (outcome !== "badSource") this.uffd.wake(address, this.#pageSizeBytes);
+      return "rest";
+    }
     if (this.#policy === "poison") {
       switch (this.uffd.poison(address, this.#pageSizeBytes)) {
         case "installed":
@@ -375,8 +394,15 @@ export class WorkerSession {
         default: // Poisoning failed for a reason of its own: fail closed.
       }
     }
-    this.failure = this.#describeLoss(address, actions.firstPages[index]!, outcome);
+    this.failure = loss;
     return "failed";
+  }
+
+  /** Once in a while: somebody must know, and see that it lasts. */
+  #tellWait(loss: string): void {
+    if (this.lastActiveUs - this.#toldWaitUs < TELL_WAIT_EVERY_US) return;
+    this.#toldWaitUs = this.lastActiveUs;
+    this.#tools.tellWait(this, loss);
   }
 
   #describeLoss(address: number, page: number, outcome: Outcome): string {

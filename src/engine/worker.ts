@@ -33,6 +33,8 @@ const ABOUT_PROCESS = 2;
 const LATER_US = 1000;
 /** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
 const EXIT_GRACE_US = 1e6;
+/** How long a session rests for which a page cannot be had now, and whose policy is to wait. */
+const REST_US = 1e6;
 /** The shortest slice that the kernel takes: a vCPU waits for this thread (decision 9). */
 const SLICE_NS = 100_000;
 
@@ -53,6 +55,7 @@ class FaultWorker {
     actions: new ActionList(),
     buffers: new PageBuffers(),
     need: (session, part) => this.#need(session, part),
+    tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
   };
   /** By part. */
   readonly #needs = new Map<number, Need>();
@@ -87,8 +90,12 @@ class FaultWorker {
   #timeoutMs(): number {
     if (this.#isSpinning) return 0;
     if (this.#unfinished.size === 0) return -1;
-    for (const dueUs of this.#unfinished.values()) if (dueUs === 0) return 0;
-    return LATER_US / 1000;
+    let earliestUs = Number.POSITIVE_INFINITY;
+    for (const dueUs of this.#unfinished.values()) {
+      if (dueUs === 0) return 0;
+      if (dueUs < earliestUs) earliestUs = dueUs;
+    }
+    return Math.max(1, Math.ceil((earliestUs - monotonicUs()) / 1000));
   }
 
   #dispatch(id: number, about: number): void {
@@ -123,6 +130,7 @@ class FaultWorker {
   #conclude(session: WorkerSession, turn: Turn, nowUs: number): void {
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
+    else if (turn === "rest") this.#unfinished.set(session, nowUs + REST_US);
     else if (this.#unfinished.size > 0) this.#unfinished.delete(session);
     if (turn === "gone") this.#expectExit(session, nowUs);
     else if (turn === "failed") this.#fail(session);

@@ -57,10 +57,12 @@ export const sights = [
   "part lost",
   "part evicted",
   "run split around a lost part",
+  "waited for a lost part",
   // How turns and sessions ended.
   "turn: idle",
   "turn: again",
   "turn: later",
+  "turn: rest",
   "turn: gone",
   "turn: failed",
   "turn in which the reads ran out",
@@ -98,7 +100,7 @@ export const sightOf = {
     ...(["gone", "badSource", "exhausted"] as const),
   ]),
   verdict: sightsNamed("verdict", ["queued", "known", "overflow"] as const),
-  turn: sightsNamed("turn", ["idle", "again", "later", "gone", "failed"] as const),
+  turn: sightsNamed("turn", ["idle", "again", "later", "rest", "gone", "failed"] as const),
 };
 
 export class Tally {

@@ -16,8 +16,8 @@ import { sightOf, type Tally } from "./tally.ts";
 import type { Message, VirtualKernel } from "./virtual-kernel.ts";
 import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
 
-export type Turn = "idle" | "again" | "later" | "gone" | "failed";
-export type ErrorPolicy = "kill" | "poison";
+export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
+export type ErrorPolicy = "kill" | "poison" | "wait";
 
 export const MAX_READS_PER_TURN = 16;
 export const MAX_PLANS_PER_TURN = 4;
@@ -97,7 +97,7 @@ export class VirtualSession {
       if (verdict === "gone" || verdict === "failed") return verdict;
       const queuedAfter = planner.finishPlan();
       if (queuedAfter < queuedBefore) hasProgress = true;
-      if (verdict === "later") return "later";
+      if (verdict === "later" || verdict === "rest") return verdict;
       if (queuedAfter === 0 && !hasMore) {
         this.#stalls = 0;
         return "idle";
@@ -171,8 +171,8 @@ export class VirtualSession {
       this.#count(outcome, settlement, index);
       if (!wakes && (outcome === "installed" || outcome === "partial")) this.#wakeLater(index);
       const next = this.follow(index, settlement, outcome, nowUs);
-      if (next === "later") turn = "later";
-      else if (next !== "again") {
+      if (next === "later" || (next === "rest" && turn === "again")) turn = next;
+      else if (next === "gone" || next === "failed") {
         turn = next;
         break;
       }
@@ -183,15 +183,14 @@ export class VirtualSession {
 
   /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */
   #isAwaited(index: number): boolean {
-    const { planner, tally } = this.options;
-    if (!this.isLost(this.missingPart)) {
-      tally.add("parked");
-      this.kernel.progress += 1;
-      planner.park(this.actions, index, this.missingPart);
-      return true;
-    }
-    if (this.actions.pageCounts[index] === 1) return false;
-    return this.split(index);
+    const { planner, policy, tally } = this.options;
+    const isLost = this.isLost(this.missingPart);
+    if (isLost && this.actions.pageCounts[index]! > 1) return this.split(index);
+    if (isLost && policy !== "wait") return false;
+    tally.add(isLost ? "waited for a lost part" : "parked");
+    this.kernel.progress += 1;
+    planner.park(this.actions, index, this.missingPart);
+    return true;
   }
 
   protected split(index: number): boolean {
@@ -298,6 +297,11 @@ export class VirtualSession {
 
   protected giveUp(index: number, why: Failure["why"], outcome: Outcome): Turn {
     const { kernel, planner, policy } = this.options;
+    if (policy === "wait") {
+      // Where the page has left the queue, its waiters come back with a fresh fault.
+      if (outcome !== "badSource") kernel.wake(this.addressOf(index), this.#pageSizeBytes);
+      return "rest";
+    }
     if (policy === "poison") {
       switch (kernel.poison(this.addressOf(index))) {
         case "installed":

@@ -66,8 +66,7 @@ export class VirtualVm {
       far: climate.far ? { store: options.store, grain: random.pick([1, 2, 5, 16]) } : null,
     });
     this.#image = image;
-    // With `kill` the first page that cannot be read is the end of the story.
-    const policy = random.chance(climate.unreadable ? 0.25 : 0.6) ? "kill" : "poison";
+    const policy = drawPolicy(random, climate);
     this.#policy = policy;
     this.#mayExhaust = climate.shortage > 0 && options.hasLongShortages;
     this.kernel = new VirtualKernel({
@@ -168,4 +167,13 @@ export class VirtualVm {
     const set = Object.entries(this.climate).filter(([, value]) => value !== 0 && value !== false);
     trace(`climate: ${set.map(([name, value]) => `${name} ${value}`).join(", ")}`);
   }
+}
+
+/**
+ * With `kill` the first page that cannot be read is the end of the story, and with `wait` its
+ * readers wait for ever.
+ */
+function drawPolicy(random: Random, { unreadable }: Climate): ErrorPolicy {
+  if (unreadable) return random.chance(0.25) ? "kill" : "poison";
+  return random.pick(["kill", "kill", "poison", "wait"]);
 }

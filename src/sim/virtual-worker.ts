@@ -10,6 +10,7 @@ import type { Turn, VirtualSession } from "./virtual-session.ts";
 
 export const LATER_US = 1000;
 export const EXIT_GRACE_US = 1e6;
+const REST_US = 1e6;
 
 export type EndReason = "exited" | "gone";
 
@@ -122,6 +123,7 @@ export class VirtualWorker {
   protected schedule(session: VirtualSession, turn: Turn, nowUs: number): void {
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
+    else if (turn === "rest") this.#unfinished.set(session, nowUs + REST_US);
     else this.#unfinished.delete(session);
   }
 

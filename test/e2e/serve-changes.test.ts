@@ -149,6 +149,23 @@ describe("a memory file that was truncated under running VMs", needs, () => {
     assert.deepEqual(serve.lines(KILLED), []);
   });
 
+  test("--on-error wait: its reader waits, and goes on once the file is whole again", async () => {
+    using scene = new Scene();
+    await using serve = await scene.serve(["--on-error", "wait"]);
+    await using peer = await scene.attach(serve);
+    await using other = await scene.attach(serve);
+    truncateSync(scene.memory, HALF * PAGE_BYTES);
+    const reading = scene.assertReads(peer, HALF);
+    const line = await serve.loggedFor(peer.pid, "A VM waits for a page that cannot be had now");
+    assert.match(String(line.reason), /image offset 0x400000 cannot be read/);
+    await scene.assertReads(other, HALF - 1);
+    const fd = openSync(scene.memory, "r+");
+    writeSync(fd, scene.content, HALF * PAGE_BYTES, HALF * PAGE_BYTES, HALF * PAGE_BYTES);
+    closeSync(fd);
+    await reading;
+    await scene.assertReads(peer, PAGE_COUNT - 1);
+  });
+
   test("--once ends with exit code 1 if its VM had to be killed", async () => {
     using scene = new Scene();
     await using serve = await scene.serve(["--once"]);

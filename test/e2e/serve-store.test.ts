@@ -110,6 +110,20 @@ describe("a chunk that nobody has whole", needs, () => {
     });
   }
 
+  test("--on-error wait: the VM waits, the log says for what, and it goes on", async () => {
+    using stage = packed("--chunk-size", "4M");
+    const kept = chunkFiles(stage).map((path) => [path, readFileSync(path)] as const);
+    for (const [path] of kept) rmSync(path);
+    await using handler = await serve(stage, "web", "--on-error", "wait");
+    await using vmm = new Vmm(stage.path("socket"), stage.path("memory"), ["--threads", 2]);
+    const line = await handler.loggedFor(vmm.pid, "A VM waits for a page that cannot be had now");
+    assert.equal(line.level, "error");
+    assert.match(String(line.reason), /cannot be had: No store has chunk [0-9a-f]{64} whole/);
+    for (const [path, bytes] of kept) writeFileSync(path, bytes);
+    assert.equal((await vmm.result()).mismatches, 0);
+    assert.equal(handler.lines("A VM could not be served on").length, 0);
+  });
+
   test("costs only the VMs that need it", async () => {
     using stage = packed("--chunk-size", "4K");
     await using handler = await serve(stage);
