@@ -14,6 +14,7 @@ import { faultLatency } from "./fault-latency.ts";
 import { firstFault } from "./first-fault.ts";
 import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
+import { pack } from "./pack.ts";
 import { describeMachine } from "./support/machine.ts";
 import { formatMachine, formatReport } from "./support/print.ts";
 import type { Report } from "./support/report.ts";
@@ -30,6 +31,7 @@ const benches: Readonly<Record<string, (workspace: Workspace) => Promise<Report>
   idle,
   cycles,
   "fan-out": fanOut,
+  pack,
 };
 
 interface Wishes {

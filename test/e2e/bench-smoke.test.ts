@@ -18,7 +18,7 @@ interface BenchOutput {
 }
 
 const TIMEOUT_MS = 90_000;
-const names = ["fault-latency", "first-fault", "memory", "idle", "cycles", "fan-out"];
+const names = ["fault-latency", "first-fault", "memory", "idle", "cycles", "fan-out", "pack"];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
   const argv = [join(builtRoot, "bench", "main.js"), ...args];
@@ -30,7 +30,7 @@ function assertComplete(report: Report): void {
   assert.ok(report.method.length > 0, report.bench);
   assert.ok(report.measures.length > 0, report.bench);
   assert.ok(
-    report.commands.some((command) => command.includes("main.js serve --memory")),
+    report.commands.some((command) => /main\.js (serve --memory|image pack)/.test(command)),
     `${report.bench} names the command that it measured`,
   );
   for (const { name, ours, reference, ratio, target, isMet } of report.measures) {
