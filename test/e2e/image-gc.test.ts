@@ -31,7 +31,6 @@ function twoImages(stage: ImageStage): void {
     ["keep", 1],
     ["drop", 2],
   ] as const) {
-    // biome-ignore format: a table
     writeMemory(stage.path(name), 2000, seed);
     stage.json("pack", stage.path(name), "--name", name, "--chunk-size", "16K");
   }
