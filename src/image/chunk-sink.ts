@@ -9,9 +9,9 @@ import type { ObjectStore } from "../source/object-store.ts";
 import type { StagedObject, Staging } from "../source/staging.ts";
 import type { StageTarget, StoredChunk } from "./pack-worker.ts";
 
-/** A flush costs some tens of milliseconds: seldom enough to be cheap, often enough to resume. */
-const GROUP_BYTES = 64 * 1024 * 1024;
-const GROUP_CHUNKS = 1024;
+/** Small, so that little is left at the end; a flush costs some tens of milliseconds in between. */
+const GROUP_BYTES = 16 * 1024 * 1024;
+const GROUP_CHUNKS = 256;
 /** For each lane of a pack into a store that is no folder. */
 const WRITES_AT_ONCE = 8;
 
