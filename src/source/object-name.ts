@@ -1,7 +1,7 @@
 /**
  * Which names objects may have, the same for every store: what one store took, each other one can
- * take. A name that could leave the store's root, or that servers and file systems read in different
- * ways, is refused before any request is made.
+ * take. A name that could leave the store's root, or that servers and file systems read in
+ * different ways, is refused before any request is made.
  */
 import { FaultlineError } from "../base/errors.ts";
 import { chunkOfObjectName } from "../snapshot/chunk-id.ts";
@@ -39,7 +39,9 @@ export function checkObjectName(location: string, name: string): void {
   );
 }
 
-/** How many bytes an object of this name may have: a store that sends more is not to be believed. */
+/**
+ * How many bytes an object of this name may have: a store that sends more is not to be believed.
+ */
 export function sizeLimitOf(name: string): number {
   return isChunkName(name) ? MAX_CHUNK_OBJECT_BYTES : MAX_OBJECT_BYTES;
 }

@@ -26,9 +26,9 @@ export type ListDepth = "all" | "folder";
 export type Urgency = "demand" | "prefetch";
 
 /**
- * Errors are `FaultlineError`s that name the store and the object: `store-failed` where trying again
- * may help, `store-refused` where it cannot (rights, credentials, a store that cannot be written).
- * A call that is aborted rejects with the signal's reason.
+ * Errors are `FaultlineError`s that name the store and the object: `store-failed` where trying
+ * again may help, `store-refused` where it cannot (rights, credentials, a store that cannot be
+ * written). A call that is aborted rejects with the signal's reason.
  *
  * Bytes that `read` gives may be shared with other callers: they are not to be written to.
  */
