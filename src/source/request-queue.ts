@@ -1,7 +1,7 @@
 /**
  * How many requests a store has at once. The others wait in the order in which they came, demand
- * before prefetch, and no more of them than a bound. Where the queue is full, demand takes the place
- * of the prefetch that came last.
+ * before prefetch, and no more of them than a bound. Where the queue is full, demand takes the
+ * place of the prefetch that came last.
  */
 import { FaultlineError } from "../base/errors.ts";
 import type { Urgency } from "./object-store.ts";

@@ -8,13 +8,16 @@ import type { HttpAnswer } from "./http-client.ts";
 import { isTransient } from "./http-store.ts";
 import type { ListPage, StoredObject } from "./object-store.ts";
 
-/** Answers that other statuses than 5xx carry, although a later try may succeed. */
+/** Errors after which the same request may succeed, although their status does not say so. */
 const TRANSIENT_CODES = [
   "SlowDown",
   "RequestTimeout",
   "Throttling",
   "InternalError",
   "OperationAborted",
+  // The body was damaged on its way: what we hold is what was signed.
+  "XAmzContentSHA256Mismatch",
+  "BadDigest",
 ];
 
 /** @throws FaultlineError `store-failed` if the answer is no listing. */

@@ -1,6 +1,6 @@
 /**
- * Images in S3, or in anything that speaks its protocol. Requests are signed by AWS's own signer and
- * sent by Node's own client: a quarter of the CPU of AWS's client (docs/decisions/0011).
+ * Images in S3, or in anything that speaks its protocol. Requests are signed by AWS's own signer
+ * and sent by Node's own client: a quarter of the CPU of AWS's client (docs/decisions/0011).
  *
  * Every body that is written is part of the signature, so the server refuses one that changed on
  * its way. A PUT is atomic and durable when it is answered.
@@ -196,8 +196,8 @@ export class S3Store implements PagedObjectStore {
     }
     return new FaultlineError(
       "store-refused",
-      `${subject}: no credentials were found (${describeError(cause)}). Set AWS_ACCESS_KEY_ID and ` +
-        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a public bucket is read by its https:// address.",
+      `${subject}: no credentials were found (${describeError(cause)}). Set AWS_ACCESS_KEY_ID ` +
+        "and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; read a public bucket by its https:// address.",
     );
   }
 }

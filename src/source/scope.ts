@@ -63,7 +63,9 @@ export class Scope {
     this.#controller.abort(reason);
   }
 
-  /** Aborts after `delayMs` from now with what `reason` gives, instead of at any earlier deadline. */
+  /**
+   * Aborts after `delayMs` from now with what `reason` gives, instead of at any earlier deadline.
+   */
   setDeadline(delayMs: number, reason: () => unknown): void {
     this.#cancelTimer?.();
     this.#cancelTimer = this.#timing.after(delayMs, () => this.abort(reason()));

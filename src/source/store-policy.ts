@@ -1,6 +1,6 @@
 /**
- * Puts a store under the request policy: every call ends, with a result or with an error, before its
- * deadline; failures that may pass are tried again; slow reads are asked for twice; and no more
+ * Puts a store under the request policy: every call ends, with a result or with an error, before
+ * its deadline; failures that may pass are tried again; slow reads are asked for twice; and no more
  * requests run at once than the store should bear.
  *
  * What a store refuses is not tried again, nor what the caller aborted. Whether bytes are the right

@@ -12,6 +12,7 @@ import {
   type Place,
 } from "../support/object-store-suite.ts";
 import { requires } from "../support/requires.ts";
+import { type FaultStage, readFaultSuite, tierFaultSuite } from "../support/store-fault-suite.ts";
 
 const never = new AbortController().signal;
 
@@ -43,6 +44,16 @@ describe("a web server", requires("nginx"), () => {
     },
     { isReadOnly: true },
   );
+
+  describe("on a bad network", () => {
+    const stage: FaultStage = {
+      port: () => nginx.port,
+      open: async (port) => new HttpStore(`http://127.0.0.1:${port}/images/faults`),
+      plant: async (name, bytes) => nginx.plant(`faults/${name}`, bytes),
+    };
+    readFaultSuite(stage);
+    tierFaultSuite(stage);
+  });
 
   const refusal = (pattern: RegExp) => (error: unknown) => {
     assert.ok(error instanceof FaultlineError);

@@ -13,6 +13,7 @@ import {
 } from "../support/object-store-suite.ts";
 import { credentials, RadosGateway } from "../support/radosgw.ts";
 import { requires } from "../support/requires.ts";
+import { type FaultStage, readFaultSuite, writeFaultSuite } from "../support/store-fault-suite.ts";
 
 const never = new AbortController().signal;
 const BUCKET = "images";
@@ -28,12 +29,16 @@ describe("an S3 server", requires("radosgw"), () => {
     await gateway?.[Symbol.asyncDispose]();
   });
 
-  const openAt = async (prefix: string, given: S3Credentials = credentials): Promise<S3Store> =>
+  const openAt = async (
+    prefix: string,
+    given: S3Credentials = credentials,
+    endpoint = gateway.endpoint,
+  ): Promise<S3Store> =>
     await S3Store.open(
       `s3://${BUCKET}/${prefix}`,
       { bucket: BUCKET, prefix },
       {
-        endpoint: gateway.endpoint,
+        endpoint,
         credentials: given,
       },
     );
@@ -50,6 +55,28 @@ describe("an S3 server", requires("radosgw"), () => {
     }),
     { manyObjects: 1100 },
   );
+
+  describe("on a bad network", () => {
+    const stage: FaultStage = {
+      port: () => gateway.port,
+      open: async (port) => await openAt("faults/", credentials, `http://127.0.0.1:${port}`),
+      async plant(name, bytes) {
+        const store = await openAt("faults/");
+        await store.write(name, bytes, never);
+        await store.close();
+      },
+    };
+    readFaultSuite(stage);
+    writeFaultSuite(stage);
+  });
+
+  test("a clock that is off is told, with how much", async (t) => {
+    const store = await openAt("");
+    t.mock.timers.enable({ apis: ["Date"], now: Date.now() - 40 * 60_000 });
+    const told = /RequestTimeTooSkewed.*clock is 40 minutes behind the server's/;
+    await assert.rejects(store.read("a", never), refusal(told));
+    await store.close();
+  });
 
   const refusal = (pattern: RegExp) => (error: unknown) => {
     assert.ok(error instanceof FaultlineError);

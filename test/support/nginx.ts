@@ -74,7 +74,7 @@ ${temporary.map((name) => `  ${name}_temp_path ${folder}/${name};`).join("\n")}
     location /forbidden/ { deny all; }
     location /moved/ { rewrite ^/moved/(.*)$ /images/$1 redirect; }
     location /loop/ { rewrite ^(.*)$ $1 redirect; }
-    location /packed/ { alias ${folder}/files/images/; gzip on; gzip_types *; gzip_min_length 1; add_header Content-Encoding gzip always; }
+    location /packed/ { alias ${folder}/files/images/; add_header Content-Encoding gzip; }
   }
 }
 `;

@@ -1,6 +1,6 @@
 /**
- * What every store has to do, run over each of them. A place is planted behind the store's back where
- * the store itself cannot write.
+ * What every store has to do, run over each of them. A place is planted behind the store's back
+ * where the store itself cannot write.
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
@@ -49,7 +49,10 @@ export function objectStoreSuite(
     nameSuite(open);
     abortSuite(open);
     if (options.isReadOnly === true) readOnlySuite(open);
-    else writeSuite(open, options.manyObjects ?? 0);
+    else {
+      writeSuite(open);
+      listSuite(open, options.manyObjects ?? 0);
+    }
     test("closes twice", async () => {
       const { store } = await open();
       await store.close();
@@ -217,7 +220,7 @@ export async function names(store: ObjectStore, prefix: string): Promise<string[
   return found.sort();
 }
 
-function writeSuite(open: () => Promise<Place>, manyObjects: number): void {
+function writeSuite(open: () => Promise<Place>): void {
   test("a write replaces what was there", async () => {
     const { store } = await open();
     for (const text of ["first", "second, longer", "3"]) {
@@ -240,6 +243,35 @@ function writeSuite(open: () => Promise<Place>, manyObjects: number): void {
     await store.close();
   });
 
+  test("removes, and is content if there is nothing to remove", async () => {
+    const { store } = await open();
+    await store.write("a", Buffer.from("a"), never);
+    await store.remove("a", never);
+    assert.equal(await store.read("a", never), null);
+    assert.equal(await store.exists("a", never), false);
+    await store.remove("a", never);
+    await store.remove("never/was", never);
+    await store.close();
+  });
+
+  test("a write that is aborted leaves the old object or the new one", async () => {
+    const { store } = await open();
+    const old = Buffer.alloc(3_000_000, 1);
+    const young = Buffer.alloc(3_000_000, 2);
+    await store.write("a", old, never);
+    const stopped = new AbortController();
+    const reason = new Error("changed my mind");
+    const write = store.write("a", young, stopped.signal);
+    setImmediate(() => stopped.abort(reason));
+    await write.catch((error) => assert.equal(error, reason));
+    await assert.rejects(store.write("a", young, stopped.signal), reason);
+    const bytes = await store.read("a", never);
+    assertBytes(bytes, bytes?.[0] === 1 ? old : young, "the object");
+    await store.close();
+  });
+}
+
+function listSuite(open: () => Promise<Place>, manyObjects: number): void {
   test("lists what begins with a prefix, with sizes and times", async () => {
     const { store } = await open();
     assert.deepEqual(await names(store, ""), []);
@@ -270,41 +302,15 @@ function writeSuite(open: () => Promise<Place>, manyObjects: number): void {
     await store.close();
   });
 
-  test("lists everything, however much it is", { skip: manyObjects === 0 }, async () => {
-    const { store } = await open();
-    const all = Array.from({ length: manyObjects }, (_, index) => chunkName(index));
-    for (let first = 0; first < all.length; first += 32) {
-      const some = all.slice(first, first + 32);
-      await Promise.all(some.map((name) => store.write(name, Buffer.alloc(1), never)));
-    }
-    assert.deepEqual(await names(store, "default.castr/"), all.sort());
-    await store.close();
-  });
-
-  test("removes, and is content if there is nothing to remove", async () => {
-    const { store } = await open();
-    await store.write("a", Buffer.from("a"), never);
-    await store.remove("a", never);
-    assert.equal(await store.read("a", never), null);
-    assert.equal(await store.exists("a", never), false);
-    await store.remove("a", never);
-    await store.remove("never/was", never);
-    await store.close();
-  });
-
-  test("a write that is aborted leaves the old object or the new one", async () => {
-    const { store } = await open();
-    const old = Buffer.alloc(3_000_000, 1);
-    const young = Buffer.alloc(3_000_000, 2);
-    await store.write("a", old, never);
-    const stopped = new AbortController();
-    const reason = new Error("changed my mind");
-    const write = store.write("a", young, stopped.signal);
-    setImmediate(() => stopped.abort(reason));
-    await write.catch((error) => assert.equal(error, reason));
-    await assert.rejects(store.write("a", young, stopped.signal), reason);
-    const bytes = await store.read("a", never);
-    assertBytes(bytes, bytes?.[0] === 1 ? old : young, "the object");
-    await store.close();
-  });
+  if (manyObjects > 0)
+    test("lists everything, however much it is", async () => {
+      const { store } = await open();
+      const all = Array.from({ length: manyObjects }, (_, index) => chunkName(index));
+      for (let first = 0; first < all.length; first += 32) {
+        const some = all.slice(first, first + 32);
+        await Promise.all(some.map((name) => store.write(name, Buffer.alloc(1), never)));
+      }
+      assert.deepEqual(await names(store, "default.castr/"), all.sort());
+      await store.close();
+    });
 }

@@ -2,8 +2,8 @@
  * A real S3 server that is not AWS's: Ceph's RADOS gateway, with one monitor and one OSD that keeps
  * everything in memory. Unprivileged, on loopback, in one folder; ready after about a second.
  *
- * Its users are checked as in production: a wrong secret, a wrong hash of a body, or a clock that is
- * off are refused. Cephx, with which its parts would trust each other, is switched off.
+ * Its users are checked as in production: a wrong secret, a wrong hash of a body, or a clock that
+ * is off are refused. Cephx, with which its parts would trust each other, is switched off.
  */
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";

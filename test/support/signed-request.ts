@@ -1,4 +1,6 @@
-/** One request that is signed for S3, for what a store does not do: making buckets, odd requests. */
+/**
+ * One request that is signed for S3, for what a store does not do: making buckets, odd requests.
+ */
 import { once } from "node:events";
 import { type IncomingMessage, request } from "node:http";
 import { text } from "node:stream/consumers";
