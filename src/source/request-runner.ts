@@ -121,22 +121,22 @@ export class RequestRunner {
     if (usualMs === null || this.#policy.hedgeShare === 0) {
       return await this.#ask(call, scope.signal);
     }
-    using first = new Scope(this.#timing, scope.signal);
-    using second = new Scope(this.#timing, scope.signal);
-    const secondRequest = (): Promise<T> | null => {
+    let isHedged = false;
+    const first = (): Promise<T> => this.#ask(call, scope.signal);
+    const second = (): Promise<T> | null => {
       // A store whose turns are all taken is not helped by more requests.
       if (!this.#hedges.hasOne || !this.queue.tryEnter()) return null;
       this.#hedges.spend();
       this.counters.hedges++;
-      return this.#hedge(call, second.signal);
+      isHedged = true;
+      return this.#hedge(call, scope.signal);
     };
     try {
       const delayMs = Math.max(LEAST_HEDGE_DELAY_MS, usualMs);
-      const firstRequest = (): Promise<T> => this.#ask(call, first.signal);
-      return await hedged(firstRequest, secondRequest, delayMs, this.#timing);
+      return await hedged(first, second, delayMs, this.#timing);
     } finally {
-      first.abort(LOST);
-      second.abort(LOST);
+      // Nothing but the slower one of both can still hear it.
+      if (isHedged) scope.abort(LOST);
     }
   }
 
