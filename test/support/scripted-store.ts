@@ -6,6 +6,8 @@ export interface Request {
   readonly name: string;
   readonly urgency: Urgency | undefined;
   readonly signal: AbortSignal;
+  /** What was to be written. */
+  readonly bytes: Uint8Array | null;
   readonly answer: (bytes: Uint8Array | null) => void;
   readonly fail: (error: unknown) => void;
 }
@@ -25,19 +27,15 @@ export class ScriptedStore implements ObjectStore {
   }
 
   read(name: string, signal: AbortSignal, urgency?: Urgency): Promise<Uint8Array | null> {
-    return new Promise((answer, fail) => {
-      this.requests.push({ name, urgency, signal, answer, fail });
-      if (this.latencyMs === null) return;
-      this.#timing!.after(this.latencyMs(), () => answer(Buffer.from(name)));
-    });
+    return this.#ask(name, signal, null, urgency);
   }
 
   async exists(name: string, signal: AbortSignal): Promise<boolean> {
     return (await this.read(name, signal)) !== null;
   }
 
-  async write(name: string, _bytes: Uint8Array, signal: AbortSignal): Promise<void> {
-    await this.read(name, signal);
+  async write(name: string, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+    await this.#ask(name, signal, bytes);
   }
 
   async *list(): AsyncGenerator<StoredObject> {
@@ -54,5 +52,18 @@ export class ScriptedStore implements ObjectStore {
 
   hurry(name: string): void {
     this.hurried.push(name);
+  }
+
+  #ask(
+    name: string,
+    signal: AbortSignal,
+    bytes: Uint8Array | null,
+    urgency?: Urgency,
+  ): Promise<Uint8Array | null> {
+    return new Promise((answer, fail) => {
+      this.requests.push({ name, urgency, signal, bytes, answer, fail });
+      if (this.latencyMs === null) return;
+      this.#timing!.after(this.latencyMs(), () => answer(Buffer.from(name)));
+    });
   }
 }

@@ -15,7 +15,7 @@ import {
   randomBytes,
 } from "../support/object-store-suite.ts";
 import { PlainDirectoryStore } from "../support/plain-directory-store.ts";
-import { ScriptedStore } from "../support/scripted-store.ts";
+import { type Request, ScriptedStore } from "../support/scripted-store.ts";
 import { settle } from "../support/virtual-timing.ts";
 
 const never = new AbortController().signal;
@@ -189,6 +189,33 @@ describe("damage", () => {
     await waitFor("the far store was asked", () => far.requests.length > 0);
     far.requests[0]!.answer(Buffer.from("good"));
     for (const read of [again, other]) assertBytes(await read, Buffer.from("good"));
+    await tier.close();
+  });
+
+  test("a refetch is not given what is under way, and its bytes are kept in the end", async () => {
+    const [near, far] = [new ScriptedStore(), new ScriptedStore()];
+    const tier = new TierStore(near, far, { maxBytes: 1e9 });
+    const asked = async (store: ScriptedStore, count: number): Promise<Request> => {
+      await waitFor(`there were ${count} requests`, () => store.requests.length === count);
+      return store.requests[count - 1]!;
+    };
+    const [bad, good] = [Buffer.from("bad"), Buffer.from("good")];
+    const first = tier.read(chunkName(1), never);
+    (await asked(near, 1)).answer(null);
+    const slow = await asked(far, 1);
+    const again = tier.refetch(chunkName(1), never);
+    (await asked(near, 2)).answer(null); // the near copy is removed
+    const anew = await asked(far, 2);
+    slow.answer(bad);
+    assertBytes(await first, bad);
+    const writesBad = await asked(near, 3);
+    anew.answer(good);
+    assertBytes(await again, good);
+    writesBad.answer(null);
+    const writesGood = await asked(near, 4);
+    assert.deepEqual([writesBad.bytes, writesGood.bytes], [bad, good]);
+    writesGood.answer(null);
+    await tier.flush();
     await tier.close();
   });
 
