@@ -19,7 +19,6 @@ export interface StoredObject {
   readonly modifiedMs: number;
 }
 
-/** `folder`: without what lies in folders below. */
 export type ListDepth = "all" | "folder";
 
 /** Who waits for an object: a guest that stands still, or nobody yet. */
@@ -28,7 +27,8 @@ export type Urgency = "demand" | "prefetch";
 /**
  * Errors are `FaultlineError`s that name the store and the object: `store-failed` where trying
  * again may help, `store-refused` where it cannot (rights, credentials, a store that cannot be
- * written). A call that is aborted rejects with the signal's reason.
+ * written).
+ * A call that is aborted rejects with the signal's reason.
  *
  * Bytes that `read` gives may be shared with other callers: they are not to be written to.
  */
@@ -41,10 +41,10 @@ export interface ObjectStore {
   /** Atomic and durable: readers see the old object or the new one, whole; also after a crash. */
   write(name: string, bytes: Uint8Array, signal: AbortSignal): Promise<void>;
   /**
-   * Every object whose name begins with `prefix`, in no order. A store that can leaves out what
-   * `depth` does not ask for; the caller must not rely on it.
+   * Every object whose name begins with `prefix`, in no order. `"folder"`: a store that can leaves
+   * out what lies in folders below; the caller must not rely on it.
    */
-  list(prefix: string, signal: AbortSignal, depth?: ListDepth): AsyncIterable<StoredObject>;
+  list(prefix: string, signal: AbortSignal, depth?: "all" | "folder"): AsyncIterable<StoredObject>;
   /** Succeeds if there is none. */
   remove(name: string, signal: AbortSignal): Promise<void>;
   /** Lets go of connections. What is under way fails. */
