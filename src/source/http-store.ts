@@ -69,13 +69,14 @@ export class HttpStore implements ObjectStore {
     signal: AbortSignal,
   ): Promise<HttpAnswer | null> {
     checkObjectName(this.location, name);
-    let url = new URL(this.#base.href + name.split("/").map(encodeURIComponent).join("/"));
+    let origin = this.#base;
+    let path = this.#base.pathname + name.split("/").map(encodeURIComponent).join("/");
     const subject = `Cannot read ${name} from ${this.location}`;
     for (let redirects = 0; redirects <= MAX_REDIRECTS; redirects++) {
       const request: HttpRequest = {
         method,
-        origin: url,
-        path: url.pathname + url.search,
+        origin,
+        path,
         headers: { "accept-encoding": "identity" },
         maxBodyBytes: sizeLimitOf(name),
         subject,
@@ -83,7 +84,8 @@ export class HttpStore implements ObjectStore {
       };
       const answer = await this.#client.request(request);
       if (REDIRECTS.includes(answer.status)) {
-        url = redirectTarget(subject, url, answer.headers.location);
+        origin = redirectTarget(subject, new URL(origin.origin + path), answer.headers.location);
+        path = origin.pathname + origin.search;
         continue;
       }
       return checkStatus(subject, answer.status) ? answer : null;

@@ -94,8 +94,11 @@ export class RequestRunner {
   /** Waits for a turn, then for the store: there not longer than one request may take. */
   async #inTurn<T>(call: Call<T>, signal: AbortSignal, endMs: number): Promise<T> {
     using scope = new Scope(this.#timing, signal, this.#closed.signal);
-    scope.setDeadline(endMs - this.#timing.nowMs(), () => late(call, "no turn came in time"));
-    await this.queue.enter(call.name, call.urgency, scope.signal);
+    scope.signal.throwIfAborted();
+    if (!this.queue.tryEnter()) {
+      scope.setDeadline(endMs - this.#timing.nowMs(), () => late(call, "no turn came in time"));
+      await this.queue.enter(call.name, call.urgency, scope.signal);
+    }
     try {
       const timeoutMs = Math.min(call.budget.requestTimeoutMs, endMs - this.#timing.nowMs());
       scope.setDeadline(timeoutMs, () => {

@@ -1,6 +1,6 @@
 /**
  * Images in S3, or in anything that speaks its protocol. Requests are signed by AWS's own signer
- * and sent by Node's own client: a quarter of the CPU of AWS's client (docs/decisions/0011).
+ * and sent by Node's own client: less than half the CPU of AWS's client (docs/decisions/0011).
  *
  * Every body that is written is part of the signature, so the server refuses one that changed on
  * its way. A PUT is atomic and durable when it is answered.
