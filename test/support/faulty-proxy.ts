@@ -58,6 +58,7 @@ export class FaultyProxy {
   readonly #server: Server;
   readonly #agent = new Agent({ keepAlive: true });
   readonly #timers = new Set<NodeJS.Timeout>();
+  #isClosed = false;
 
   private constructor(upstreamPort: number, options: ProxyOptions) {
     this.counts = Object.fromEntries([...faults, "none"].map((fault) => [fault, 0])) as Record<
@@ -89,10 +90,12 @@ export class FaultyProxy {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#agent.destroy();
+    const closed = once(this.#server.close(), "close");
     this.#server.closeAllConnections();
-    await once(this.#server.close(), "close");
+    await closed;
   }
 
   async #serve(incoming: IncomingMessage, answer: ServerResponse): Promise<void> {
@@ -165,6 +168,8 @@ export class FaultyProxy {
   }
 
   #later(delayMs: number, action: () => void): void {
+    // A request that was still with the server when we were closed.
+    if (this.#isClosed) return;
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       action();
