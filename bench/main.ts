@@ -1,7 +1,7 @@
 /**
  * `npm run bench -- [NAME...] [--smoke] [--json]`: our promises, measured.
  *
- * Without names all benchmarks run, which takes five minutes. `--smoke` makes each tiny: enough
+ * Without names all benchmarks run, which takes twelve minutes. `--smoke` makes each tiny: enough
  * for the test suite to see that it works, and no number of it means anything. A missed target is
  * printed and does not fail: a noisy machine must not look like a broken program.
  */
@@ -12,9 +12,11 @@ import { cycles } from "./cycles.ts";
 import { fanOut } from "./fan-out.ts";
 import { faultLatency } from "./fault-latency.ts";
 import { firstFault } from "./first-fault.ts";
+import { handshakes } from "./handshakes.ts";
 import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
 import { pack } from "./pack.ts";
+import { removeFlood } from "./remove-flood.ts";
 import { describeMachine } from "./support/machine.ts";
 import { formatMachine, formatReport } from "./support/print.ts";
 import type { Report } from "./support/report.ts";
@@ -31,6 +33,8 @@ const benches: Readonly<Record<string, (workspace: Workspace) => Promise<Report>
   idle,
   cycles,
   "fan-out": fanOut,
+  handshakes,
+  "remove-flood": removeFlood,
   pack,
 };
 

@@ -1,7 +1,7 @@
 /*
  * faulter: the measuring stand-in for a guest. It asks a page-fault handler for pages and times every answer.
  *
- *   faulter SOCKET MEMORY_FILE FAULTS [--cpu N] [--order sequential|random] [--seed N] [--out FILE]
+ *   faulter SOCKET MEMORY_FILE FAULTS [--cpu N] [--order sequential|random] [--seed N] [--pause US] [--out FILE]
  *
  * It behaves as Firecracker (HEAD) does on restore: anonymous memory as large as MEMORY_FILE, a userfaultfd with
  * EVENT_REMOVE registered for missing pages, and the handshake on SOCKET, where a handler must be listening. Then one
@@ -11,6 +11,7 @@
  *   --cpu N      pin the touching thread to this CPU
  *   --order O    sequential: pages 0, 1, 2 ... (default); random: a seeded permutation of all pages
  *   --seed N     for --order random (default 1)
+ *   --pause US   sleep for so long between two faults (default 0)
  *   --out FILE   every latency in nanoseconds, in order of touching, one a line
  *
  * Prints one line of JSON:
@@ -60,6 +61,7 @@ struct options {
   int cpu; /* -1: not pinned */
   bool random_order;
   uint64_t seed;
+  uint64_t pause_us;
   const char *out_path;
 };
 
@@ -94,7 +96,8 @@ static uint64_t parse_number(const char *name, const char *text) {
 
 static struct options parse_options(int argc, char **argv) {
   if (argc < 4)
-    die("usage: faulter SOCKET MEMORY_FILE FAULTS [--cpu N] [--order sequential|random] [--seed N] [--out FILE]");
+    die("usage: faulter SOCKET MEMORY_FILE FAULTS [--cpu N] [--order sequential|random] [--seed N] [--pause US] "
+        "[--out FILE]");
   struct options o = {.socket_path = argv[1], .memory_path = argv[2], .cpu = -1, .seed = 1};
   o.faults = parse_number("FAULTS", argv[3]);
   if (o.faults == 0) die("FAULTS must be at least 1");
@@ -111,6 +114,8 @@ static struct options parse_options(int argc, char **argv) {
       o.random_order = strcmp(value, "random") == 0;
     } else if (strcmp(name, "--seed") == 0) {
       o.seed = parse_number(name, value);
+    } else if (strcmp(name, "--pause") == 0) {
+      o.pause_us = parse_number(name, value);
     } else if (strcmp(name, "--out") == 0) {
       o.out_path = value;
     } else {
@@ -274,6 +279,7 @@ int main(int argc, char **argv) {
   uint64_t start = sent_at, end = sent_at;
   for (uint64_t i = 0; i < o.faults; i++) {
     const char *word = guest + word_offset(order[i]);
+    if (o.pause_us > 0 && i > 0) usleep((useconds_t)o.pause_us);
     uint64_t before = now_ns();
     words[i] = *(volatile const uint64_t *)word;
     end = now_ns();

@@ -20,10 +20,12 @@ export function faulterCommand(
   workspace: Workspace,
   { socketPath, memoryPath, cpu }: HandlerOptions,
   faults: number,
+  pauseUs = 0,
 ): string[] {
   const pinned = cpu === undefined ? [] : ["--cpu", String(cpu)];
   const what = [socketPath, memoryPath, String(faults)];
-  return [workspace.programs.faulter, ...what, "--order", "random", ...pinned];
+  const pause = pauseUs === 0 ? [] : ["--pause", String(pauseUs)];
+  return [workspace.programs.faulter, ...what, "--order", "random", ...pause, ...pinned];
 }
 
 /** Runs one guest to its end. Throws if a single word was wrong: then no number counts. */
@@ -31,8 +33,9 @@ export async function timeFaults(
   workspace: Workspace,
   options: HandlerOptions,
   faults: number,
+  pauseUs = 0,
 ): Promise<FaultTimes> {
-  await using guest = new Child(faulterCommand(workspace, options, faults));
+  await using guest = new Child(faulterCommand(workspace, options, faults, pauseUs));
   const times = await guest.answer<FaultTimes>();
   await guest.finish();
   return times;

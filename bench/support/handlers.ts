@@ -1,4 +1,5 @@
 /** Both sides: the C reference handler, and `faultline serve`, each as a user would start it. */
+import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { Child } from "../../src/kit/child.ts";
 import { builtRoot } from "../../src/kit/paths.ts";
@@ -16,6 +17,8 @@ export interface HandlerOptions {
 
 export interface ServeOptions extends HandlerOptions {
   readonly flags?: readonly string[];
+  /** Where its log goes: a new file. Default: our own stderr. */
+  readonly logPath?: string;
 }
 
 /** A handler that said that it is ready. */
@@ -44,12 +47,18 @@ export async function startReference(
 }
 
 export async function startServe(options: ServeOptions): Promise<Started> {
-  return await start(serveCommand(options));
+  if (options.logPath === undefined) return await start(serveCommand(options));
+  const log = openSync(options.logPath, "wx");
+  try {
+    return await start(serveCommand(options), log);
+  } finally {
+    closeSync(log);
+  }
 }
 
-async function start(argv: readonly string[]): Promise<Started> {
+async function start(argv: readonly string[], stderr?: number): Promise<Started> {
   const startMs = performance.now();
-  const child = new Child(argv);
+  const child = new Child(argv, stderr);
   try {
     await child.line(READY_DEADLINE_MS);
   } catch (error) {

@@ -2,7 +2,7 @@
 import type { Machine } from "./machine.ts";
 import type { Measure, Report, Target, Unit } from "./report.ts";
 
-const headings = ["", "C handler", "Faultline", "ratio", "target", ""] as const;
+const bothHandlers = ["C handler", "Faultline"] as const;
 
 export function formatMachine(machine: Machine): string {
   return (
@@ -13,6 +13,7 @@ export function formatMachine(machine: Machine): string {
 
 /** `isJudged`: whether to say which targets are met; a smoke run meets none but by luck. */
 export function formatReport(report: Report, isJudged: boolean): string {
+  const headings = ["", ...(report.sides ?? bothHandlers), "ratio", "target", ""];
   const rows = [headings, ...report.measures.map((row) => formatRow(row, isJudged))];
   const widths = headings.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   const lines = rows.map((row) =>

@@ -3,7 +3,7 @@
  * missed target is a finding, not a failure: the process still exits with 0.
  */
 
-export type Unit = "µs" | "ms" | "MiB" | "KiB" | "ticks" | "times" | "fds" | "faults/s";
+export type Unit = "µs" | "ms" | "MiB" | "KiB" | "ticks" | "times" | "fds" | "faults/s" | "per s";
 
 /** `ratio`: ours over theirs. Either way, less is better. */
 export interface Target {
@@ -26,6 +26,8 @@ export interface Report {
   readonly bench: string;
   /** One sentence: what was done, how often, and what the numbers are. */
   readonly method: string;
+  /** What stands in the two columns, where it is not the C handler and Faultline. */
+  readonly sides?: readonly [reference: string, ours: string];
   /** Every program that was measured, as it was started. */
   readonly commands: readonly string[];
   readonly measures: readonly Measure[];

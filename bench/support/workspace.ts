@@ -23,6 +23,8 @@ export interface Programs {
   readonly handler: string;
   readonly faulter: string;
   readonly vms: string;
+  readonly storm: string;
+  readonly flood: string;
 }
 
 export class Workspace {
@@ -38,6 +40,8 @@ export class Workspace {
       handler: compileReference("handler"),
       faulter: compileReference("faulter"),
       vms: compileReference("vms"),
+      storm: compileProgram("test/peer/storm.c"),
+      flood: compileProgram("test/peer/flood.c"),
     };
   }
 
@@ -89,8 +93,11 @@ export class Workspace {
 }
 
 function compileReference(name: string): string {
-  const source = join(repositoryRoot, "bench", "reference", `${name}.c`);
-  return compile(source, ["-Wextra", "-pthread"]);
+  return compileProgram(join("bench", "reference", `${name}.c`));
+}
+
+function compileProgram(path: string): string {
+  return compile(join(repositoryRoot, path), ["-Wextra", "-pthread"]);
 }
 
 function availableMib(): number {

@@ -4,7 +4,7 @@
  */
 import { describeError, SysError } from "../base/errors.ts";
 import { EMFILE, ENFILE } from "../linux/abi-posix.ts";
-import type { OwnedFd } from "../linux/fd.ts";
+import { assertFreeFds, type OwnedFd } from "../linux/fd.ts";
 import { acceptUnix } from "../linux/socket.ts";
 import { type ReadWatch, watchReadable } from "../linux/sys.ts";
 import type { Logger } from "./log.ts";
@@ -13,6 +13,17 @@ import type { Logger } from "./log.ts";
 const MAX_HANDSHAKES = 64;
 /** VMs that may be connecting at the same moment; the kernel caps it at net.core.somaxconn. */
 export const BACKLOG = 1024;
+/**
+ * Connections taken in one turn of the event loop. Whoever connects faster than that must not keep
+ * signals, deadlines and the ends of VMs waiting.
+ */
+const MAX_ACCEPTS_PER_TURN = 16;
+/**
+ * Descriptors that a handshake takes: connection, pidfd, userfaultfd, and for a moment /proc's word
+ * about that. A VM waits well in the backlog, but freezes if it is taken and then refused for want
+ * of one.
+ */
+const FDS_PER_HANDSHAKE = 4;
 /** Accepting fails while this process has no descriptor left: try again after this long. */
 const RETRY_AFTER_MS = 200;
 
@@ -22,6 +33,8 @@ export class Acceptor {
   readonly #serve: (connection: OwnedFd) => Promise<void>;
   #watch: ReadWatch | null = null;
   #retry: NodeJS.Timeout | null = null;
+  #nextTurn: NodeJS.Immediate | null = null;
+  #isFailing = false;
   #handshakes = 0;
 
   /** `serve` owns the connection; its promise settles when the handshake is over, never rejects. */
@@ -32,7 +45,7 @@ export class Acceptor {
   }
 
   start(): void {
-    this.#watch = watchReadable(this.#listener.fd, () => this.#acceptAll());
+    this.#watch = watchReadable(this.#listener.fd, () => this.#acceptSome());
     this.#watch.arm();
   }
 
@@ -45,6 +58,7 @@ export class Acceptor {
     this.#watch.close();
     this.#watch = null;
     if (this.#retry !== null) clearTimeout(this.#retry);
+    if (this.#nextTurn !== null) clearImmediate(this.#nextTurn);
     try {
       for (let taken = 0; taken < BACKLOG; taken++) {
         const connection = acceptUnix(this.#listener.fd);
@@ -57,10 +71,18 @@ export class Acceptor {
     return true;
   }
 
-  #acceptAll(): void {
+  /**
+   * Goes on when there is something to accept, in the next turn, when a handshake is over, or after
+   * a pause: always exactly one of these.
+   */
+  #acceptSome(): void {
+    if (this.#watch === null) return;
     try {
-      while (this.#watch !== null && this.#handshakes < MAX_HANDSHAKES) {
+      for (let taken = 0; taken < MAX_ACCEPTS_PER_TURN; taken++) {
+        if (this.#handshakes === MAX_HANDSHAKES) return;
+        assertFreeFds(this.#listener.fd, FDS_PER_HANDSHAKE);
         const connection = acceptUnix(this.#listener.fd);
+        this.#isFailing = false;
         if (connection === null) {
           this.#watch.arm();
           return;
@@ -69,22 +91,33 @@ export class Acceptor {
       }
     } catch (error) {
       this.#pause(error);
+      return;
     }
+    if (this.#handshakes < MAX_HANDSHAKES) this.#acceptNextTurn();
+  }
+
+  #acceptNextTurn(): void {
+    this.#nextTurn = setImmediate(() => this.#acceptSome());
   }
 
   async #begin(connection: OwnedFd): Promise<void> {
     this.#handshakes += 1;
     await this.#serve(connection);
     this.#handshakes -= 1;
-    if (this.#handshakes === MAX_HANDSHAKES - 1) this.#acceptAll();
+    if (this.#handshakes === MAX_HANDSHAKES - 1) this.#acceptNextTurn();
   }
 
-  /** The listener stays readable while accept fails: without a pause the loop would spin. */
+  /**
+   * The listener stays readable while accept fails: without a pause the loop would spin. Told once,
+   * however long it lasts.
+   */
   #pause(error: unknown): void {
+    this.#retry = setTimeout(() => this.#acceptSome(), RETRY_AFTER_MS);
+    if (this.#isFailing) return;
+    this.#isFailing = true;
     const isOutOfFds =
       error instanceof SysError && (error.errno === EMFILE || error.errno === ENFILE);
     const cure = isOutOfFds ? "Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)." : "";
     this.#log.error({ reason: describeError(error) }, `Cannot accept VMs for now. ${cure}`.trim());
-    this.#retry = setTimeout(() => this.#acceptAll(), RETRY_AFTER_MS);
   }
 }

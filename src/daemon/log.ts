@@ -1,6 +1,7 @@
 /**
  * The log: JSON lines for machines, one readable line each for people. On stderr, and synchronous:
- * the last line before a crash is the one that counts. Never per fault.
+ * the last line before a crash is the one that counts. Never per fault. Lines that cannot be
+ * written (nobody reads the pipe, the disk is full) are counted and told later: no VM waits.
  *
  * error: somebody must act · warn: abnormal, served all the same · info: the life of VMs ·
  * debug: numbers that help to tune.
@@ -17,18 +18,36 @@ export const logFormats = ["auto", "text", "json"] as const;
 export type LogFormat = (typeof logFormats)[number];
 
 const STDERR = 2;
+const timestamp = pino.stdTimeFunctions.isoTime;
 
 export function createLogger(level: LogLevel, format: LogFormat): Logger {
-  const isText = format === "text" || (format === "auto" && process.stderr.isTTY === true);
-  const options = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
+  // Asking has an effect that is needed whatever the format is: a pipe does not block any more.
+  const isTerminal = process.stderr.isTTY === true;
+  const isText = format === "text" || (format === "auto" && isTerminal);
+  let lostLines = 0;
+  const writeLine = (line: string): void => {
+    writeSync(STDERR, isText ? humanLine(line) : line);
+  };
   const write = (line: string): void => {
     try {
-      writeSync(STDERR, isText ? humanLine(line) : line);
+      if (lostLines > 0) writeLine(lossLine(lostLines));
+      lostLines = 0;
+      writeLine(line);
     } catch {
-      // Whoever read the log is gone (EPIPE) or the disk is full: VMs are served all the same.
+      // EAGAIN: nobody reads. EPIPE: the reader is gone. ENOSPC: the disk is full.
+      lostLines += 1;
     }
   };
-  return pino({ ...options, formatters: { level: (label) => ({ level: label }) } }, { write });
+  return pino(
+    { level, base: null, timestamp, formatters: { level: (label) => ({ level: label }) } },
+    { write },
+  );
+}
+
+function lossLine(count: number): string {
+  const msg = "Lines of this log were lost: it could not be written";
+  const line = { level: "warn", time: new Date().toISOString(), count, msg };
+  return `${JSON.stringify(line)}\n`;
 }
 
 type Style = "red" | "yellow" | "gray" | "reset";

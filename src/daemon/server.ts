@@ -22,6 +22,7 @@ import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
@@ -70,6 +71,7 @@ export class Server {
   readonly #engine: Engine;
   readonly #log: Logger;
   readonly #acceptor: Acceptor;
+  readonly #refusals: RefusalLog;
   readonly #sessions = new Set<Session>();
   readonly #endedStats = new SessionStats();
   readonly #allowedUids: ReadonlySet<number>;
@@ -84,6 +86,7 @@ export class Server {
     this.#socket = parts.socket;
     this.#engine = parts.engine;
     this.#log = parts.log;
+    this.#refusals = new RefusalLog(parts.log);
     const ownUid = process.geteuid?.() ?? 0;
     this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
     this.ended = new Promise((resolve) => {
@@ -151,6 +154,11 @@ export class Server {
     return total;
   }
 
+  /** VMs whose handshake was refused so far. */
+  get refusedVms(): number {
+    return this.#refusals.total;
+  }
+
   /** Takes no more VMs and removes the socket; VMs that are attached go on. */
   stopAccepting(why = "this handler is about to end"): void {
     this.#stopped.abort(new FaultlineError("handshake", `No more VMs are taken: ${why}.`));
@@ -164,6 +172,7 @@ export class Server {
     this.stopAccepting();
     await this.#engine.close();
     this.#files.close();
+    this.#refusals.tellRest();
     this.#resolveEnded();
   }
 
@@ -175,8 +184,7 @@ export class Server {
       const session = await this.#attach(connection, peer);
       void this.#follow(session);
     } catch (error) {
-      const reason = describeError(error);
-      this.#log.warn({ pid: peer?.pid, reason }, "Refused a VM");
+      this.#refusals.add(peer?.pid, describeError(error));
       peer?.pidfd.close();
     } finally {
       connection.close();

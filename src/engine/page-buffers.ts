@@ -17,8 +17,8 @@ export class PageBuffers {
 
   /**
    * Puts `lengthBytes` of the image together from several layers; null if a file has become too
-   * short. Reads instead of copying from the mappings: touching a truncated mapping is a SIGBUS
-   * for the whole process, while the kernel's own copy only fails.
+   * short, or its disk fails. Reads instead of copying from the mappings: touching a truncated
+   * mapping is a SIGBUS for the whole process, while the kernel's own copy only fails.
    */
   assemble(layers: MappedLayers, offset: number, lengthBytes: number): number | null {
     this.#assembly ??= openAssembly();
@@ -50,10 +50,14 @@ function openAssembly(): { region: MappedRegion; bytes: Uint8Array } {
 
 function readFully(fd: number, target: Uint8Array, position: number): boolean {
   let done = 0;
-  while (done < target.length) {
-    const count = readSync(fd, target, done, target.length - done, position + done);
-    if (count === 0) return false;
-    done += count;
+  try {
+    while (done < target.length) {
+      const count = readSync(fd, target, done, target.length - done, position + done);
+      if (count === 0) return false;
+      done += count;
+    }
+    return true;
+  } catch {
+    return false; // EIO and the like: as from a mapping, where the kernel's copy says EFAULT.
   }
-  return true;
 }

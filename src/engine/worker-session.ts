@@ -251,8 +251,11 @@ export class WorkerSession {
           return "again";
         case "gone":
           return "gone";
-        case "deferred":
         case "alreadyPresent":
+          this.#planner.letGo(actions, index);
+          this.uffd.wake(address, this.#pageSizeBytes);
+          return "again";
+        case "deferred":
           // The page may have left the queue: its waiters come back with a fresh fault.
           this.uffd.wake(address, this.#pageSizeBytes);
           return "later";
@@ -268,7 +271,7 @@ export class WorkerSession {
       const offset = formatHex(page * this.#pageSizeBytes);
       return (
         `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
-        "it was served?"
+        "it was served, or has its disk failed?"
       );
     }
     const what = `The page at ${formatHex(address)} cannot be installed`;

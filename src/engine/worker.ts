@@ -14,6 +14,7 @@ import { monotonicUs } from "../linux/clock.ts";
 import { Epoll } from "../linux/epoll.ts";
 import { drainEventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
+import { requestSlice } from "../linux/scheduling.ts";
 import { sched_yield } from "../linux/sys.ts";
 import { ActionList } from "../pager/actions.ts";
 import { SpinPacer } from "../pager/pacing.ts";
@@ -32,6 +33,8 @@ const ABOUT_PROCESS = 2;
 const LATER_US = 1000;
 /** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
 const EXIT_GRACE_US = 1e6;
+/** The shortest slice that the kernel takes: a vCPU waits for this thread (decision 9). */
+const SLICE_NS = 100_000;
 
 class FaultWorker {
   readonly #port: MessagePort;
@@ -216,4 +219,5 @@ class FaultWorker {
 
 assert(parentPort !== null, "this file is a worker's entry");
 const { port, setup } = workerData as { port: MessagePort; setup: WorkerSetup };
+requestSlice(SLICE_NS);
 new FaultWorker(port, setup).run();

@@ -23,10 +23,12 @@ export class Child {
   readonly #lines: AsyncIterator<string>;
   readonly #exited: Promise<unknown>;
 
-  /** stderr is ours: what a program complains about must be seen. */
-  constructor(argv: readonly string[]) {
+  /** stderr is ours unless said otherwise: what a program complains about must be seen. */
+  constructor(argv: readonly string[], stderr: number | "inherit" = "inherit") {
     this.argv = argv;
-    this.#process = spawn(argv[0]!, argv.slice(1), { stdio: ["pipe", "pipe", "inherit"] });
+    // With a descriptor for stderr the types know less; stdin and stdout are pipes all the same.
+    const child: unknown = spawn(argv[0]!, argv.slice(1), { stdio: ["pipe", "pipe", stderr] });
+    this.#process = child as ChildProcessByStdio<Writable, Readable, null>;
     this.#lines = createInterface(this.#process.stdout)[Symbol.asyncIterator]();
     running.add(this);
     this.#exited = once(this.#process, "exit").finally(() => running.delete(this));
@@ -67,6 +69,16 @@ export class Child {
 
   kill(): void {
     this.#process.kill("SIGKILL");
+  }
+
+  /** Asks it to end, and waits. */
+  async terminate(deadlineMs = DEFAULT_DEADLINE_MS): Promise<void> {
+    this.#process.kill("SIGTERM");
+    await this.finish(deadlineMs);
+  }
+
+  get isOver(): boolean {
+    return this.#isOver;
   }
 
   /** Ends it, whatever it does. */

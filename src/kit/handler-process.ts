@@ -1,13 +1,13 @@
 /**
- * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is ready
- * when it listens, it is over when its process is, and what it holds stands in /proc.
+ * A running page-fault handler, known by nothing but its command line: ours, or anyone's. It is
+ * ready when it listens, it is over when its process is, and what it holds stands in /proc.
  *
  * It gets a process group of its own, because a command line may start more than one process, and
  * the group is killed at the end, however we end.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand, HandlerTarget } from "./handler-command.ts";
 import { waitFor, within } from "./wait.ts";
@@ -72,7 +72,9 @@ export class HandlerProcess {
   static async start(command: HandlerCommand, target: HandlerTarget): Promise<HandlerProcess> {
     const startMs = performance.now();
     const handler = new HandlerProcess(command, target);
-    const isDecided = (): boolean => handler.exit !== null || isListening(target.socketPath);
+    // The file is looked for first: reading the table of all sockets again and again is not cheap.
+    const isThere = (): boolean => existsSync(target.socketPath) && isListening(target.socketPath);
+    const isDecided = (): boolean => handler.exit !== null || isThere();
     try {
       await waitFor("the handler listened", isDecided, READY_DEADLINE_MS).catch(() => undefined);
       if (isListening(target.socketPath)) {
@@ -107,13 +109,35 @@ export class HandlerProcess {
     return groupMembers(this.pid).reduce((sum, pid) => sum + countUserfaultfds(pid), 0);
   }
 
+  /** How many threads of its group run, or would if there were a CPU for them. */
+  runningThreads(): number {
+    const states = groupMembers(this.pid).flatMap(threadStates);
+    return states.filter((state) => state === "R").length;
+  }
+
   /** SIGKILL to its whole group. */
   kill(): void {
+    this.signal("SIGKILL");
+  }
+
+  /** Sends a signal to its whole group. */
+  signal(name: NodeJS.Signals): void {
     try {
-      process.kill(-this.pid, "SIGKILL");
+      process.kill(-this.pid, name);
     } catch {
       // Nobody is left.
     }
+  }
+
+  /** Stops the group, and returns when none of its threads runs any more. */
+  async freeze(): Promise<void> {
+    this.signal("SIGSTOP");
+    const areStopped = (): boolean => groupMembers(this.pid).every(isStopped);
+    await waitFor("the handler was stopped", areStopped, STOP_DEADLINE_MS);
+  }
+
+  thaw(): void {
+    this.signal("SIGCONT");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -160,6 +184,29 @@ function groupOf(pid: number): number {
     return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[2]);
   } catch {
     return -1; // It has ended.
+  }
+}
+
+/** Whether no thread of a process runs: all are stopped by a signal, or it is over. */
+export function isStopped(pid: number): boolean {
+  return threadStates(pid).every((state) => "TtZX".includes(state));
+}
+
+/** One letter for each thread: `R` runs or is ready to, `T` is stopped. See proc(5). */
+function threadStates(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).map((thread) => threadState(pid, thread));
+  } catch {
+    return []; // It has ended.
+  }
+}
+
+function threadState(pid: number, thread: string): string {
+  try {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+    return stat.slice(stat.lastIndexOf(")") + 2)[0]!;
+  } catch {
+    return "X"; // It has ended, as that letter says.
   }
 }
 

@@ -64,6 +64,8 @@ export const SOL_SOCKET = 1;
 export const SCM_RIGHTS = 1;
 export const SO_PEERCRED = 17;
 export const SO_PEERPIDFD = 77;
+/** What was sent and not read yet, in the kernel's memory. See unix(7). */
+export const SIOCOUTQ = 0x5411;
 export const MSG_CTRUNC = 0x8;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_NOSIGNAL = 0x4000;
@@ -86,6 +88,19 @@ export const cmsghdr = struct(16, { cmsg_len: 0, cmsg_level: 8, cmsg_type: 12 })
 export const ucred = struct(12, { pid: 0, uid: 4, gid: 8 });
 export const timespec = struct(16, { tv_sec: 0, tv_nsec: 8 });
 export const CLOCK_MONOTONIC = 1;
+export const SCHED_OTHER = 0;
+export const sched_attr = struct(56, {
+  size: 0,
+  sched_policy: 4,
+  sched_flags: 8,
+  sched_nice: 16,
+  sched_priority: 20,
+  sched_runtime: 24,
+  sched_deadline: 32,
+  sched_period: 40,
+  sched_util_min: 48,
+  sched_util_max: 52,
+});
 
 export const EPOLL_CLOEXEC = 0x80000;
 export const EPOLL_CTL_ADD = 1;
@@ -104,8 +119,20 @@ export const EFD_NONBLOCK = 0x800;
 export const SIGKILL = 9;
 
 const syscallNumbers = {
-  x64: { SYS_userfaultfd: 323, SYS_pidfd_open: 434, SYS_pidfd_send_signal: 424 },
-  arm64: { SYS_userfaultfd: 282, SYS_pidfd_open: 434, SYS_pidfd_send_signal: 424 },
+  x64: {
+    SYS_userfaultfd: 323,
+    SYS_pidfd_open: 434,
+    SYS_pidfd_send_signal: 424,
+    SYS_sched_setattr: 314,
+    SYS_sched_getattr: 315,
+  },
+  arm64: {
+    SYS_userfaultfd: 282,
+    SYS_pidfd_open: 434,
+    SYS_pidfd_send_signal: 424,
+    SYS_sched_setattr: 274,
+    SYS_sched_getattr: 275,
+  },
 } as const;
 
 /** What differs between the architectures. Throws on one we have no numbers for. */

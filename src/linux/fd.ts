@@ -64,3 +64,16 @@ export function setNonblocking(fd: number): void {
 export function duplicateFd(fd: number): OwnedFd {
   return new OwnedFd(sys.check(sys.fcntl(fd, F_DUPFD_CLOEXEC, 0), "fcntl(F_DUPFD_CLOEXEC)"));
 }
+
+/**
+ * Makes sure that this process can open `count` more descriptors; `fd` is any open one.
+ * @throws SysError EMFILE or ENFILE
+ */
+export function assertFreeFds(fd: number, count: number): void {
+  const taken: OwnedFd[] = [];
+  try {
+    while (taken.length < count) taken.push(duplicateFd(fd));
+  } finally {
+    for (const duplicate of taken) duplicate.close();
+  }
+}

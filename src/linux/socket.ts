@@ -11,6 +11,7 @@ import {
   MSG_NOSIGNAL,
   msghdr,
   SCM_RIGHTS,
+  SIOCOUTQ,
   SO_PEERCRED,
   SO_PEERPIDFD,
   SOCK_CLOEXEC,
@@ -126,7 +127,7 @@ export function acceptUnix(listener: number): OwnedFd | null {
 /** Sends one datagram to a socket path, as systemd's notification protocol asks. */
 export function sendDatagram(path: string, payload: string): void {
   const address = socketAddress(path);
-  const message = new Message(Buffer.from(payload), []);
+  const message = Message.of(Buffer.from(payload), []);
   writeU64(message.header.words, msghdr.offset.msg_name, address.scratch.address);
   message.header.words[msghdr.offset.msg_namelen >>> 2] = address.length;
   using socket = createSocket(SOCK_DGRAM);
@@ -138,12 +139,19 @@ export function sendDatagram(path: string, payload: string): void {
 
 /** Sends bytes and descriptors as one message. Blocks if the socket does. */
 export function sendWithFds(socket: number, payload: Uint8Array, fds: readonly number[]): void {
-  const message = new Message(payload, fds);
+  const message = Message.of(payload, fds);
   const sent = duringCall(message, () => sys.sendmsg(socket, message.header.address, MSG_NOSIGNAL));
   sys.check(sent, "sendmsg");
   if (sent !== payload.length) {
     throw new FaultlineError("system", `sendmsg took ${sent} of ${payload.length} bytes`);
   }
+}
+
+/** Kernel memory that holds what the other side has not read yet; 0 if it has read all. */
+export function unreadBytes(socket: number): number {
+  const count = new sys.Scratch(4);
+  sys.check(sys.ioctl(socket, SIOCOUTQ, count.address), "ioctl(SIOCOUTQ)");
+  return count.words[0]!;
 }
 
 export interface Received {
@@ -154,22 +162,15 @@ export interface Received {
   readonly isTruncated: boolean;
 }
 
+/** What one call receives at most. */
+const RECEIVE_BYTES = 64 * 1024;
+/** One for all calls of this thread: a flood of connections must not become a flood of garbage. */
+let receiver: Receiver | null = null;
+
 /** Receives into `target`; null if nothing is there yet. Received fds are close-on-exec. */
 export function receiveWithFds(socket: number, target: Uint8Array): Received | null {
-  const message = new Message(target, null);
-  const count = duringCall(message, () =>
-    sys.recvmsg(socket, message.header.address, MSG_CMSG_CLOEXEC),
-  );
-  if (count === -1) {
-    if (sys.errno() === EAGAIN) return null;
-    throw sys.sysError("recvmsg");
-  }
-  const flags = message.header.words[msghdr.offset.msg_flags >>> 2]!;
-  return {
-    byteCount: count,
-    fds: message.received(count),
-    isTruncated: (flags & MSG_CTRUNC) !== 0,
-  };
+  receiver ??= new Receiver();
+  return receiver.receive(socket, target);
 }
 
 /** See SO_PEERCRED in unix(7). */
@@ -199,44 +200,70 @@ export function peerPidfd(socket: number): OwnedFd | null {
 /** A msghdr with its iovec and control buffer, all at fixed addresses. */
 class Message {
   readonly header = new sys.Scratch(msghdr.size);
+  readonly control: sys.Scratch;
   readonly #vector = new sys.Scratch(iovec.size);
-  readonly #control: sys.Scratch;
   readonly #payload: sys.Scratch;
-  readonly #target: Uint8Array | null;
 
-  /** `fds` null: room to receive into `payload`. */
-  constructor(payload: Uint8Array, fds: readonly number[] | null) {
-    this.#payload = new sys.Scratch(Math.max(1, payload.length));
-    this.#control = new sys.Scratch(CONTROL_BYTES);
-    this.#target = fds === null ? payload : null;
-    if (fds !== null) this.#payload.bytes.set(payload);
-    writeU64(this.#vector.words, iovec.offset.iov_base, this.#payload.address);
-    writeU64(this.#vector.words, iovec.offset.iov_len, payload.length);
+  constructor(payload: sys.Scratch, controlBytes: number) {
+    this.#payload = payload;
+    this.control = new sys.Scratch(controlBytes);
     writeU64(this.header.words, msghdr.offset.msg_iov, this.#vector.address);
     writeU64(this.header.words, msghdr.offset.msg_iovlen, 1);
-    if (fds === null) this.#setControl(CONTROL_BYTES);
-    else if (fds.length > 0) this.#putFds(fds);
   }
 
-  #setControl(lengthBytes: number): void {
-    writeU64(this.header.words, msghdr.offset.msg_control, this.#control.address);
-    writeU64(this.header.words, msghdr.offset.msg_controllen, lengthBytes);
+  static of(bytes: Uint8Array, fds: readonly number[]): Message {
+    const payload = new sys.Scratch(Math.max(1, bytes.length));
+    payload.bytes.set(bytes);
+    const fdBytes = Math.ceil((fds.length * 4) / 8) * 8;
+    const message = new Message(payload, cmsghdr.size + fdBytes);
+    message.reset(bytes.length, fds.length === 0 ? 0 : cmsghdr.size + fdBytes);
+    if (fds.length > 0) message.#putFds(fds);
+    return message;
+  }
+
+  /** Before each use: the kernel overwrites lengths and flags. */
+  reset(payloadBytes: number, controlBytes: number): void {
+    const { words } = this.header;
+    writeU64(this.#vector.words, iovec.offset.iov_base, this.#payload.address);
+    writeU64(this.#vector.words, iovec.offset.iov_len, payloadBytes);
+    writeU64(words, msghdr.offset.msg_control, controlBytes === 0 ? 0 : this.control.address);
+    writeU64(words, msghdr.offset.msg_controllen, controlBytes);
+    words[msghdr.offset.msg_flags >>> 2] = 0;
   }
 
   #putFds(fds: readonly number[]): void {
-    const words = this.#control.words;
+    const { words } = this.control;
     writeU64(words, cmsghdr.offset.cmsg_len, cmsghdr.size + fds.length * 4);
     words[cmsghdr.offset.cmsg_level >>> 2] = SOL_SOCKET;
     words[cmsghdr.offset.cmsg_type >>> 2] = SCM_RIGHTS;
     for (const [index, fd] of fds.entries()) words[(cmsghdr.size >>> 2) + index] = fd;
-    this.#setControl(cmsghdr.size + Math.ceil((fds.length * 4) / 8) * 8);
+  }
+}
+
+/** A message to receive into, again and again. */
+class Receiver {
+  readonly #payload = new sys.Scratch(RECEIVE_BYTES);
+  readonly #message = new Message(this.#payload, CONTROL_BYTES);
+
+  receive(socket: number, target: Uint8Array): Received | null {
+    const { header } = this.#message;
+    this.#message.reset(Math.min(target.length, RECEIVE_BYTES), CONTROL_BYTES);
+    // Reachable from here all the time: `duringCall` is not needed.
+    const count = sys.recvmsg(socket, header.address, MSG_CMSG_CLOEXEC);
+    if (count === -1) {
+      if (sys.errno() === EAGAIN) return null;
+      throw sys.sysError("recvmsg");
+    }
+    target.set(this.#payload.bytes.subarray(0, count));
+    const flags = header.words[msghdr.offset.msg_flags >>> 2]!;
+    const isTruncated = (flags & MSG_CTRUNC) !== 0;
+    return { byteCount: count, fds: this.#takeFds(), isTruncated };
   }
 
-  /** Copies the bytes that came to the caller's buffer; returns the descriptors with them. */
-  received(byteCount: number): OwnedFd[] {
-    this.#target?.set(this.#payload.bytes.subarray(0, byteCount));
-    const words = this.#control.words;
-    const controlLength = this.header.words[msghdr.offset.msg_controllen >>> 2]!;
+  #takeFds(): OwnedFd[] {
+    const { header, control } = this.#message;
+    const { words } = control;
+    const controlLength = header.words[msghdr.offset.msg_controllen >>> 2]!;
     const fds: OwnedFd[] = [];
     let position = 0;
     while (position + cmsghdr.size <= controlLength) {

@@ -300,20 +300,38 @@ export class Scratch {
   }
 }
 
-type MemcpyAsync = (
-  target: Pointer,
-  source: Pointer,
-  count: number,
-  done: (error: Error | null) => void,
-) => void;
-const memcpyAsync = (f.memcpy as unknown as { async: MemcpyAsync }).async;
+/**
+ * The same call in a thread of the libuv pool, which may block there on a page fault while this
+ * thread goes on. The pool has UV_THREADPOOL_SIZE threads, 4 by default. errno does not come back.
+ * Memory of V8's is passed as a view, not as an address: that keeps it until the call returns.
+ */
+function inPool<Arguments extends readonly unknown[], Result>(
+  call: (...given: Arguments) => Result,
+): (...given: Arguments) => Promise<Result> {
+  const inThread = (call as unknown as { async: (...all: unknown[]) => void }).async;
+  return (...given) =>
+    new Promise((resolve, reject) => {
+      const done = (error: Error | null, result: Result): void => {
+        void given; // Reachable from here, or the collector frees it under the blocked thread.
+        if (error === null) resolve(result);
+        else reject(error);
+      };
+      inThread(...given, done);
+    });
+}
 
-/** Reads a byte in a thread of the libuv pool, which may block there on a page fault. */
-export function touchInBackground(address: number): Promise<void> {
+/** Calls that may block on a page fault without blocking this thread. */
+export const background = {
+  memcpy: inPool(f.memcpy),
+  madvise: inPool(f.madvise),
+  read: inPool(f.read),
+  write: inPool(f.write),
+} as const;
+
+/** Reads a byte in a thread of the libuv pool. */
+export async function touchInBackground(address: number): Promise<void> {
   const target = new Scratch(8);
-  return new Promise((resolve, reject) => {
-    memcpyAsync(target.bytes, address, 1, (error) => (error === null ? resolve() : reject(error)));
-  });
+  await background.memcpy(target.bytes, address, 1);
 }
 
 type SyncfsAsync = (fd: number, done: (error: Error | null, result: number) => void) => void;

@@ -193,6 +193,17 @@ export class Planner {
     this.#keep(actions, index, first + 1);
   }
 
+  /**
+   * Policy found the first page of action `index` present: somebody else filled it, and it needs
+   * nothing more than a wake. Left in the queue, a page whose bytes cannot be read would be tried,
+   * and refused, for ever.
+   */
+  letGo(actions: ActionList, index: number): void {
+    const first = actions.firstPages[index]!;
+    if (this.#table.get(first) === PageState.pending) this.#table.set(first, PageState.missing);
+    this.#keep(actions, index, first + 1);
+  }
+
   /** Drops what was settled from the queue. Returns how many faults still wait. */
   finishPlan(): number {
     let kept = 0;

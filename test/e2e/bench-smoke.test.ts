@@ -18,7 +18,17 @@ interface BenchOutput {
 }
 
 const TIMEOUT_MS = 90_000;
-const names = ["fault-latency", "first-fault", "memory", "idle", "cycles", "fan-out", "pack"];
+const names = [
+  "fault-latency",
+  "first-fault",
+  "memory",
+  "idle",
+  "cycles",
+  "fan-out",
+  "handshakes",
+  "remove-flood",
+  "pack",
+];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
   const argv = [join(builtRoot, "bench", "main.js"), ...args];

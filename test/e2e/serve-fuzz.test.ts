@@ -113,7 +113,8 @@ test(`${ROUNDS} damaged handshakes (seed ${SEED})`, needs, async () => {
   const memory = folder.at("memory");
   const socket = folder.at("socket");
   writeFull(memory, PAGE_COUNT);
-  const flags = ["--memory", memory, "--socket", socket, "--max-vms", "100000"];
+  // At the level debug every refusal has a line.
+  const flags = ["--memory", memory, "--socket", socket, "--max-vms", "100000", "--log", "debug"];
   await using serve = await ServeProcess.start([
     ...flags,
     ...["--handshake-timeout", HANDSHAKE_TIMEOUT_MS],

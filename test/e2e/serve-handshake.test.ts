@@ -28,7 +28,9 @@ before(async () => {
   writeFull(memory, PAGE_COUNT);
   if (needs.skip !== undefined) return;
   const files = ["--memory", memory, "--socket", socket];
-  serve = await ServeProcess.start([...files, "--handshake-timeout", "300"]);
+  // At the level debug every refusal has a line, however many there are.
+  const flags = [...files, "--handshake-timeout", "300", "--log", "debug"];
+  serve = await ServeProcess.start(flags);
   idleFds = serve.fdCount;
   peer = await HandshakePeer.start(socket, { pageCount: PAGE_COUNT });
 });

@@ -15,6 +15,8 @@ const needs = requires("userfaultfd", "cc");
 const PAGE_COUNT = 1024;
 /** Promised: without VMs, or without patience for them, SIGTERM ends serve within this. */
 const PROMPT_MS = 2000;
+/** Handshakes at the same time (docs/LIMITS.md); more wait in the backlog. */
+const MAX_HANDSHAKES = 64;
 const CLEAN_EXIT = { code: ExitCode.ok, signal: null };
 
 const folder = new TestFolder();
@@ -177,6 +179,25 @@ describe("signals", needs, () => {
     process.kill(peer.pid, "SIGKILL");
     assert.deepEqual(await serve.ended(PROMPT_MS), CLEAN_EXIT);
     assert.deepEqual(serve.lines("Attached a VM", late.pid), []);
+  });
+
+  test("a VM that waits in the backlog is refused with a reason", async () => {
+    // As many silent peers as there may be handshakes; their deadline is not what ends this.
+    const patient = [...flags, "--handshake-timeout", "600000"];
+    await using serve = await ServeProcess.start(patient);
+    await using silent = await HandshakePeer.start(socket, { pageCount: 1 });
+    await using late = await HandshakePeer.start(socket, { pageCount: PAGE_COUNT });
+    const fds = serve.fdCount;
+    for (let each = 0; each < MAX_HANDSHAKES; each++) await silent.connect();
+    // Each has a connection and a pidfd.
+    await serve.fdsAbove(fds + 2 * MAX_HANDSHAKES - 1);
+    await late.introduce();
+    serve.kill("SIGTERM");
+    assert.deepEqual(await serve.ended(PROMPT_MS), CLEAN_EXIT);
+    const [line] = serve.lines("Refused a VM", late.pid);
+    assert.match(String(line?.reason), /No more VMs are taken: this handler is about to end\./);
+    assert.equal(serve.lines("Refused a VM", silent.pid).length, MAX_HANDSHAKES);
+    assert.deepEqual(serve.lines("Attached a VM"), []);
   });
 
   test("--drain-timeout 1 gives a VM up after a second", async () => {

@@ -1,10 +1,12 @@
 /** Several VMs on one `faultline serve`: together, one after the other, and dying. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
+import { getPriority } from "node:os";
 import { after, before, describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
 import { waitFor } from "../../src/kit/wait.ts";
+import { sliceOf } from "../../src/linux/scheduling.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
 import { HandshakePeer } from "../support/handshake-peer.ts";
 import { requires } from "../support/requires.ts";
@@ -115,6 +117,26 @@ describe("several VMs on one socket", needs, () => {
       return serve.cpuTicks - before <= 1;
     });
   });
+});
+
+test("fault workers get a CPU sooner than the thread that shakes hands", needs, async () => {
+  using folder = new TestFolder();
+  writeFull(folder.at("memory"), PAGE_COUNT);
+  const files = ["--memory", folder.at("memory"), "--socket", folder.at("socket")];
+  await using serve = await ServeProcess.start([...files, "--workers", "3"]);
+  const niceOf = (thread: string): number => {
+    const stat = readFileSync(serve.proc(`task/${thread}/stat`), "utf8");
+    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[16]);
+  };
+  const own = getPriority();
+  assert.equal(niceOf(String(serve.pid)), Math.min(19, own + 10));
+  const threads = readdirSync(serve.proc("task"));
+  const preferred = threads.filter((thread) => niceOf(thread) === own);
+  const slices = preferred.map((thread) => sliceOf(Number(thread)));
+  assert.ok(preferred.length >= 3, slices.join(" "));
+  // Linux before 6.12 has no slices to ask for.
+  const isTold = sliceOf(process.pid) > 0;
+  if (isTold) assert.equal(slices.filter((slice) => slice === 100_000).length, 3);
 });
 
 describe("out of descriptors", needs, () => {

@@ -77,6 +77,15 @@ describe("copy", () => {
     assert.equal(stage.uffd.copy(stage.page(1), source.address + PAGE, PAGE), "badSource");
   });
 
+  test("badSource: also over a page that is present, which is looked at last", needs, async () => {
+    await using stage = new Stage();
+    const source = stage.own(MappedRegion.anonymous(PAGE));
+    source.protect(0, PAGE, PROT_NONE);
+    stage.uffd.copy(stage.page(0), stage.source(), PAGE);
+    assert.equal(stage.uffd.copy(stage.page(0), source.address, PAGE), "badSource");
+    assert.equal(stage.presentByte(stage.page(0)), 1);
+  });
+
   test("badSource: also for a target beyond the end of its memfd", needs, async () => {
     using memfd = createSizedMemfd("short", PAGE);
     await using stage = new Stage({ memfd, sizeBytes: 2 * PAGE });

@@ -2,37 +2,23 @@
  * The pool of 2 MiB pages runs empty under a VM: the engine gives up in time, and says what to do.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { createLogger } from "../../src/daemon/log.ts";
 import { type ServeOptions, Server } from "../../src/daemon/server.ts";
 import type { Session } from "../../src/engine/session.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
-import { MappedRegion } from "../../src/linux/memory.ts";
 import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
+import { occupyPool } from "../support/huge-pool.ts";
 import { requires } from "../support/requires.ts";
 import { runVmm, Vmm } from "../support/vmm-process.ts";
 
 const needs = requires("userfaultfd", "cc", "hugepages");
-const HUGE_PAGE_BYTES = 2 * 1024 * 1024;
-const FREE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 /** What a guest of these tests has, and what they leave in the pool for it. */
 const GUEST_PAGES = 12;
 const POOL_PAGES = 4;
 /** The engine waits a second for the pool to be refilled. */
 const GIVE_UP_BUDGET_MS = 10_000;
-
-/**
- * Takes pages of the pool until only POOL_PAGES are left. Whoever else uses the pool is in the way.
- */
-function occupyPool(): MappedRegion {
-  const count = Number(readFileSync(FREE_PAGES, "utf8")) - POOL_PAGES;
-  const region = MappedRegion.anonymous(count * HUGE_PAGE_BYTES, { hugePages: true });
-  const bytes = new Uint8Array(region.view());
-  for (let page = 0; page < count; page++) bytes[page * HUGE_PAGE_BYTES] = 1;
-  return region;
-}
 
 describe("a pool of huge pages that is too small", needs, () => {
   const folder = new TestFolder();
@@ -61,7 +47,7 @@ describe("a pool of huge pages that is too small", needs, () => {
 
   for (const threads of [1, 8]) {
     test(`${threads} threads wait: the VM is killed, and the reason names the cure`, async () => {
-      using _occupied = occupyPool();
+      using _occupied = occupyPool(POOL_PAGES);
       const server = await start();
       try {
         const attached = nextSession(server);
@@ -81,7 +67,7 @@ describe("a pool of huge pages that is too small", needs, () => {
 
   test("with the policy poison, the VM gets SIGBUS", async (t) => {
     if (!Userfaultfd.supportedFeatures().has("poison")) return t.skip("this kernel has no poison");
-    using _occupied = occupyPool();
+    using _occupied = occupyPool(POOL_PAGES);
     const server = await start({ onError: "poison" });
     try {
       await using vmm = new Vmm(server.socketPath, memory, ["--huge"]);
@@ -93,7 +79,7 @@ describe("a pool of huge pages that is too small", needs, () => {
   });
 
   test("a pool that is refilled in time is worth the wait", async () => {
-    const occupied = occupyPool();
+    const occupied = occupyPool(POOL_PAGES);
     const server = await start();
     try {
       const attached = nextSession(server);
@@ -113,7 +99,7 @@ describe("a pool of huge pages that is too small", needs, () => {
   });
 
   test("other VMs are served all the while", async () => {
-    using _occupied = occupyPool();
+    using _occupied = occupyPool(POOL_PAGES);
     const server = await start({ workers: 1 });
     try {
       const attached = nextSession(server);

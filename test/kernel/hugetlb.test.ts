@@ -7,7 +7,13 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { SysError } from "../../src/base/errors.ts";
 import { HUGE_PAGE_BYTES } from "../../src/base/units.ts";
-import { MAP_NORESERVE, MAP_SHARED, PROT_READ, PROT_WRITE } from "../../src/linux/abi-posix.ts";
+import {
+  MAP_NORESERVE,
+  MAP_SHARED,
+  PROT_NONE,
+  PROT_READ,
+  PROT_WRITE,
+} from "../../src/linux/abi-posix.ts";
 import { OwnedFd } from "../../src/linux/fd.ts";
 import { MappedRegion } from "../../src/linux/memory.ts";
 import * as sys from "../../src/linux/sys.ts";
@@ -54,6 +60,16 @@ describe("huge pages", () => {
     assert.equal(stage.uffd.doneBytes, HUGE_PAGE_BYTES);
     const next = stage.uffd.copy(start + HUGE_PAGE_BYTES, source, HUGE_PAGE_BYTES);
     assert.equal(next, "alreadyPresent");
+  });
+
+  test("a page that is present is seen before a source that cannot be read", needs, async () => {
+    await using stage = new Stage({ hugePages: true, sizeBytes: SIZE_BYTES });
+    const source = stage.own(MappedRegion.anonymous(HUGE_PAGE_BYTES));
+    source.protect(0, HUGE_PAGE_BYTES, PROT_NONE);
+    const [first, second] = [stage.memory.address, stage.memory.address + HUGE_PAGE_BYTES];
+    stage.uffd.copy(first, stage.source(PAGES), HUGE_PAGE_BYTES);
+    assert.equal(stage.uffd.copy(first, source.address, HUGE_PAGE_BYTES), "alreadyPresent");
+    assert.equal(stage.uffd.copy(second, source.address, HUGE_PAGE_BYTES), "badSource");
   });
 });
 

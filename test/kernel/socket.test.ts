@@ -20,6 +20,7 @@ import {
   receiveWithFds,
   sendDatagram,
   sendWithFds,
+  unreadBytes,
 } from "../../src/linux/socket.ts";
 import * as sys from "../../src/linux/sys.ts";
 
@@ -200,6 +201,14 @@ describe("a listener", () => {
         error.message.endsWith("Choose a shorter path."),
     );
   });
+});
+
+test("what the other side has not read yet can be told", () => {
+  using pair = connectedPair();
+  sendWithFds(pair.client.fd, Buffer.alloc(100), []);
+  assert.ok(unreadBytes(pair.client.fd) >= 100);
+  receiveWithFds(pair.server.fd, Buffer.alloc(200));
+  assert.equal(unreadBytes(pair.client.fd), 0);
 });
 
 describe("the peer", () => {

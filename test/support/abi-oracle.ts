@@ -45,10 +45,18 @@ const HEADERS = [
   "linux/kvm.h",
   "linux/memfd.h",
   "linux/mman.h",
+  "linux/sockios.h",
   "linux/userfaultfd.h",
   "linux/version.h",
 ];
-const PREAMBLE = ["#define _GNU_SOURCE", ...HEADERS.map((header) => `#include <${header}>`)];
+const PREAMBLE = [
+  "#define _GNU_SOURCE",
+  ...HEADERS.map((header) => `#include <${header}>`),
+  // Headers before Linux 6.2 define a struct here that libc has too.
+  "#define sched_param kernel_sched_param",
+  "#include <linux/sched/types.h>",
+  "#undef sched_param",
+];
 
 /** Names of ours that C has no word for. */
 const EXPRESSIONS: Readonly<Record<string, string>> = {

@@ -5,6 +5,7 @@
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { atExit } from "./end-cleanly.ts";
 
 export const PAGE_BYTES = 4096;
 
@@ -93,12 +94,14 @@ export function overlay(below: Buffer, diff: Buffer, runs: readonly PageRun[]): 
 /** A folder for one test, open to every user; disposal removes it. */
 export class TestFolder {
   readonly path = mkdtempSync(join(tmpdir(), "faultline-test-"));
+  readonly #forget = atExit(() => this[Symbol.dispose]());
 
   at(name: string): string {
     return join(this.path, name);
   }
 
   [Symbol.dispose](): void {
+    this.#forget();
     rmSync(this.path, { recursive: true, force: true });
   }
 }

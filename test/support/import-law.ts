@@ -39,7 +39,7 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   kit: { mayImport: ["linux", "base"] },
   conformance: { mayImport: ["kit", "tinyvm", "uffd", "linux", "base"] },
   bench: { mayImport: ["kit", "linux", "base"] },
-  sim: { mayImport: ["pager", "snapshot", "base"] },
+  sim: { mayImport: ["pager", "snapshot", "base"], isPure: true },
   cli: {
     mayImport: [
       "daemon",

@@ -10,6 +10,7 @@ import { delimiter, join } from "node:path";
 import { describeError } from "../../src/base/errors.ts";
 import { findCompiler } from "../../src/kit/compile.ts";
 import { createUserfaultfd } from "../../src/uffd/create.ts";
+import { whyNoLinuxGuest } from "./linux-guest-parts.ts";
 
 const HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const HUGE_PAGES_NEEDED = 16;
@@ -38,6 +39,8 @@ const probes = {
     ),
   root: () => (process.getuid?.() === 0 ? null : "not root: run the tests with sudo"),
   hugepages: probeHugePages,
+  /** QEMU, and what the guest in it is made of. */
+  "linux-guest": whyNoLinuxGuest,
   "unprivileged-user": probeUnprivilegedUser,
 } as const satisfies Record<string, () => string | null>;
 

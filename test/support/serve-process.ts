@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { builtRoot } from "../../src/kit/paths.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
+import { atExit } from "./end-cleanly.ts";
 
 const MAIN = join(builtRoot, "src/cli/main.js");
 /** Starting Node on a busy machine of two CPUs; what is measured in earnest has its own budget. */
@@ -30,6 +31,8 @@ export interface ServeStart {
   readonly environment?: NodeJS.ProcessEnv;
   /** User and group of the process. */
   readonly uid?: number;
+  /** Where its log goes instead of to us: a descriptor. */
+  readonly stderr?: number;
 }
 
 export class ServeProcess {
@@ -44,16 +47,19 @@ export class ServeProcess {
   private constructor(args: readonly string[], start: ServeStart) {
     const identity = start.uid === undefined ? {} : { uid: start.uid, gid: start.uid };
     this.#child = spawn(process.execPath, [MAIN, "serve", ...args], {
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: ["ignore", "pipe", start.stderr ?? "pipe"],
       cwd: "/",
       env: { ...process.env, ...start.environment },
       ...identity,
     });
+    const forget = atExit(() => this.kill("SIGKILL"));
     this.exited = once(this.#child, "close").then(([code, signal]) => {
+      forget();
       this.exit = { code, signal };
       return this.exit;
     });
-    createInterface(this.#child.stderr!).on("line", (line) => this.#take(line));
+    const log = this.#child.stderr;
+    if (log !== null) createInterface(log).on("line", (line) => this.#take(line));
     const lines = createInterface(this.#child.stdout!);
     this.#firstLine = once(lines, "line").then(([line]) => String(line));
     this.#firstLine.catch(() => undefined);
@@ -143,6 +149,18 @@ export class ServeProcess {
       throw new Error(`Not in the log:\n${this.describeLog()}`, { cause });
     }
     if (!condition()) throw new Error(`Serve ended without ${what}:\n${this.describeLog()}`);
+  }
+
+  /** VMs that were refused according to the log: by a line of their own, or counted in another. */
+  get refusals(): number {
+    const counted = this.log.filter(({ msg }) => msg.startsWith("Refused more VMs"));
+    const rest = counted.reduce((sum, { count }) => sum + Number(count), 0);
+    return this.lines("Refused a VM").filter(({ level }) => level === "warn").length + rest;
+  }
+
+  /** Kilobytes of private memory. See proc(5), status. */
+  get privateKib(): number {
+    return Number(/^RssAnon:\s*(\d+)/m.exec(readFileSync(this.proc("status"), "utf8"))?.[1]);
   }
 
   /** The log as text, for messages of tests. */

@@ -7,8 +7,14 @@ import { assertNone, inFolder, typescriptFiles } from "../support/tree.ts";
 
 const files = typescriptFiles();
 const sources = inFolder(files, "src");
-/** What is started from outside: the package, the command, the foreign VMM. */
-const ROOTS = ["src/index.ts", "src/cli/main.ts", "src/tinyvm/main.ts"];
+const scripts = inFolder(files, "scripts");
+const benches = inFolder(files, "bench");
+/** What is started from outside: the package, the command, the foreign VMM, the npm scripts. */
+const ROOTS = ["src/index.ts", "src/cli/main.ts", "src/tinyvm/main.ts"].concat([
+  "bench/main.ts",
+  "scripts/sim.ts",
+  "scripts/test.ts",
+]);
 
 describe("this repository", () => {
   test("keeps the import law", () => {
@@ -20,8 +26,8 @@ describe("this repository", () => {
     assertNone(findCycles(sources));
   });
 
-  test("has no file in src/ that nobody reaches", () => {
-    assertNone(findUnreached(sources, ROOTS));
+  test("has no file in src/, scripts/ or bench/ that nobody reaches", () => {
+    assertNone(findUnreached(new Map([...sources, ...scripts, ...benches]), ROOTS));
   });
 });
 

@@ -289,6 +289,32 @@ describe("a bad source", () => {
     }
   });
 
+  test("a page that policy finds present leaves the queue, and stays nobody's", () => {
+    const stage = stageOf(3);
+    stage.fault(0, 1, 2);
+    stage.plan();
+    assert.equal(stage.settle(0, "badSource"), "badSource");
+    stage.planner.letGo(stage.actions, 0);
+    assert.equal(stage.planner.finishPlan(), 2);
+    assert.equal(states(stage, 3), "mpp");
+    assert.deepEqual(stage.plan(), ["copy 1+2 of 0"]);
+  });
+
+  test("so does one that is exhausted, and one that was taken back meanwhile", () => {
+    const stage = stageOf(2);
+    stage.fault(0, 1);
+    stage.remove(0, 1);
+    for (const outcome of ["outOfMemory", "alreadyPresent"] as const) {
+      stage.plan();
+      stage.settle(0, outcome);
+      stage.planner.letGo(stage.actions, 0);
+      stage.settle(1, "deferred");
+      assert.equal(stage.planner.finishPlan(), 1, outcome);
+      assert.equal(states(stage, 2), "rp");
+      stage.fault(0);
+    }
+  });
+
   test("a poisoned page that the VMM takes back is zero, like every removed page", () => {
     const stage = stageOf(1);
     stage.fault(0);

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { describe, test } from "node:test";
 import { MappedRegion } from "../../src/linux/memory.ts";
 import { compressBound, ZstdCompressor, ZstdDecompressor, zstd } from "../../src/linux/zstd.ts";
-import { Random } from "./random.ts";
+import { Random } from "../../src/sim/random.ts";
 
 const SIZE = 100_000;
 

@@ -2,12 +2,13 @@
  * A snapshot of a few pages, by chance from a seed: layers with data and holes, and regions that
  * lie in host memory in another order than in the image. Bytes are numbers, one for each part of a
  * page, so that a page of the wrong layer or of the wrong place is never taken for the right one.
+ * PURE.
  */
-import { hostAddress, imageOffset } from "../../src/base/units.ts";
-import type { Extent } from "../../src/snapshot/layers.ts";
-import type { GuestRegion } from "../../src/snapshot/regions.ts";
-import { UNREADABLE } from "../support/virtual-kernel.ts";
+import { hostAddress, imageOffset } from "../base/units.ts";
+import type { Extent } from "../snapshot/layers.ts";
+import type { GuestRegion } from "../snapshot/regions.ts";
 import type { Random } from "./random.ts";
+import { UNREADABLE } from "./virtual-memory.ts";
 import type { VirtualSource } from "./virtual-session.ts";
 
 /** Larger than any part's number. */
@@ -104,7 +105,7 @@ function makeRegions(random: Random, pageCount: number, pageSizeBytes: number): 
     base: 0,
   }));
   let base = 0x7e00_0000_0000;
-  for (const piece of [...pieces].sort(() => random.next() - 0.5)) {
+  for (const piece of random.shuffled(pieces)) {
     piece.base = base;
     base += (piece.pages + random.below(3)) * pageSizeBytes;
   }

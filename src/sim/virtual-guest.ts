@@ -1,48 +1,42 @@
 /**
  * The guest and the VMM around a virtual kernel: threads that walk through memory, balloons that
  * take it back, signals, mappings that change, shortages, death. All of it by chance from a seed.
+ * PURE.
  */
-import type { Others, VirtualKernel } from "../support/virtual-kernel.ts";
+import type { Climate } from "./climate.ts";
 import type { Random } from "./random.ts";
+import type { Tally } from "./tally.ts";
+import type { VirtualKernel } from "./virtual-kernel.ts";
 
-/** How likely a step is to be each of these; the rest are guest threads that go on. */
-export interface Climate {
-  readonly remove: number;
-  readonly signal: number;
-  readonly layout: number;
-  readonly shortage: number;
-  readonly death: number;
-  /** Per operation of the handler. */
-  readonly race: number;
-  /** Whether EVENT_REMOVE was asked for. Without it the VMM drops pages without a word. */
-  readonly hasRemoveEvents: boolean;
-}
-
-/** Steps that other threads make before a call of the handler takes effect, at most. */
-const STEPS_PER_CALL = 3;
-/** VMM threads that take memory back at the same time. */
+/** VMM threads that take memory back at the same time, in a flood and otherwise. */
 const MAX_REMOVALS = 3;
+const FLOOD_REMOVALS = 12;
 
-export class VirtualGuest implements Others {
+export class VirtualGuest {
   readonly #kernel: VirtualKernel;
   readonly #random: Random;
   readonly #climate: Climate;
+  readonly #tally: Tally;
   #isCalm = false;
+  #mayExit = true;
 
-  constructor(kernel: VirtualKernel, random: Random, climate: Climate) {
+  constructor(kernel: VirtualKernel, random: Random, climate: Climate, tally: Tally) {
     this.#kernel = kernel;
     this.#random = random;
     this.#climate = climate;
-    kernel.others = this;
+    this.#tally = tally;
   }
 
-  beforeCall(): void {
-    if (this.#isCalm) return;
-    for (let steps = this.#random.below(STEPS_PER_CALL + 1); steps > 0; steps--) this.step();
+  get isCalm(): boolean {
+    return this.#isCalm;
   }
 
+  /** Between two pages of one operation, and only there is a run caught half done. */
   betweenPages(): void {
-    if (!this.#isCalm && this.#random.chance(this.#climate.remove / 2)) this.#remove();
+    if (this.#isCalm) return;
+    if (this.#random.chance(this.#climate.remove / 2)) this.#remove();
+    if (this.#random.chance(this.#climate.refill)) this.#refill();
+    if (this.#random.chance(this.#climate.shortage)) this.#toggleShortage();
   }
 
   isRacing(): boolean {
@@ -52,8 +46,13 @@ export class VirtualGuest implements Others {
   /** Something happens: mostly a guest thread goes on. */
   step(): void {
     const kernel = this.#kernel;
-    if (kernel.isDead) return;
-    const { remove, signal, layout, shortage, death } = this.#climate;
+    if (this.#isCalm) return;
+    if (kernel.isDead) {
+      if (this.#random.chance(0.1)) this.#exit();
+      return;
+    }
+    if (this.#climate.flood) this.#flood();
+    const { remove, signal, layout, shortage, refill, death } = this.#climate;
     let dice = this.#random.next();
     const falls = (share: number): boolean => {
       dice -= share;
@@ -62,8 +61,9 @@ export class VirtualGuest implements Others {
     if (falls(remove)) this.#remove();
     else if (falls(signal)) kernel.interrupt(this.#random.pick(kernel.threads));
     else if (falls(layout)) this.#changeLayout();
-    else if (falls(shortage)) kernel.isShort = !kernel.isShort;
-    else if (falls(death)) kernel.die();
+    else if (falls(shortage)) this.#toggleShortage();
+    else if (falls(refill)) this.#refill();
+    else if (falls(death)) this.#die();
     else if (kernel.removals.length > 0 && this.#random.chance(0.3)) {
       kernel.advance(this.#random.pick(kernel.removals));
     } else this.#goOn();
@@ -85,16 +85,18 @@ export class VirtualGuest implements Others {
 
   /** Every thread that can go on does. */
   settle(): void {
-    const { removals, threads } = this.#kernel;
-    for (const removal of removals) this.#kernel.advance(removal);
-    for (const thread of threads) if (thread.state === "runnable") this.#kernel.access(thread);
+    const kernel = this.#kernel;
+    if (kernel.isDead) this.#exit();
+    for (const removal of [...kernel.removals]) kernel.advance(removal);
+    for (const thread of kernel.threads) if (thread.state === "runnable") kernel.access(thread);
   }
 
   /** Nothing can happen any more unless the handler does something. */
   get isQuiet(): boolean {
-    const { isDead, isReadable, removals, threads } = this.#kernel;
-    if (isDead) return true;
+    const { isDead, hasExited, isFrozen, isReadable, removals, threads } = this.#kernel;
+    if (isDead) return hasExited || !this.#mayExit;
     const isSleeping = threads.every(({ state }) => state !== "runnable");
+    if (isFrozen) return isSleeping;
     return isSleeping && removals.length === 0 && !isReadable;
   }
 
@@ -125,6 +127,31 @@ export class VirtualGuest implements Others {
     }
   }
 
+  /** As soon as an event was read, its thread is back with the next. */
+  #flood(): void {
+    const kernel = this.#kernel;
+    for (const removal of [...kernel.removals]) {
+      if (removal.phase !== "posted") kernel.advance(removal);
+    }
+    while (kernel.removals.length < FLOOD_REMOVALS) {
+      const first = this.#random.below(kernel.pageCount);
+      const end = kernel.removableEnd(first, Math.min(first + 2, kernel.pageCount));
+      if (end === first) return;
+      kernel.startRemoval(first, end, false);
+    }
+  }
+
+  /** Some page, or one that a thread waits for: where it hurts. */
+  #refill(): void {
+    const { pageCount, threads } = this.#kernel;
+    const waiting = threads.filter(({ state }) => state === "waiting");
+    const page =
+      waiting.length === 0 || this.#random.chance(0.3)
+        ? this.#random.below(pageCount)
+        : this.#random.pick(waiting).page;
+    this.#kernel.fillByVmm(page, this.#random.chance(0.5));
+  }
+
   #changeLayout(): void {
     const kernel = this.#kernel;
     const page = this.#random.below(kernel.pageCount);
@@ -132,5 +159,21 @@ export class VirtualGuest implements Others {
     if (dice < 0.6) kernel.setBorder(page, true);
     else if (dice < 0.9) kernel.setBorder(page, false);
     else kernel.unregister(page, Math.min(page + this.#random.between(1, 3), kernel.pageCount));
+  }
+
+  #toggleShortage(): void {
+    this.#kernel.isShort = !this.#kernel.isShort;
+    if (this.#kernel.isShort) this.#tally.add("shortage");
+  }
+
+  #die(): void {
+    const isExec = this.#random.chance(0.2);
+    this.#mayExit = !isExec;
+    this.#tally.add(isExec ? "exec" : "exit");
+    this.#kernel.die(isExec ? "it called exec" : "it exits");
+  }
+
+  #exit(): void {
+    if (!this.#kernel.hasExited && this.#mayExit) this.#kernel.exit();
   }
 }

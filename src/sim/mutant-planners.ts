@@ -1,16 +1,16 @@
-/** Planners that are wrong on purpose, each in the one way that its name says. */
-import type { Outcome } from "../../src/base/outcome.ts";
-import { ActionKind, type ActionList } from "../../src/pager/actions.ts";
-import { PageState } from "../../src/pager/page-table.ts";
+/** Planners that are wrong on purpose, each in the one way that its name says. PURE. */
+import type { Outcome } from "../base/outcome.ts";
+import { ActionKind, type ActionList } from "../pager/actions.ts";
+import { PageState } from "../pager/page-table.ts";
 import {
   type FaultVerdict,
   Planner,
   type PlannerOptions,
   type Settlement,
-} from "../../src/pager/planner.ts";
+} from "../pager/planner.ts";
 
 /** A planner whose parts its faulty children may reach. */
-class OpenPlanner extends Planner {
+export class OpenPlanner extends Planner {
   readonly parts: PlannerOptions;
 
   constructor(parts: PlannerOptions) {
@@ -27,13 +27,13 @@ class OpenPlanner extends Planner {
   }
 }
 
-class ForgetsRemoves extends OpenPlanner {
+export class ForgetsRemoves extends OpenPlanner {
   override remove(): number {
     return 0;
   }
 }
 
-class AppliesRemovesAfterFaults extends OpenPlanner {
+export class AppliesRemovesAfterFaults extends OpenPlanner {
   #ranges: (readonly [number, number])[] = [];
 
   override remove(start: number, end: number): number {
@@ -48,13 +48,13 @@ class AppliesRemovesAfterFaults extends OpenPlanner {
   }
 }
 
-class ForgetsTheLastRemovedPage extends OpenPlanner {
+export class ForgetsTheLastRemovedPage extends OpenPlanner {
   override remove(start: number, end: number): number {
     return super.remove(start, end - this.parts.regions.pageSizeBytes);
   }
 }
 
-class ForgetsRemovedOnceFilled extends OpenPlanner {
+export class ForgetsRemovedOnceFilled extends OpenPlanner {
   override settle(...args: Parameters<Planner["settle"]>): Settlement {
     const [actions, index, outcome] = args;
     const settlement = super.settle(...args);
@@ -65,13 +65,24 @@ class ForgetsRemovedOnceFilled extends OpenPlanner {
   }
 }
 
-class InstallsSnapshotBytesTwice extends OpenPlanner {
+export class InstallsSnapshotBytesTwice extends OpenPlanner {
   override fault(address: number): FaultVerdict {
     const { regions, table } = this.parts;
     const region = regions.regionAt(address);
     const page = region < 0 ? -1 : regions.pageAt(region, address);
     if (page >= 0 && table.get(page) === PageState.installed) table.set(page, PageState.missing);
     return super.fault(address);
+  }
+}
+
+export class ForgetsInstalledAtPresent extends OpenPlanner {
+  override settle(...args: Parameters<Planner["settle"]>): Settlement {
+    const [actions, index, outcome] = args;
+    const settlement = super.settle(...args);
+    if (outcome === "alreadyPresent") {
+      this.rewrite(actions, index, PageState.installed, PageState.missing);
+    }
+    return settlement;
   }
 }
 
@@ -89,35 +100,61 @@ abstract class Mistaking extends OpenPlanner {
   }
 }
 
-class TakesPresentForInstalled extends Mistaking {
+export class TakesPresentForInstalled extends Mistaking {
   protected override readonly mistaken = "alreadyPresent";
   protected override readonly takenFor = "installed";
   protected override readonly answer = "wake";
 }
 
-class TakesPartialForInstalled extends Mistaking {
+export class TakesPartialForInstalled extends Mistaking {
   protected override readonly mistaken = "partial";
   protected override readonly takenFor = "installed";
 }
 
-class DropsDeferredFaults extends Mistaking {
+export class DropsDeferredFaults extends Mistaking {
   protected override readonly mistaken = "deferred";
   protected override readonly takenFor = "alreadyPresent";
   protected override readonly answer = "done";
 }
 
-class NeverSplitsRuns extends Mistaking {
-  protected override readonly mistaken = "unregistered";
+export class TakesDeferredForInstalled extends Mistaking {
+  protected override readonly mistaken = "deferred";
+  protected override readonly takenFor = "installed";
+}
+
+export class ForgetsPartialProgress extends Mistaking {
+  protected override readonly mistaken = "partial";
   protected override readonly takenFor = "deferred";
 }
 
-class WakesNobodyForPresentPages extends Mistaking {
+export class IgnoresDeath extends Mistaking {
+  protected override readonly mistaken = "gone";
+  protected override readonly takenFor = "deferred";
+}
+
+export class RetriesUnregisteredForEver extends OpenPlanner {
+  override settle(...args: Parameters<Planner["settle"]>): Settlement {
+    const [actions, index, outcome, doneBytes] = args;
+    const isLost = outcome === "unregistered" && actions.pageCounts[index] === 1;
+    return super.settle(actions, index, isLost ? "deferred" : outcome, doneBytes);
+  }
+}
+
+export class NeverSplitsRuns extends OpenPlanner {
+  override settle(...args: Parameters<Planner["settle"]>): Settlement {
+    const [actions, index, outcome, doneBytes] = args;
+    const isRun = outcome === "unregistered" && actions.pageCounts[index]! > 1;
+    return super.settle(actions, index, isRun ? "deferred" : outcome, doneBytes);
+  }
+}
+
+export class WakesNobodyForPresentPages extends Mistaking {
   protected override readonly mistaken = "alreadyPresent";
   protected override readonly takenFor = "alreadyPresent";
   protected override readonly answer = "done";
 }
 
-class GivesZeroesForUnreadableBytes extends OpenPlanner {
+export class GivesZeroesForUnreadableBytes extends OpenPlanner {
   override settle(...args: Parameters<Planner["settle"]>): Settlement {
     const [actions, index, outcome] = args;
     const settlement = super.settle(...args);
@@ -128,20 +165,20 @@ class GivesZeroesForUnreadableBytes extends OpenPlanner {
 }
 
 /** As the planner itself did at first: the poisoned page stayed queued, and zeroes followed. */
-class KeepsPoisonedPagesQueued extends OpenPlanner {
+export class KeepsPoisonedPagesQueued extends OpenPlanner {
   override markPoisoned(actions: ActionList, index: number): void {
     this.parts.table.set(actions.firstPages[index]!, PageState.installed);
   }
 }
 
-class SwallowsOverflow extends OpenPlanner {
+export class SwallowsOverflow extends OpenPlanner {
   override fault(address: number): FaultVerdict {
     const verdict = super.fault(address);
     return verdict === "overflow" ? "known" : verdict;
   }
 }
 
-class CopiesAlwaysFromTheBase extends OpenPlanner {
+export class CopiesAlwaysFromTheBase extends OpenPlanner {
   override plan(actions: ActionList): number {
     const count = super.plan(actions);
     actions.owners.fill(0, 0, count);
@@ -149,7 +186,7 @@ class CopiesAlwaysFromTheBase extends OpenPlanner {
   }
 }
 
-class CopiesSharedPagesFromOneLayer extends OpenPlanner {
+export class CopiesSharedPagesFromOneLayer extends OpenPlanner {
   override plan(actions: ActionList): number {
     const count = super.plan(actions);
     for (let index = 0; index < count; index++) {
@@ -161,7 +198,7 @@ class CopiesSharedPagesFromOneLayer extends OpenPlanner {
   }
 }
 
-class MergesAcrossRegions extends OpenPlanner {
+export class MergesAcrossRegions extends OpenPlanner {
   override plan(actions: ActionList): number {
     const count = super.plan(actions);
     for (let index = 1; index < count; index++) {
@@ -173,21 +210,7 @@ class MergesAcrossRegions extends OpenPlanner {
   }
 }
 
-export const mutants = [
-  ForgetsRemoves,
-  AppliesRemovesAfterFaults,
-  ForgetsTheLastRemovedPage,
-  ForgetsRemovedOnceFilled,
-  InstallsSnapshotBytesTwice,
-  TakesPresentForInstalled,
-  TakesPartialForInstalled,
-  DropsDeferredFaults,
-  NeverSplitsRuns,
-  WakesNobodyForPresentPages,
-  GivesZeroesForUnreadableBytes,
-  KeepsPoisonedPagesQueued,
-  SwallowsOverflow,
-  CopiesAlwaysFromTheBase,
-  CopiesSharedPagesFromOneLayer,
-  MergesAcrossRegions,
-] as const;
+/** As the planner itself did at first: COPY fails for its source before it looks at the page. */
+export class KeepsPresentPagesQueued extends OpenPlanner {
+  override letGo(): void {}
+}

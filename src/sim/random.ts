@@ -1,4 +1,8 @@
-/** Chance from a seed: the same on every machine. */
+/**
+ * Chance from a seed: the same on every machine and every Node. So nothing of the simulator may use
+ * Math.random, a clock, the functions of Math that engines may round as they like (sin, exp, pow),
+ * or a sort whose comparison is random or inconsistent. The order of a Map or a Set is safe. PURE.
+ */
 
 export class Random {
   #state: number;
@@ -29,6 +33,16 @@ export class Random {
 
   chance(share: number): boolean {
     return this.next() < share;
+  }
+
+  /** The same items in another order (Fisher and Yates). */
+  shuffled<Item>(items: readonly Item[]): Item[] {
+    const result = [...items];
+    for (let last = result.length - 1; last > 0; last--) {
+      const other = this.below(last + 1);
+      [result[last], result[other]] = [result[other]!, result[last]!];
+    }
+    return result;
   }
 
   pick<Item>(items: readonly Item[]): Item {

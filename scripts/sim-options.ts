@@ -1,0 +1,104 @@
+/** The options of `npm run sim`. A bad one is refused with its name, its value and the cure. */
+import { availableParallelism } from "node:os";
+import { parseArgs } from "node:util";
+import { FaultlineError } from "../src/base/errors.ts";
+import { oneOf, wholeNumber } from "../src/cli/options.ts";
+import { type Trouble, troubles } from "../src/sim/climate.ts";
+import { mutants } from "../src/sim/mutants.ts";
+
+const MAX_SEED = 2 ** 31 - 1;
+const MAX_STEPS = 1_000_000;
+const MAX_JOBS = 256;
+
+export interface SimOptions {
+  readonly fromSeed: number;
+  readonly seedCount: number;
+  readonly steps: number;
+  readonly jobs: number;
+  readonly without: readonly Trouble[];
+  readonly mutant: string | null;
+  readonly hasTrace: boolean;
+  readonly asJson: boolean;
+  readonly wantsHelp: boolean;
+}
+
+export const usage = `npm run sim -- [options]
+
+Runs the real planner and page table in virtual worlds made from seeds, and checks every page.
+
+  --seeds N        how many worlds (1000)
+  --from S         the first seed (0)
+  --seed S         this world only
+  --steps M        how long each lives before it calms down (1000)
+  --without LIST   switch off kinds of trouble: ${troubles.slice(0, 6).join(", ")},
+                   ${troubles.slice(6).join(", ")}
+  --mutant NAME    test a handler that is wrong on purpose; a wrong NAME lists them
+  --trace          print everything that happens; needs --seed
+  --jobs N         threads (one per CPU)
+  --json           the summary for machines
+
+Ends with 0 if nothing was found, 1 if something was, 2 for a bad option, 130 after Ctrl-C.`;
+
+/** @throws FaultlineError `bad-option` */
+export function parseSimOptions(argv: readonly string[]): SimOptions {
+  const { values } = parse(argv);
+  const { seed, seeds, from, jobs } = values;
+  const alone = Object.entries({ seeds, from, jobs }).find(([, value]) => value !== undefined);
+  if (seed !== undefined && alone !== undefined) {
+    throw bad(`--seed ${seed} is one world: leave out --${alone[0]}, or give --from instead.`);
+  }
+  if (values.trace === true && seed === undefined) {
+    throw bad("--trace prints one world: add --seed S.");
+  }
+  if (values.trace === true && values.json === true) {
+    throw bad("--trace and --json exclude each other: leave out one of them.");
+  }
+  const defaultSeeds = seed === undefined ? "1000" : "1";
+  const seedCount = wholeNumber("--seeds", 1, MAX_SEED)(seeds ?? defaultSeeds);
+  const fromOption = seed === undefined ? "--from" : "--seed";
+  return {
+    fromSeed: wholeNumber(fromOption, 0, MAX_SEED - seedCount)(seed ?? from ?? "0"),
+    seedCount,
+    steps: wholeNumber("--steps", 0, MAX_STEPS)(values.steps ?? "1000"),
+    jobs: wholeNumber("--jobs", 1, MAX_JOBS)(jobs ?? String(availableParallelism())),
+    without: (values.without?.split(",") ?? []).map(oneOf("--without", troubles)),
+    mutant: values.mutant === undefined ? null : mutantName(values.mutant),
+    hasTrace: values.trace === true,
+    asJson: values.json === true,
+    wantsHelp: values.help === true,
+  };
+}
+
+function parse(argv: readonly string[]) {
+  const text = { type: "string" } as const;
+  const flag = { type: "boolean" } as const;
+  try {
+    return parseArgs({
+      args: [...argv],
+      options: {
+        seeds: text,
+        from: text,
+        seed: text,
+        steps: text,
+        without: text,
+        mutant: text,
+        jobs: text,
+        trace: flag,
+        json: flag,
+        help: flag,
+      },
+    });
+  } catch (error) {
+    throw bad(`${(error as Error).message.split(". ")[0]}. See npm run sim -- --help.`);
+  }
+}
+
+function mutantName(name: string): string {
+  if (Object.hasOwn(mutants, name)) return name;
+  const list = Object.entries(mutants).map(([known, { mistake }]) => `  ${known}: ${mistake}`);
+  throw bad(`--mutant ${name} does not exist: give one of\n${list.join("\n")}`);
+}
+
+function bad(message: string): FaultlineError {
+  return new FaultlineError("bad-option", message);
+}

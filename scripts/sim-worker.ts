@@ -1,0 +1,46 @@
+/** A thread of `npm run sim`: runs the worlds it is told to, one chunk of seeds after the other. */
+import { parentPort, workerData } from "node:worker_threads";
+import { assert } from "../src/base/assert.ts";
+import type { Trouble } from "../src/sim/climate.ts";
+import { mutants } from "../src/sim/mutants.ts";
+import { judge } from "../src/sim/shrink.ts";
+import { Tally } from "../src/sim/tally.ts";
+
+export interface SimWorkerSetup {
+  readonly steps: number;
+  readonly without: readonly Trouble[];
+  readonly mutant: string | null;
+  /** Where the thread writes the seed it is at, so that a world without end can be named. */
+  readonly current: Int32Array;
+}
+
+/** Seeds `from` to `end`, exclusive. */
+export interface SimChunk {
+  readonly from: number;
+  readonly end: number;
+}
+
+export interface SimChunkResult {
+  readonly doneSeeds: number;
+  readonly counts: Readonly<Record<string, number>>;
+  readonly failure: { readonly seed: number; readonly message: string } | null;
+}
+
+assert(parentPort !== null, "this file is a worker's entry");
+const port = parentPort;
+const { steps, without, mutant, current } = workerData as SimWorkerSetup;
+const parts = mutant === null ? {} : mutants[mutant]!.parts;
+
+function runChunk({ from, end }: SimChunk): SimChunkResult {
+  const tally = new Tally();
+  for (let seed = from; seed < end; seed++) {
+    Atomics.store(current, 0, seed);
+    const message = judge({ seed, steps, without, parts, tally });
+    if (message !== null) {
+      return { doneSeeds: seed - from + 1, counts: tally.toJSON(), failure: { seed, message } };
+    }
+  }
+  return { doneSeeds: end - from, counts: tally.toJSON(), failure: null };
+}
+
+port.on("message", (chunk: SimChunk) => port.postMessage(runChunk(chunk)));

@@ -1,0 +1,121 @@
+/**
+ * What a run has come across, and how often. A simulator proves nothing about what it never saw:
+ * the tests want every sight of this list, and the command's summary shows them all. PURE.
+ */
+
+export const sights = [
+  // Guests.
+  "fault",
+  "fault for a write",
+  "fault on a page waited for",
+  "fault answered unread",
+  "signal",
+  "signal after the fault was read",
+  "reads and writes checked",
+  "SIGBUS on poison",
+  // VMMs.
+  "REMOVE",
+  "UNMAP",
+  "silent remove",
+  "drop after a refill",
+  "border",
+  "unregister",
+  "page filled by the VMM",
+  "page filled by the VMM without wake",
+  "shortage",
+  "exit",
+  "exec",
+  // What the kernel answered. `busy` comes from UFFDIO_MOVE only.
+  "outcome: installed",
+  "outcome: partial",
+  "outcome: alreadyPresent",
+  "outcome: deferred",
+  "outcome: unregistered",
+  "outcome: badSource",
+  "outcome: outOfMemory",
+  "outcome: gone",
+  "deferred without event",
+  "gone in the middle of a plan",
+  "poisoned",
+  "poison refused",
+  // What the planner made of it.
+  "verdict: queued",
+  "verdict: known",
+  "verdict: overflow",
+  "settlement: done",
+  "settlement: wake",
+  "settlement: retry",
+  "settlement: wakeAndBackoff",
+  "settlement: backoff",
+  "settlement: gone",
+  "settlement: badSource",
+  "settlement: exhausted",
+  // How turns and sessions ended.
+  "turn: idle",
+  "turn: again",
+  "turn: later",
+  "turn: gone",
+  "turn: failed",
+  "turn in which the reads ran out",
+  "end: served",
+  "end: frozen",
+  "end: exited",
+  "end: gone",
+  "failed: badSource",
+  "failed: exhausted",
+  // Kinds of worlds.
+  "VM with huge pages",
+  "VM with crowd",
+  "VM beside others",
+  "VM in a flood",
+] as const;
+
+export type Sight = (typeof sights)[number];
+
+/** `sightOf.outcome.partial` is "outcome: partial": put together once, not at every call. */
+function sightsNamed<Name extends string, Kind extends string>(
+  kind: Kind,
+  names: readonly Name[],
+): Readonly<Record<Name, `${Kind}: ${Name}`>> {
+  const entries = names.map((name) => [name, `${kind}: ${name}`]);
+  return Object.fromEntries(entries) as Record<Name, `${Kind}: ${Name}`>;
+}
+
+export const sightOf = {
+  outcome: sightsNamed("outcome", [
+    ...(["installed", "partial", "alreadyPresent", "deferred", "unregistered"] as const),
+    ...(["badSource", "outOfMemory", "gone"] as const),
+  ]),
+  settlement: sightsNamed("settlement", [
+    ...(["done", "wake", "retry", "wakeAndBackoff", "backoff"] as const),
+    ...(["gone", "badSource", "exhausted"] as const),
+  ]),
+  verdict: sightsNamed("verdict", ["queued", "known", "overflow"] as const),
+  turn: sightsNamed("turn", ["idle", "again", "later", "gone", "failed"] as const),
+};
+
+export class Tally {
+  readonly #counts = new Map<Sight, number>();
+
+  add(sight: Sight, count = 1): void {
+    this.#counts.set(sight, (this.#counts.get(sight) ?? 0) + count);
+  }
+
+  get(sight: Sight): number {
+    return this.#counts.get(sight) ?? 0;
+  }
+
+  merge(counts: Readonly<Record<string, number>>): void {
+    for (const sight of sights) {
+      const count = counts[sight] ?? 0;
+      if (count > 0) this.add(sight, count);
+    }
+  }
+
+  /** What was seen, in the order of the list. */
+  toJSON(): Record<string, number> {
+    return Object.fromEntries(
+      sights.flatMap((sight) => (this.get(sight) > 0 ? [[sight, this.get(sight)]] : [])),
+    );
+  }
+}

@@ -1,0 +1,245 @@
+/**
+ * A mirror of src/engine/worker-session.ts on a virtual kernel: the same bounds, the same order,
+ * the same answers. The original cannot be used, because it owns real descriptors. Change them
+ * together: a test compares their numbers and cases, the rest is up to the reader of both. What the
+ * mirror leaves out: counters; write-protect and minor faults, FORK and REMAP, each of which ends
+ * the session at once.
+ *
+ * Methods are protected, so that mutants can break them. PURE.
+ */
+import type { Outcome } from "../base/outcome.ts";
+import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import { ActionKind, ActionList } from "../pager/actions.ts";
+import type { Planner, Settlement } from "../pager/planner.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import { sightOf, type Tally } from "./tally.ts";
+import type { Message, VirtualKernel } from "./virtual-kernel.ts";
+import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
+
+export type Turn = "idle" | "again" | "later" | "gone" | "failed";
+export type ErrorPolicy = "kill" | "poison";
+
+export const MAX_READS_PER_TURN = 16;
+export const MAX_PLANS_PER_TURN = 4;
+const STALLS_BEFORE_WAITING = 16;
+const EXHAUSTED_AFTER_US = 1e6;
+
+/** Where bytes come from: one body per page. */
+export interface VirtualSource {
+  fromLayer(owner: number, page: number): number;
+  assembled(page: number): number;
+}
+
+export interface SessionOptions {
+  readonly kernel: VirtualKernel;
+  readonly planner: Planner;
+  readonly regions: RegionMap;
+  readonly source: VirtualSource;
+  readonly policy: ErrorPolicy;
+  /** Whether the handler may kill the VM; if not, a VM that fails stays frozen. */
+  readonly mayKill: boolean;
+  /** Messages per read: 64 in the engine. */
+  readonly batchCapacity: number;
+  readonly tally: Tally;
+}
+
+/** Why a session failed: the page that could not be had, or what the VMM did. */
+export interface Failure {
+  readonly page: number;
+  readonly why: "badSource" | "exhausted" | "outside";
+  readonly outcome: Outcome | null;
+}
+
+export class VirtualSession {
+  readonly kernel: VirtualKernel;
+  readonly mayKill: boolean;
+  /** Whether the worker's epoll holds the userfaultfd. */
+  isWatched = true;
+  failure: Failure | null = null;
+  protected readonly options: SessionOptions;
+  protected readonly actions = new ActionList();
+  readonly #messages: Message[] = [];
+  readonly #pageSizeBytes: number;
+  #stalls = 0;
+  #streakSinceUs = 0;
+
+  constructor(options: SessionOptions) {
+    this.options = options;
+    this.kernel = options.kernel;
+    this.mayKill = options.mayKill;
+    this.#pageSizeBytes = options.regions.pageSizeBytes;
+  }
+
+  turn(nowUs: number): Turn {
+    const { planner } = this.options;
+    if (planner.failureStreak === 0) this.#streakSinceUs = nowUs;
+    let hasProgress = false;
+    for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
+      const hasMore = this.drain();
+      if (this.failure !== null) return "failed";
+      if (planner.queuedPages === 0) return hasMore ? "again" : "idle";
+      const queuedBefore = planner.queuedPages;
+      const verdict = this.#resolve(nowUs);
+      if (verdict === "gone" || verdict === "failed") return verdict;
+      const queuedAfter = planner.finishPlan();
+      if (queuedAfter < queuedBefore) hasProgress = true;
+      if (verdict === "later") return "later";
+      if (queuedAfter === 0 && !hasMore) {
+        this.#stalls = 0;
+        return "idle";
+      }
+    }
+    this.#stalls = hasProgress ? 0 : this.#stalls + 1;
+    return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
+  }
+
+  close(): void {
+    this.kernel.close();
+  }
+
+  protected get readLimit(): number {
+    return MAX_READS_PER_TURN;
+  }
+
+  protected drain(): boolean {
+    const { kernel, batchCapacity, tally } = this.options;
+    for (let read = 0; read < this.readLimit; read++) {
+      const count = kernel.read(this.#messages, batchCapacity);
+      for (const message of this.#messages) this.#take(message);
+      if (count < batchCapacity) return false;
+    }
+    tally.add("turn in which the reads ran out");
+    return true;
+  }
+
+  #take(message: Message): void {
+    const { kernel, planner, regions, tally } = this.options;
+    if (message.type === "remove") {
+      planner.remove(message.start, message.end);
+      return;
+    }
+    const { address } = message;
+    const verdict = planner.fault(address);
+    if (verdict === "outside") {
+      const page = Math.floor(address / regions.pageSizeBytes);
+      this.failure = { why: "outside", page, outcome: null };
+      return;
+    }
+    tally.add(sightOf.verdict[verdict]);
+    if (verdict === "overflow") kernel.wake(address - (address % this.#pageSizeBytes), 1);
+  }
+
+  #resolve(nowUs: number): Turn {
+    const { kernel, planner } = this.options;
+    const { actions } = this;
+    const count = planner.plan(actions);
+    let turn: Turn = "again";
+    for (let index = 0; index < count; index++) {
+      const outcome = this.carryOut(index);
+      const settlement = planner.settle(actions, index, outcome, kernel.doneBytes);
+      this.#count(outcome, settlement, index);
+      const next = this.follow(index, settlement, outcome, nowUs);
+      if (next === "gone" || next === "failed") return next;
+      if (next === "later") turn = "later";
+    }
+    return turn;
+  }
+
+  protected carryOut(index: number): Outcome {
+    const { kernel, source } = this.options;
+    const { actions } = this;
+    const page = actions.firstPages[index]!;
+    const count = actions.pageCounts[index]!;
+    const target = this.addressOf(index);
+    switch (actions.kinds[index]) {
+      case ActionKind.copy: {
+        const owner = actions.owners[index]!;
+        const bodies: number[] = [];
+        for (let at = page; at < page + count; at++) bodies.push(source.fromLayer(owner, at));
+        return kernel.copy(target, bodies);
+      }
+      case ActionKind.zero:
+        return this.installZeroes(target, count);
+      default: {
+        const body = source.assembled(page);
+        return body === UNREADABLE ? "badSource" : kernel.copy(target, [body]);
+      }
+    }
+  }
+
+  protected installZeroes(target: number, count: number, wakes = true): Outcome {
+    const { kernel } = this.options;
+    if (this.#pageSizeBytes === SMALL_PAGE_BYTES) return kernel.zeropage(target, count, wakes);
+    return kernel.copy(target, new Array<number>(count).fill(ZERO_BODY), wakes);
+  }
+
+  #count(outcome: Outcome, settlement: Settlement, index: number): void {
+    const { tally } = this.options;
+    tally.add(sightOf.outcome[outcome === "busy" ? "deferred" : outcome]);
+    tally.add(sightOf.settlement[settlement]);
+    if (outcome === "gone" && index > 0) tally.add("gone in the middle of a plan");
+  }
+
+  protected follow(index: number, settlement: Settlement, outcome: Outcome, nowUs: number): Turn {
+    const { kernel } = this.options;
+    switch (settlement) {
+      case "done":
+      case "retry":
+        return "again";
+      case "wake":
+        kernel.wake(this.addressOf(index), 1);
+        return "again";
+      case "wakeAndBackoff":
+        kernel.wake(this.addressOf(index), 1);
+        return "later";
+      case "backoff":
+        return "later";
+      case "gone":
+        return "gone";
+      case "exhausted":
+        if (nowUs - this.#streakSinceUs < EXHAUSTED_AFTER_US) {
+          kernel.wake(this.addressOf(index), 1);
+          return "later";
+        }
+        return this.giveUp(index, "exhausted", outcome);
+      case "badSource":
+        return this.giveUp(index, "badSource", outcome);
+    }
+  }
+
+  protected giveUp(index: number, why: Failure["why"], outcome: Outcome): Turn {
+    const { kernel, planner, policy } = this.options;
+    if (policy === "poison") {
+      switch (kernel.poison(this.addressOf(index))) {
+        case "installed":
+          planner.markPoisoned(this.actions, index);
+          return "again";
+        case "gone":
+          return "gone";
+        case "alreadyPresent":
+          planner.letGo(this.actions, index);
+          kernel.wake(this.addressOf(index), 1);
+          return "again";
+        case "deferred":
+          // The page may have left the queue: its waiters come back with a fresh fault.
+          kernel.wake(this.addressOf(index), 1);
+          return "later";
+        default: // Poisoning failed for a reason of its own: fail closed.
+      }
+    }
+    this.failure = { why, page: this.actions.firstPages[index]!, outcome };
+    return "failed";
+  }
+
+  /** The failure in a few words. */
+  describeFailure(): string {
+    if (this.failure === null) return "no failure";
+    const { why, page, outcome } = this.failure;
+    return `${why} at page ${page}, outcome ${outcome}`;
+  }
+
+  protected addressOf(index: number): number {
+    const { regions } = this.options;
+    return regions.addressOf(this.actions.regions[index]!, this.actions.firstPages[index]!);
+  }
+}

@@ -1,0 +1,162 @@
+/**
+ * One virtual VM made by chance: its image, its regions, its kernel and guest, the session that
+ * serves it with the real planner, and the oracle that judges its pages. PURE.
+ */
+import { formatBytes, HUGE_PAGE_BYTES, KIB, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { PageTable } from "../pager/page-table.ts";
+import { Planner, type PlannerOptions } from "../pager/planner.ts";
+import { flattenLayers } from "../snapshot/layers.ts";
+import { RegionMap } from "../snapshot/regions.ts";
+import type { Climate } from "./climate.ts";
+import { HandlerFailure } from "./failures.ts";
+import { PageOracle } from "./page-oracle.ts";
+import type { Random } from "./random.ts";
+import type { Tally } from "./tally.ts";
+import { VirtualGuest } from "./virtual-guest.ts";
+import { VirtualImage } from "./virtual-image.ts";
+import { VirtualKernel } from "./virtual-kernel.ts";
+import { type ErrorPolicy, type SessionOptions, VirtualSession } from "./virtual-session.ts";
+
+/** The parts of the handler: the real ones and their mirrors, or some that are wrong on purpose. */
+export interface HandlerParts {
+  readonly makePlanner?: (options: PlannerOptions) => Planner;
+  readonly makeSession?: (options: SessionOptions) => VirtualSession;
+}
+
+export interface VmOptions {
+  readonly name: string;
+  readonly climate: Climate;
+  /** The pool of huge pages is empty from the start, and hardly ever is not. */
+  readonly isFamine: boolean;
+  /** Shortages last long enough for the session to give pages up. */
+  readonly hasLongShortages: boolean;
+  readonly parts: HandlerParts;
+  readonly tally: Tally;
+  readonly trace: ((line: string) => void) | null;
+}
+
+export class VirtualVm {
+  readonly name: string;
+  readonly climate: Climate;
+  readonly kernel: VirtualKernel;
+  readonly guest: VirtualGuest;
+  readonly session: VirtualSession;
+  readonly batchCapacity: number;
+  readonly #image: VirtualImage;
+  readonly #policy: ErrorPolicy;
+  readonly #mayExhaust: boolean;
+  readonly #tally: Tally;
+
+  constructor(random: Random, options: VmOptions) {
+    const { climate, tally, isFamine } = options;
+    this.name = options.name;
+    this.climate = climate;
+    this.#tally = tally;
+    const pageSizeBytes = isFamine
+      ? HUGE_PAGE_BYTES
+      : random.pick([SMALL_PAGE_BYTES, 16 * KIB, HUGE_PAGE_BYTES]);
+    const image = new VirtualImage(random, {
+      pageSizeBytes,
+      pageCount: climate.crowd ? 2600 : random.between(4, 32),
+      partsPerPage: pageSizeBytes === SMALL_PAGE_BYTES ? 1 : 2,
+      hasUnreadablePages: climate.unreadable,
+    });
+    this.#image = image;
+    // With `kill` the first page that cannot be read is the end of the story.
+    const policy = random.chance(climate.unreadable ? 0.25 : 0.6) ? "kill" : "poison";
+    this.#policy = policy;
+    this.#mayExhaust = climate.shortage > 0 && options.hasLongShortages;
+    this.kernel = new VirtualKernel({
+      pageSizeBytes,
+      regions: image.regions,
+      threadCount: climate.crowd ? 1200 : random.pick([1, 3, 8, 24]),
+      isHugetlb: pageSizeBytes === HUGE_PAGE_BYTES,
+      watcher: new PageOracle({
+        snapshot: image.bodies,
+        mayBePoisoned: (page) =>
+          policy === "poison" && (this.#mayExhaust || image.unreadablePages.has(page)),
+      }),
+      tally,
+      trace: options.trace,
+    });
+    this.kernel.isShort = isFamine && climate.shortage > 0;
+    this.guest = new VirtualGuest(this.kernel, random, climate, tally);
+    this.batchCapacity = climate.crowd ? 64 : random.pick([1, 2, 8, 64]);
+    this.session = this.#makeSession(random, options.parts, pageSizeBytes, policy);
+    this.#introduce(options.trace, pageSizeBytes, policy);
+  }
+
+  /** The session is over, or has failed: was there a reason? */
+  checkFailure(): void {
+    const { failure } = this.session;
+    if (failure === null) return;
+    const { why, page } = failure;
+    const hasReason =
+      (why === "badSource" && this.#image.unreadablePages.has(page)) ||
+      (why === "exhausted" && this.#mayExhaust);
+    // Where pages shall be poisoned, only one that cannot even be poisoned ends the session.
+    const isPolicyKept = this.#policy === "kill" || this.kernel.poisonOutcome === "unregistered";
+    if (why !== "outside" && hasReason && isPolicyKept) {
+      this.#tally.add(`failed: ${why}`);
+      return;
+    }
+    const policy = `policy ${this.#policy}, ${this.session.describeFailure()}`;
+    throw new HandlerFailure(`${this.name} was given up without a reason: ${policy}`);
+  }
+
+  /** When nothing more can happen: no thread may wait. */
+  checkNobodyWaits(): void {
+    if (this.kernel.isFrozen) return;
+    const waiting = this.kernel.threads.filter(({ state }) => state === "waiting");
+    if (waiting.length === 0) return;
+    const first = waiting[0]!;
+    throw new HandlerFailure(
+      `${waiting.length} of ${this.kernel.threads.length} threads of ${this.name} wait for ever; ` +
+        `thread ${first.id} for page ${first.page}`,
+    );
+  }
+
+  #makeSession(
+    random: Random,
+    parts: HandlerParts,
+    pageSizeBytes: number,
+    policy: ErrorPolicy,
+  ): VirtualSession {
+    const regions = new RegionMap(this.#image.regions, pageSizeBytes);
+    const pages = regions.pageLimit;
+    const makePlanner = parts.makePlanner ?? ((options) => new Planner(options));
+    const makeSession = parts.makeSession ?? ((options) => new VirtualSession(options));
+    const planner = makePlanner({
+      regions,
+      runs: flattenLayers(regions.totalBytes, this.#image.extents),
+      table: new PageTable(pages, new Uint8Array(PageTable.sizeBytes(pages))),
+      maxRunPages: random.pick([1, 3, 8, 512]),
+    });
+    return makeSession({
+      kernel: this.kernel,
+      planner,
+      regions,
+      source: this.#image,
+      policy,
+      mayKill: random.chance(0.8),
+      batchCapacity: this.batchCapacity,
+      tally: this.#tally,
+    });
+  }
+
+  #introduce(trace: VmOptions["trace"], pageSizeBytes: number, policy: string): void {
+    if (pageSizeBytes === HUGE_PAGE_BYTES) this.#tally.add("VM with huge pages");
+    if (this.climate.crowd) this.#tally.add("VM with crowd");
+    if (trace === null) return;
+    const { regions, unreadablePages } = this.#image;
+    trace(
+      `${this.kernel.pageCount} pages of ${formatBytes(pageSizeBytes)} in regions of ` +
+        `${regions.map(({ sizeBytes }) => sizeBytes / pageSizeBytes).join(" + ")}, ` +
+        `${this.kernel.threads.length} threads, ${this.batchCapacity} messages a read, ` +
+        `policy ${policy}; unreadable: ${[...unreadablePages].join(", ") || "none"}; ` +
+        `bodies ${this.#image.bodies.join(" ")}`,
+    );
+    const set = Object.entries(this.climate).filter(([, value]) => value !== 0 && value !== false);
+    trace(`climate: ${set.map(([name, value]) => `${name} ${value}`).join(", ")}`);
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * The simulated session and worker are like the engine's: the same bounds by the same names, the
+ * same cases, and line by line the same in the loops that decide who gets a turn and when it ends.
+ */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { readRepositoryFile } from "../support/tree.ts";
+
+const pairs = [
+  ["src/engine/worker-session.ts", "src/sim/virtual-session.ts"],
+  ["src/engine/worker.ts", "src/sim/virtual-worker.ts"],
+] as const;
+
+/** What the simulator has no use for: it makes no runs of bytes, no epoll, no clock, no threads. */
+const notMirrored = [
+  ...["MAX_RUN_BYTES", "EVENTS_PER_WAIT", "SLICE_NS"],
+  ...["ABOUT_CONTROL", "ABOUT_FAULTS", "ABOUT_PROCESS"],
+];
+
+/** The constants of a file: `MAX_READS_PER_TURN` → `16`. */
+function constants(file: string): Map<string, string> {
+  const declarations = readRepositoryFile(file).matchAll(
+    /^(?:export )?const ([A-Z][A-Z_]+) = (.+);$/gm,
+  );
+  return new Map([...declarations].map(([, name, value]) => [name!, value!]));
+}
+
+/** The names that a `switch` of the file knows. */
+function cases(file: string): Set<string> {
+  const labels = readRepositoryFile(file).matchAll(/^\s+case "(\w+)":$/gm);
+  return new Set([...labels].map(([, label]) => label!));
+}
+
+/** What only one side has, or each has in its own way. */
+const leftOut = new Set([
+  ...["lastActiveUs = nowUs;", "const { planner } = options;"],
+  ...["sched_yield();", "const nowUs = monotonicUs();"],
+]);
+
+/** The lines of a method, without what sets the two sides apart in form. */
+function methodLines(file: string, name: string): string[] {
+  const body = new RegExp(`^  (?:protected )?#?${name}\\(.*\\{\\n([^]*?)^  \\}`, "m");
+  const found = body.exec(readRepositoryFile(file));
+  assert.ok(found !== null, `${file} has a method ${name}`);
+  return found[1]!
+    .split("\n")
+    .map((line) =>
+      line
+        .trim()
+        .replace(/\bthis\.#?/g, "")
+        .replace('failure !== ""', "failure !== null"),
+    )
+    .filter((line) => !leftOut.has(line));
+}
+
+test("a session's turn is the same, line by line", () => {
+  const [original, mirror] = pairs[0];
+  assert.deepEqual(methodLines(mirror, "turn"), methodLines(original, "turn"));
+});
+
+test("so is the worker's way to go on with unfinished sessions", () => {
+  const [original, mirror] = pairs[1];
+  assert.deepEqual(methodLines(mirror, "goOn"), methodLines(original, "goOn"));
+});
+
+for (const [original, mirror] of pairs) {
+  describe(`${mirror}, the mirror of ${original}`, () => {
+    test("has its constants", () => {
+      const mirrored = constants(mirror);
+      const expected = [...constants(original)].filter(([name]) => !notMirrored.includes(name));
+      assert.ok(expected.length > 0, "the original has constants");
+      for (const [name, value] of expected) {
+        assert.equal(mirrored.get(name), value, `${name} of ${original}`);
+      }
+    });
+
+    test("knows the same settlements and outcomes", () => {
+      assert.deepEqual([...cases(mirror)].sort(), [...cases(original)].sort());
+    });
+  });
+}
