@@ -8,6 +8,7 @@
 import { SignatureV4 } from "@smithy/signature-v4";
 import { describeError, FaultlineError } from "../base/errors.ts";
 import { type HttpAnswer, HttpClient, type HttpRequest } from "./http-client.ts";
+import type { S3Place } from "./image-reference.ts";
 import { checkObjectName, isObjectName, MAX_OBJECT_BYTES, sizeLimitOf } from "./object-name.ts";
 import type { ListDepth, ListPage, PagedObjectStore, StoredObject } from "./object-store.ts";
 import { parseListing, s3Failure } from "./s3-answers.ts";
@@ -18,12 +19,6 @@ import { Sha256 } from "./sha256.ts";
 const LIST_PAGE_OBJECTS = 1000;
 /** A page of 1000 keys of 1024 bytes, each byte escaped, and what stands around them. */
 const MAX_LISTING_BYTES = 8 * 2 ** 20;
-
-export interface S3Place {
-  readonly bucket: string;
-  /** What every key begins with: empty, or ends with `/`. */
-  readonly prefix: string;
-}
 
 interface Call {
   readonly method: HttpRequest["method"];

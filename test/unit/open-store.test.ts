@@ -3,7 +3,10 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { describe, test } from "node:test";
 import { FaultlineError } from "../../src/base/errors.ts";
-import { openStore, parseS3Location } from "../../src/source/open-store.ts";
+import { DirectoryStore } from "../../src/source/directory-store.ts";
+import { openStore } from "../../src/source/open-store.ts";
+import { PolicyStore } from "../../src/source/store-policy.ts";
+import { TestFolder } from "../support/fixtures.ts";
 
 const isBadOption = (error: unknown): boolean => {
   assert.ok(error instanceof FaultlineError);
@@ -11,46 +14,11 @@ const isBadOption = (error: unknown): boolean => {
   return error.code === "bad-option";
 };
 
-describe("a location in S3", () => {
-  const good: [location: string, endpoint: string | null, bucket: string, prefix: string][] = [
-    ["s3://bucket", null, "bucket", ""],
-    ["s3://bucket/", null, "bucket", ""],
-    ["s3://bucket/some/prefix", null, "bucket", "some/prefix/"],
-    ["s3://bucket/some/prefix/", null, "bucket", "some/prefix/"],
-    ["s3+http://127.0.0.1:9000/bucket", "http://127.0.0.1:9000", "bucket", ""],
-    ["s3+https://s3.example.com/b.with.dots/p", "https://s3.example.com", "b.with.dots", "p/"],
-    ["s3+https://[::1]:9000/bucket/p", "https://[::1]:9000", "bucket", "p/"],
-  ];
-  for (const [location, endpoint, bucket, prefix] of good) {
-    test(location, () => {
-      assert.deepEqual(parseS3Location(location), { endpoint, place: { bucket, prefix } });
-    });
-  }
-
-  const bad = [
-    "s3:bucket",
-    "s3://",
-    "s3:///prefix",
-    "s3://b",
-    "s3://bucket//prefix",
-    "s3://bucket/../up",
-    "s3://key:secret@bucket/prefix",
-    "s3+https://key:secret@host/bucket",
-    "s3+https://host",
-    "s3+https:///bucket",
-    "s3+ftp://host/bucket",
-  ];
-  for (const location of bad) {
-    test(`${location} is refused`, () => {
-      assert.throws(() => parseS3Location(location), isBadOption);
-    });
-  }
-});
-
 describe("openStore", () => {
   test("puts a web server under the request policy", async () => {
     const store = await openStore("https://example.com/images/", { policy: { concurrency: 3 } });
     assert.equal(store.location, "https://example.com/images");
+    assert.ok(store instanceof PolicyStore);
     assert.deepEqual([store.policy.concurrency, store.policy.maxAttempts], [3, 16]);
     await store.close();
   });
@@ -62,7 +30,22 @@ describe("openStore", () => {
     await store.close();
   });
 
-  for (const location of ["", "bucket", "file:///x", "ftp://x", "https://u:secret@x/", "s3://"]) {
+  test("opens a folder, with or without dir:, and makes one to write to", async () => {
+    using folder = new TestFolder();
+    for (const location of [folder.path, `dir:${folder.path}`]) {
+      const store = await openStore(location);
+      assert.ok(store instanceof DirectoryStore);
+      assert.equal(store.location, `dir:${folder.path}`);
+    }
+    const missing = folder.at("none");
+    await assert.rejects(openStore(missing), {
+      code: "store-failed",
+      message: /create the folder/,
+    });
+    assert.equal((await openStore(missing, { create: true })).location, `dir:${missing}`);
+  });
+
+  for (const location of ["", "file:///x", "ftp://x", "https://u:secret@x/", "s3://"]) {
     test(`refuses ${location === "" ? "nothing" : location}`, async () => {
       await assert.rejects(openStore(location), isBadOption);
     });
