@@ -111,8 +111,8 @@ export class TierStore implements ObjectStore {
   /** To the far store; a chunk then also to the near one. */
   async write(name: string, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
     await this.#far.write(name, bytes, signal);
-    // The caller may use its buffer again.
-    if (isChunkName(name)) this.#keep(name, bytes.slice());
+    // The caller may use its buffer again; a Buffer's own slice() would be no copy.
+    if (isChunkName(name)) this.#keep(name, new Uint8Array(bytes));
   }
 
   list(prefix: string, signal: AbortSignal, depth?: ListDepth): AsyncIterable<StoredObject> {

@@ -4,6 +4,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
 import { FaultlineError } from "../../src/base/errors.ts";
 import { waitFor } from "../../src/kit/wait.ts";
+import { DirectoryStore } from "../../src/source/directory-store.ts";
 import type { ObjectStore, Urgency } from "../../src/source/object-store.ts";
 import { TierStore } from "../../src/source/tier-store.ts";
 import { TestFolder } from "../support/fixtures.ts";
@@ -70,6 +71,9 @@ const open = async (near: ObjectStore = directory()): Promise<{ store: ObjectSto
 
 objectStoreSuite("a plain directory", async () => ({ store: directory() }));
 objectStoreSuite("a tier over two directories", () => open());
+objectStoreSuite("a tier over a store in a folder", () =>
+  open(DirectoryStore.open(folder.at(`store-${folders++}`), { create: true })),
+);
 objectStoreSuite("a tier whose near store is broken", async () => {
   const near = new CountingStore(directory().path);
   near.isBroken = true;
@@ -216,6 +220,16 @@ describe("damage", () => {
     assert.deepEqual([writesBad.bytes, writesGood.bytes], [bad, good]);
     writesGood.answer(null);
     await tier.flush();
+    await tier.close();
+  });
+
+  test("keeps what was written, whatever the writer does with its buffer then", async () => {
+    const { near, tier } = stage();
+    const bytes = Buffer.from("as it was");
+    await tier.write(chunkName(1), bytes, never);
+    bytes.fill(0);
+    await tier.flush();
+    assertBytes(await near.read(chunkName(1), never), Buffer.from("as it was"));
     await tier.close();
   });
 
