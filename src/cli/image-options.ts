@@ -40,6 +40,8 @@ export interface ImageWork {
   readonly signal: AbortSignal;
   /** A store by its reference; without one, the store that the options name. */
   store(reference?: string, options?: { readonly create?: boolean }): Promise<ObjectStore>;
+  /** The store and the name that a reference stands for; nobody has looked whether it is there. */
+  find(reference: string): Promise<{ readonly store: ObjectStore; readonly name: string }>;
   image(reference: string): Promise<StoredImage>;
 }
 
@@ -66,14 +68,19 @@ export async function runImageWork(
     stores.set(reference, store);
     return store;
   };
+  const find: ImageWork["find"] = async (reference) => {
+    const { store, name } = parseImageReference(reference);
+    return { store: await open(store ?? undefined), name };
+  };
   const { signal } = interrupt;
   try {
     await work({
       signal,
       store: open,
+      find,
       image: async (reference) => {
-        const { store, name } = parseImageReference(reference);
-        return await openImage(await open(store ?? undefined), name, signal);
+        const { store, name } = await find(reference);
+        return await openImage(store, name, signal);
       },
     });
   } catch (error) {

@@ -5,6 +5,7 @@ import { extractCommand } from "./image-extract.ts";
 import { gcCommand } from "./image-gc.ts";
 import { inspectCommand, lsCommand } from "./image-inspect.ts";
 import { packCommand } from "./image-pack.ts";
+import { pullCommand, pushCommand } from "./image-transfer.ts";
 import { verifyCommand } from "./image-verify.ts";
 
 export function imageCommand(): Command {
@@ -25,6 +26,8 @@ export function imageCommand(): Command {
     verifyCommand,
     extractCommand,
     diffCommand,
+    pushCommand,
+    pullCommand,
     gcCommand,
   ]) {
     command.addCommand(create());
