@@ -25,6 +25,7 @@ import { firstFault } from "./first-fault.ts";
 import { handshakes } from "./handshakes.ts";
 import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
+import { pack } from "./pack.ts";
 import { removeFlood } from "./remove-flood.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
@@ -42,6 +43,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "fan-out": fanOut,
   handshakes,
   "remove-flood": removeFlood,
+  pack,
 };
 const smokeSettings: Settings = {
   rounds: 1,

@@ -4,6 +4,7 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
+ * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
 export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
@@ -20,6 +21,21 @@ export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
+export type {
+  ListDepth,
+  ListPage,
+  ObjectStore,
+  PagedObjectStore,
+  StoredObject,
+  Urgency,
+} from "./source/object-store.ts";
+export { type OpenStoreOptions, openStore } from "./source/open-store.ts";
+export { defaultPolicy, type RequestPolicy, type TimeBudget } from "./source/request-policy.ts";
+export type { S3Credentials, S3Options } from "./source/s3-settings.ts";
+export { PolicyStore } from "./source/store-policy.ts";
+export { readLatencyMs, type StoreCounters, type StoreStats } from "./source/store-stats.ts";
+export { type TierCounters, type TierOptions, TierStore } from "./source/tier-store.ts";
+export type { Timing } from "./source/timing.ts";
 export { adoptUserfaultfd } from "./uffd/adopt.ts";
 export type { CreateOptions, CreateVia } from "./uffd/create.ts";
 export {

@@ -2,7 +2,13 @@
 import { Command } from "commander";
 import { formatBytes, formatHex } from "../base/units.ts";
 import { type DiffReport, diffImages } from "../image/diff.ts";
-import { printResult, runImageWork, type StoreFlags, withStoreOptions } from "./image-options.ts";
+import {
+  IMAGE_ARGUMENT,
+  printResult,
+  runImageWork,
+  type StoreFlags,
+  withStoreOptions,
+} from "./image-options.ts";
 import { Progress } from "./progress.ts";
 
 /** What a terminal shows; --json has all. */
@@ -11,8 +17,8 @@ const SHOWN_EXTENTS = 20;
 export function diffCommand(): Command {
   const command = new Command("diff")
     .description("show which pages differ between two images")
-    .argument("<a>", "NAME or dir:PATH/NAME")
-    .argument("<b>", "NAME or dir:PATH/NAME");
+    .argument("<a>", IMAGE_ARGUMENT)
+    .argument("<b>", IMAGE_ARGUMENT);
   return withStoreOptions(command)
     .addHelpText(
       "after",

@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { formatBytes } from "../base/units.ts";
 import { extractImage } from "../image/extract.ts";
 import {
+  IMAGE_ARGUMENT,
   printResult,
   runImageWork,
   type StoreFlags,
@@ -19,7 +20,7 @@ interface ExtractFlags extends StoreFlags {
 export function extractCommand(): Command {
   const command = new Command("extract")
     .description("write an image's memory to a sparse file, every chunk verified")
-    .argument("<image>", "NAME or dir:PATH/NAME")
+    .argument("<image>", IMAGE_ARGUMENT)
     .argument("<file>", "the memory file to write")
     .option("--force", "replace the file if there is one", false);
   return withJobs(withStoreOptions(command))

@@ -38,7 +38,7 @@ export function gcCommand(): Command {
 
 async function gc(flags: GcFlags): Promise<void> {
   await runImageWork(flags, async ({ signal, store: open }) => {
-    const store = open();
+    const store = await open();
     if (!isCollectable(store)) {
       const message = `${store.location} cannot tell which chunks are in use: run gc on a folder.`;
       throw new FaultlineError("unsupported", message);

@@ -7,7 +7,13 @@ import {
   type ListedImage,
   listImages,
 } from "../image/inspect.ts";
-import { printResult, runImageWork, type StoreFlags, withStoreOptions } from "./image-options.ts";
+import {
+  IMAGE_ARGUMENT,
+  printResult,
+  runImageWork,
+  type StoreFlags,
+  withStoreOptions,
+} from "./image-options.ts";
 import { formatTable } from "./table.ts";
 
 export function lsCommand(): Command {
@@ -15,7 +21,7 @@ export function lsCommand(): Command {
     .addHelpText("after", "\nExample:\n  faultline image ls --store /var/lib/images\n")
     .action(async (flags: StoreFlags) => {
       await runImageWork(flags, async ({ signal, store }) => {
-        const images = await listImages(store(), signal);
+        const images = await listImages(await store(), signal);
         printResult(flags, { images }, describeList(images));
       });
     });
@@ -23,7 +29,7 @@ export function lsCommand(): Command {
 
 export function inspectCommand(): Command {
   return withStoreOptions(new Command("inspect").description("show what an image consists of"))
-    .argument("<image>", "NAME or dir:PATH/NAME")
+    .argument("<image>", IMAGE_ARGUMENT)
     .addHelpText("after", "\nExample:\n  faultline image inspect dir:/var/lib/images/web-1\n")
     .action(async (reference: string, flags: StoreFlags) => {
       await runImageWork(flags, async ({ signal, image }) => {

@@ -1,12 +1,16 @@
 /** What the image commands have in common: options, stores that get closed, Ctrl-C. */
 import { availableParallelism, constants } from "node:os";
 import type { Command } from "commander";
-import { defaultStore, openStore, parseImageReference } from "../source/image-reference.ts";
+import { defaultStore, parseImageReference } from "../source/image-reference.ts";
 import type { ObjectStore } from "../source/object-store.ts";
+import { openStore } from "../source/open-store.ts";
 import { openImage, type StoredImage } from "../source/stored-image.ts";
 import { wholeNumber } from "./options.ts";
 
 const MAX_JOBS = 64;
+
+/** What every argument that names an image may be. */
+export const IMAGE_ARGUMENT = "NAME, dir:PATH/NAME, https://HOST/…/NAME or s3://BUCKET/…/NAME";
 
 export interface StoreFlags {
   readonly store?: string;
@@ -15,7 +19,10 @@ export interface StoreFlags {
 
 export function withStoreOptions(command: Command): Command {
   return command
-    .option("--store <store>", "the folder of images (default: $FAULTLINE_STORE)")
+    .option(
+      "--store <store>",
+      "where images are: a folder, https://…, s3://… (default: $FAULTLINE_STORE)",
+    )
     .option("--json", "print the result as JSON", false);
 }
 
@@ -31,8 +38,10 @@ export function withJobs(command: Command): Command {
 /** What a command works with: stores opened on the way are closed at its end. */
 export interface ImageWork {
   readonly signal: AbortSignal;
-  /** The store that the options name. */
-  store(options?: { readonly create?: boolean }): ObjectStore;
+  /** A store by its reference; without one, the store that the options name. */
+  store(reference?: string, options?: { readonly create?: boolean }): Promise<ObjectStore>;
+  /** The store and the name that a reference stands for; nobody has looked whether it is there. */
+  find(reference: string): Promise<{ readonly store: ObjectStore; readonly name: string }>;
   image(reference: string): Promise<StoredImage>;
 }
 
@@ -52,21 +61,26 @@ export async function runImageWork(
   };
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
   const stores = new Map<string, ObjectStore>();
-  const open = (reference: string, options: { readonly create?: boolean } = {}): ObjectStore => {
+  const open: ImageWork["store"] = async (reference = defaultStore(flags.store), options = {}) => {
     const known = stores.get(reference);
     if (known !== undefined) return known;
-    const store = openStore(reference, options);
+    const store = await openStore(reference, options);
     stores.set(reference, store);
     return store;
+  };
+  const find: ImageWork["find"] = async (reference) => {
+    const { store, name } = parseImageReference(reference);
+    return { store: await open(store ?? undefined), name };
   };
   const { signal } = interrupt;
   try {
     await work({
       signal,
-      store: (options) => open(defaultStore(flags.store), options),
+      store: open,
+      find,
       image: async (reference) => {
-        const { store, name } = parseImageReference(reference);
-        return await openImage(open(store ?? defaultStore(flags.store)), name, signal);
+        const { store, name } = await find(reference);
+        return await openImage(store, name, signal);
       },
     });
   } catch (error) {

@@ -80,7 +80,7 @@ async function pack(memory: string | undefined, flags: PackFlags): Promise<void>
     const startMs = performance.now();
     using progress = new Progress("packing");
     const report = await packImage({
-      store: store({ create: true }),
+      store: await store(undefined, { create: true }),
       name,
       path,
       isDiff: flags.diff !== undefined,

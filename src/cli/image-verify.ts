@@ -5,6 +5,7 @@ import { formatBytes, formatHex } from "../base/units.ts";
 import type { DamagedChunk } from "../image/read-chunks.ts";
 import { type VerifyReport, verifyImage } from "../image/verify.ts";
 import {
+  IMAGE_ARGUMENT,
   printResult,
   runImageWork,
   type StoreFlags,
@@ -16,7 +17,7 @@ import { Progress } from "./progress.ts";
 export function verifyCommand(): Command {
   const command = new Command("verify")
     .description("read every chunk of an image again, and tell which are damaged")
-    .argument("<image>", "NAME or dir:PATH/NAME");
+    .argument("<image>", IMAGE_ARGUMENT);
   return withJobs(withStoreOptions(command))
     .addHelpText(
       "after",

@@ -30,6 +30,7 @@ export class Progress {
   /** Leaves an empty line to whoever prints next. */
   [Symbol.dispose](): void {
     if (this.#drawnMs > 0) this.#stream.write(CLEAR_LINE);
+    this.#drawnMs = Number.NEGATIVE_INFINITY;
   }
 }
 

@@ -1,17 +1,18 @@
 /**
- * Where packed chunks go. Into a folder they go in groups: the workers write files, one flush of
+ * Where chunks go that are packed or copied. Into a folder they go in groups: the workers write files, one flush of
  * the file system makes a whole group durable, and then its files get their names. An interrupted
  * pack loses the last groups at most; the next run finds all others.
  */
-import { chunkObjectName } from "../snapshot/chunk-id.ts";
+import { writeFile } from "node:fs/promises";
+import { type ChunkId, chunkObjectName } from "../snapshot/chunk-id.ts";
 import { DirectoryStore } from "../source/directory-store.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import type { StagedObject, Staging } from "../source/staging.ts";
 import type { StageTarget, StoredChunk } from "./pack-worker.ts";
 
-/** A flush costs some tens of milliseconds: seldom enough to be cheap, often enough to resume. */
-const GROUP_BYTES = 64 * 1024 * 1024;
-const GROUP_CHUNKS = 1024;
+/** Small, so that little is left at the end; a flush costs some tens of milliseconds in between. */
+const GROUP_BYTES = 16 * 1024 * 1024;
+const GROUP_CHUNKS = 256;
 /** For each lane of a pack into a store that is no folder. */
 const WRITES_AT_ONCE = 8;
 
@@ -20,7 +21,9 @@ export interface ChunkSink {
   readonly target: StageTarget | null;
   /** What it means when a worker could not put a chunk there. */
   errorFor(error: unknown): unknown;
-  /** Settles when there is room for more. */
+  /** Takes the stored bytes of a chunk. Settles when there is room for more. */
+  put(id: ChunkId, bytes: Uint8Array): Promise<void>;
+  /** Takes what workers have put there, or sent. Settles when there is room for more. */
   accept(chunks: readonly StoredChunk[]): Promise<void>;
   /** Settles when all chunks are in the store, and durable. */
   finish(): Promise<void>;
@@ -49,6 +52,12 @@ class StagingSink implements ChunkSink {
 
   errorFor(error: unknown): unknown {
     return this.#store.errorFor("A chunk", error);
+  }
+
+  async put(id: ChunkId, bytes: Uint8Array): Promise<void> {
+    const staged = this.#staging.newPath();
+    await this.#guarded(() => writeFile(staged, bytes, { flag: "wx" }));
+    await this.accept([{ id, staged, storedBytes: bytes.length, bytes: null }]);
   }
 
   async accept(chunks: readonly StoredChunk[]): Promise<void> {
@@ -105,9 +114,13 @@ class WritingSink implements ChunkSink {
     return error;
   }
 
+  async put(id: ChunkId, bytes: Uint8Array): Promise<void> {
+    await this.#store.write(chunkObjectName(id), bytes, this.#signal);
+  }
+
   async accept(chunks: readonly StoredChunk[]): Promise<void> {
     const write = async ({ id, bytes }: StoredChunk): Promise<void> => {
-      if (bytes !== null) await this.#store.write(chunkObjectName(id), bytes, this.#signal);
+      if (bytes !== null) await this.put(id, bytes);
     };
     for (let from = 0; from < chunks.length; from += WRITES_AT_ONCE) {
       await Promise.all(chunks.slice(from, from + WRITES_AT_ONCE).map(write));

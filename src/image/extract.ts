@@ -3,23 +3,15 @@
  * and on disk: whatever happens, no part of a memory file can be mistaken for the whole.
  */
 import { randomBytes } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  linkSync,
-  openSync,
-  renameSync,
-  rmSync,
-} from "node:fs";
-import { open } from "node:fs/promises";
+import { closeSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
-import { formatHex } from "../base/units.ts";
+import { formatHex, MIB } from "../base/units.ts";
 import type { StoredImage } from "../source/stored-image.ts";
 import { type ReadOptions, readChunks } from "./read-chunks.ts";
+
+const FLUSH_BYTES = 64 * MIB;
 
 export interface ExtractReport {
   readonly name: string;
@@ -47,23 +39,7 @@ export async function extractImage(
     `.${basename(path)}.${randomBytes(4).toString("hex")}.partial`,
   );
   try {
-    const fd = openSync(temporary, "wx");
-    let allocatedBytes: number;
-    try {
-      ftruncateSync(fd, image.index.sizeBytes);
-      await readChunks(image, { ...options, outputFd: fd, withZeroes: false }, (damage) => {
-        throw new FaultlineError(
-          "image-corrupt",
-          `Chunk ${damage.id} of ${image.name}, at ${formatHex(damage.offsets[0]!)} of its ` +
-            `memory, ${damage.reason}. Nothing was extracted. \`faultline image verify\` lists ` +
-            "every damaged chunk; restore them from another store.",
-        );
-      });
-      await flush(temporary);
-      allocatedBytes = fstatSync(fd).blocks * 512;
-    } finally {
-      closeSync(fd);
-    }
+    const allocatedBytes = await writeMemory(image, temporary, options);
     publish(temporary, path, force);
     return { name: image.name, path, sizeBytes: image.index.sizeBytes, allocatedBytes };
   } catch (error) {
@@ -73,10 +49,68 @@ export async function extractImage(
   }
 }
 
-/** In a thread of the pool: it may take seconds, and Ctrl-C must be heard. */
-async function flush(path: string): Promise<void> {
-  await using file = await open(path, "r+");
+/** Writes all of it, to the disk. Returns what it takes there. */
+async function writeMemory(
+  image: StoredImage,
+  path: string,
+  { jobs, signal, onProgress }: ExtractOptions,
+): Promise<number> {
+  await using file = await open(path, "wx");
+  await file.truncate(image.index.sizeBytes);
+  const flusher = new Flusher(file);
+  const readOptions: ReadOptions = {
+    jobs,
+    signal,
+    outputFd: file.fd,
+    withZeroes: false,
+    onProgress: (doneBytes, totalBytes) => {
+      flusher.onWritten(doneBytes);
+      onProgress?.(doneBytes, totalBytes);
+    },
+  };
+  try {
+    await readChunks(image, readOptions, (damage) => {
+      throw new FaultlineError(
+        "image-corrupt",
+        `Chunk ${damage.id} of ${image.name}, at ${formatHex(damage.offsets[0]!)} of its ` +
+          `memory, ${damage.reason}. Nothing was extracted. \`faultline image verify\` lists ` +
+          "every damaged chunk; restore them from another store.",
+      );
+    });
+  } finally {
+    await flusher.idle();
+  }
+  if (flusher.failure !== null) throw flusher.failure;
   await file.sync();
+  return (await file.stat()).blocks * 512;
+}
+
+/** Lets the disk write while the CPUs decompress: the last flush then has little left to do. */
+class Flusher {
+  readonly #file: FileHandle;
+  #flushedBytes = 0;
+  #flushing: Promise<void> | null = null;
+  /** The kernel tells a lost write once, so the last flush would not know of it. */
+  failure: unknown = null;
+
+  constructor(file: FileHandle) {
+    this.#file = file;
+  }
+
+  onWritten(doneBytes: number): void {
+    if (this.#flushing !== null || doneBytes - this.#flushedBytes < FLUSH_BYTES) return;
+    this.#flushedBytes = doneBytes;
+    const flushing = this.#file.datasync().catch((error: unknown) => {
+      this.failure ??= error;
+    });
+    this.#flushing = flushing.then(() => {
+      this.#flushing = null;
+    });
+  }
+
+  async idle(): Promise<void> {
+    await this.#flushing;
+  }
 }
 
 function publish(temporary: string, path: string, force: boolean): void {

@@ -11,15 +11,9 @@ import { readFileSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { encodeIndex, MAX_INDEX_CHUNKS } from "../snapshot/caibx.ts";
-import {
-  type ChunkId,
-  chunkObjectName,
-  chunkOfObjectName,
-  type Digest,
-} from "../snapshot/chunk-id.ts";
+import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { fixedIndex } from "../snapshot/image-index.ts";
 import { encodeImageInfo, type ImageInfo } from "../snapshot/image-info.ts";
-import { isCollectable } from "../source/collectable-store.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import { assertLayerOf, SnapshotFile } from "../source/snapshot-file.ts";
 import {
@@ -31,9 +25,8 @@ import {
 } from "../source/stored-image.ts";
 import { openSink } from "./chunk-sink.ts";
 import { Packing } from "./packing.ts";
+import { MAX_ATTEMPTS, missingChunks, refreshChunks } from "./refresh-chunks.ts";
 
-/** The second one stores what somebody removed during the first. */
-const MAX_ATTEMPTS = 2;
 /** A VMM's state is some ten KiB, with many devices a few MiB. */
 const MAX_STATE_BYTES = 64 * MIB;
 export const LEAST_CHUNK_BYTES = SMALL_PAGE_BYTES;
@@ -94,7 +87,12 @@ export async function packImage(options: PackOptions): Promise<PackReport> {
     await publish(options, file.sizeBytes, ids, state);
     return packing.report();
   }
-  throw missingChunks(store, missing);
+  throw missingChunks(
+    store,
+    missing,
+    "the parent lacks them (`faultline image verify`), or somebody keeps removing them. Restore " +
+      "them, or pack the whole memory file without --parent.",
+  );
 }
 
 async function assertUnused(store: ObjectStore, name: string, signal: AbortSignal): Promise<void> {
@@ -147,30 +145,6 @@ function readState(path: string): Uint8Array {
     "bad-option",
     `--state ${path} has ${bytes.length} bytes: a VMM's state has 1 to ${MAX_STATE_BYTES}. Is it ` +
       "the memory file?",
-  );
-}
-
-/**
- * Makes every chunk young, old ones too: no gc removes them before the index is there. Returns
- * those that are not in the store, though they were found in it or are the parent's.
- */
-async function refreshChunks(
-  store: ObjectStore,
-  ids: ReadonlySet<ChunkId>,
-  signal: AbortSignal,
-): Promise<ReadonlySet<ChunkId>> {
-  if (!isCollectable(store)) return new Set();
-  const missing = await store.refresh([...ids].map(chunkObjectName), signal);
-  return new Set(missing.map((name) => chunkOfObjectName(name)!));
-}
-
-function missingChunks(store: ObjectStore, missing: ReadonlySet<ChunkId>): FaultlineError {
-  const [first] = missing;
-  return new FaultlineError(
-    "store-failed",
-    `${missing.size} chunks are not in ${store.location}, ${first} for one: the parent lacks ` +
-      "them (`faultline image verify`), or somebody keeps removing them. Restore them, or pack " +
-      "the whole memory file without --parent.",
   );
 }
 

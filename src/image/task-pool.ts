@@ -13,6 +13,9 @@ export interface PlainError {
   readonly code: string | undefined;
 }
 
+/** What a thread gets: a task, or null when there will be none any more. */
+export type Order<Task> = { readonly id: number; readonly task: Task } | null;
+
 export type Answer<Result> =
   | { readonly id: number; readonly result: Result }
   | { readonly id: number; readonly error: PlainError };
@@ -24,6 +27,7 @@ interface Waiting<Result> {
 
 export class TaskPool<Task, Result> {
   readonly #workers: readonly Worker[];
+  readonly #exited: readonly Promise<unknown>[];
   readonly #waiting = new Map<number, Waiting<Result>>();
   #nextId = 1;
   #isClosing = false;
@@ -40,6 +44,10 @@ export class TaskPool<Task, Result> {
       });
       return worker;
     });
+    // Not events.once(): that rejects at an error, which has been told to all who wait by then.
+    this.#exited = this.#workers.map(
+      (worker) => new Promise((resolve) => worker.once("exit", resolve)),
+    );
   }
 
   get workerCount(): number {
@@ -52,19 +60,27 @@ export class TaskPool<Task, Result> {
     const id = this.#nextId++;
     return new Promise<Result>((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
-      this.#workers[worker]!.postMessage({ id, task }, [...transfer]);
+      this.#send(worker, { id, task }, transfer);
     });
   }
 
-  /** Ends the threads; tasks under way are rejected. */
+  /**
+   * Ends the threads, each after the tasks that it has. They are asked, not terminated: a thread
+   * that is terminated while it loads koffi, or is in a call, aborts the whole process.
+   */
   async close(): Promise<void> {
+    if (!this.#isClosing) for (const worker of this.#workers.keys()) this.#send(worker, null);
     this.#isClosing = true;
-    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+    await Promise.all(this.#exited);
     this.#fail(new Error("The pool was closed."));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  #send(worker: number, order: Order<Task>, transfer: readonly Transferable[] = []): void {
+    this.#workers[worker]!.postMessage(order, [...transfer]);
   }
 
   #settle(answer: Answer<Result>): void {

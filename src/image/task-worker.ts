@@ -1,7 +1,7 @@
 /** The other end of a TaskPool: a thread that answers one task after the other. */
 import { parentPort, type Transferable } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
-import type { Answer, PlainError } from "./task-pool.ts";
+import type { Answer, Order, PlainError } from "./task-pool.ts";
 
 export interface Reply<Result> {
   readonly result: Result;
@@ -12,7 +12,10 @@ export interface Reply<Result> {
 export function answerTasks<Task, Result>(answer: (task: Task) => Reply<Result>): void {
   const port = parentPort;
   assert(port !== null, "this file is a worker's entry");
-  port.on("message", ({ id, task }: { readonly id: number; readonly task: Task }) => {
+  port.on("message", (order: Order<Task>) => {
+    // Without its port the thread has nothing to wait for, and ends.
+    if (order === null) return port.close();
+    const { id, task } = order;
     let message: Answer<Result>;
     let transfer: readonly Transferable[] = [];
     try {

@@ -7,14 +7,17 @@
 import { closeSync, mkdirSync, openSync, statSync, unlinkSync, utimesSync } from "node:fs";
 import { opendir, readFile, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { assert } from "../base/assert.ts";
 import { FaultlineError, SysError } from "../base/errors.ts";
 import type { CollectableStore } from "./collectable-store.ts";
-import type { StoredObject } from "./object-store.ts";
+import { checkObjectName, isObjectName } from "./object-name.ts";
+import type { ListDepth, StoredObject } from "./object-store.ts";
 import { clearStaging, Staging, withStoreLock } from "./staging.ts";
 
 /** What refresh and removeOlder do in one go, others waiting: some milliseconds. */
 const NAMES_PER_LOCK = 1024;
+
+/** A folder is no object, nor has a file any below it. The last one is what rm() of Node says. */
+const MISSING = ["ENOENT", "ENOTDIR", "EISDIR", "ERR_FS_EISDIR"];
 
 export class DirectoryStore implements CollectableStore {
   readonly path: string;
@@ -39,18 +42,22 @@ export class DirectoryStore implements CollectableStore {
     return store;
   }
 
-  /** Where an object lies, for those who can read files. */
+  /**
+   * Where an object lies, for those who can read files.
+   * @throws FaultlineError `store-refused`
+   */
   pathOf(name: string): string {
-    assert(isObjectName(name), `${name} is no name of an object`);
+    checkObjectName(this.location, name);
     return join(this.path, name);
   }
 
   async read(name: string, signal: AbortSignal): Promise<Uint8Array | null> {
-    return await this.#unlessMissing(name, signal, (path) => readFile(path, { signal }), null);
+    const read = (): Promise<Uint8Array> => readFile(this.pathOf(name), { signal });
+    return await this.#unlessMissing(name, signal, read, null);
   }
 
   async exists(name: string, signal: AbortSignal): Promise<boolean> {
-    const isFile = async (path: string): Promise<boolean> => (await stat(path)).isFile();
+    const isFile = async (): Promise<boolean> => (await stat(this.pathOf(name))).isFile();
     return await this.#unlessMissing(name, signal, isFile, false);
   }
 
@@ -64,16 +71,18 @@ export class DirectoryStore implements CollectableStore {
   async *list(
     prefix: string,
     signal: AbortSignal,
-    depth: "all" | "folder" = "all",
+    depth: ListDepth = "all",
   ): AsyncIterable<StoredObject> {
     const folder = prefix.slice(0, prefix.lastIndexOf("/") + 1);
+    // What could lie outside is nobody's object.
+    if (folder !== "" && !isObjectName(folder.slice(0, -1))) return;
     for await (const object of this.#walk(folder, signal, depth === "all")) {
       if (object.name.startsWith(prefix)) yield object;
     }
   }
 
   async remove(name: string, signal: AbortSignal): Promise<void> {
-    await this.#unlessMissing(name, signal, (path) => rm(path), undefined);
+    await this.#unlessMissing(name, signal, () => rm(this.pathOf(name)), undefined);
   }
 
   async refresh(names: readonly string[], signal: AbortSignal): Promise<string[]> {
@@ -95,13 +104,20 @@ export class DirectoryStore implements CollectableStore {
   }
 
   async removeLeftovers(signal: AbortSignal): Promise<void> {
-    await this.#tryAsync("", () => clearStaging(this.path, signal));
+    await this.#tryAsync(signal, () => clearStaging(this.path, signal));
   }
 
   /** This process's folder for objects in the making. */
   async staging(signal: AbortSignal): Promise<Staging> {
-    this.#staging ??= this.#tryAsync("", () => Staging.open(this.path, signal));
-    return await this.#staging;
+    this.#staging ??= this.#tryAsync(signal, () => Staging.open(this.path, signal));
+    const opening = this.#staging;
+    try {
+      return await opening;
+    } catch (error) {
+      // The next writer tries again: this one may only have been aborted.
+      if (this.#staging === opening) this.#staging = null;
+      throw error;
+    }
   }
 
   async close(): Promise<void> {
@@ -116,7 +132,7 @@ export class DirectoryStore implements CollectableStore {
     if (error instanceof FaultlineError && !(error instanceof SysError)) return error;
     const code =
       error instanceof SysError ? error.errnoName : (error as NodeJS.ErrnoException).code;
-    if (code === undefined || code === "ABORT_ERR") return error;
+    if (code === undefined) return error;
     const what = name === "" ? this.location : `${name} in ${this.location}`;
     if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
       const message = `${what} is not allowed for this user: check the rights of the folder`;
@@ -141,7 +157,12 @@ export class DirectoryStore implements CollectableStore {
         continue;
       }
       // A file that is removed meanwhile is not there.
-      const found = await this.#unlessMissing(name, signal, (path) => stat(path), null);
+      const found = await this.#unlessMissing(
+        name,
+        signal,
+        () => stat(join(this.path, name)),
+        null,
+      );
       if (found?.isFile()) yield { name, sizeBytes: found.size, modifiedMs: found.mtimeMs };
     }
     for (const name of folders) yield* this.#walk(name, signal, isDeep);
@@ -157,7 +178,7 @@ export class DirectoryStore implements CollectableStore {
     for (let from = 0; from < names.length; from += NAMES_PER_LOCK) {
       signal.throwIfAborted();
       const some = names.slice(from, from + NAMES_PER_LOCK);
-      await this.#tryAsync("", () =>
+      await this.#tryAsync(signal, () =>
         withStoreLock(this.path, signal, () => {
           for (const name of some) if (action(this.pathOf(name))) chosen.push(name);
         }),
@@ -178,13 +199,15 @@ export class DirectoryStore implements CollectableStore {
   async #unlessMissing<Result, Instead>(
     name: string,
     signal: AbortSignal,
-    action: (path: string) => Promise<Result>,
+    action: () => Promise<Result>,
     instead: Instead,
   ): Promise<Result | Instead> {
     signal.throwIfAborted();
     try {
-      return await action(join(this.path, name));
+      return await action();
     } catch (error) {
+      // Node's own error of an abort has lost the reason.
+      signal.throwIfAborted();
       if (isMissing(error)) return instead;
       throw this.errorFor(name, error);
     }
@@ -198,11 +221,12 @@ export class DirectoryStore implements CollectableStore {
     }
   }
 
-  async #tryAsync<Result>(name: string, action: () => Promise<Result>): Promise<Result> {
+  async #tryAsync<Result>(signal: AbortSignal, action: () => Promise<Result>): Promise<Result> {
     try {
       return await action();
     } catch (error) {
-      throw this.errorFor(name, error);
+      signal.throwIfAborted();
+      throw this.errorFor("", error);
     }
   }
 }
@@ -218,10 +242,6 @@ const cures: Readonly<Record<string, string>> = {
 };
 
 function isMissing(error: unknown): boolean {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === "ENOENT" || code === "ENOTDIR";
-}
-
-function isObjectName(name: string): boolean {
-  return name.split("/").every((part) => part !== "" && !part.startsWith("."));
+  const { code = "" } = error as NodeJS.ErrnoException;
+  return MISSING.includes(code);
 }

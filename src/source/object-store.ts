@@ -44,7 +44,7 @@ export interface ObjectStore {
    * Every object whose name begins with `prefix`, in no order. `"folder"`: a store that can leaves
    * out what lies in folders below; the caller must not rely on it.
    */
-  list(prefix: string, signal: AbortSignal, depth?: "all" | "folder"): AsyncIterable<StoredObject>;
+  list(prefix: string, signal: AbortSignal, depth?: ListDepth): AsyncIterable<StoredObject>;
   /** Succeeds if there is none. */
   remove(name: string, signal: AbortSignal): Promise<void>;
   /** Lets go of connections. What is under way fails. */

@@ -20,23 +20,50 @@ export const indexObjectName = (image: string): string => `${image}${INDEX_EXTEN
 export const infoObjectName = (image: string): string => `${image}.json`;
 export const stateObjectName = (image: string): string => `${image}.state`;
 
+/** An image, and the objects that describe it, byte by byte. */
+export interface ImageFiles {
+  readonly image: StoredImage;
+  readonly indexBytes: Uint8Array;
+  /** Null if `image.info` is. */
+  readonly infoBytes: Uint8Array | null;
+}
+
 /** @throws FaultlineError `image-missing`, `image-corrupt`, and what the store throws */
 export async function openImage(
   store: ObjectStore,
   name: string,
   signal: AbortSignal,
 ): Promise<StoredImage> {
+  return (await readImageFiles(store, name, signal)).image;
+}
+
+/** @throws FaultlineError `image-missing`, `image-corrupt`, and what the store throws */
+export async function readImageFiles(
+  store: ObjectStore,
+  name: string,
+  signal: AbortSignal,
+): Promise<ImageFiles> {
+  const files = await findImageFiles(store, name, signal);
+  if (files !== null) return files;
+  throw new FaultlineError(
+    "image-missing",
+    `There is no image ${name} in ${store.location} (no ${indexObjectName(name)}). ` +
+      "`faultline image ls` lists what is there.",
+  );
+}
+
+/** @throws FaultlineError `image-corrupt`, and what the store throws */
+export async function findImageFiles(
+  store: ObjectStore,
+  name: string,
+  signal: AbortSignal,
+): Promise<ImageFiles | null> {
   const indexName = indexObjectName(name);
-  const bytes = await store.read(indexName, signal);
-  if (bytes === null) {
-    throw new FaultlineError(
-      "image-missing",
-      `There is no image ${name} in ${store.location} (no ${indexName}). ` +
-        "`faultline image ls` lists what is there.",
-    );
-  }
-  const index = decodeIndex(bytes, `${indexName} in ${store.location}`);
-  return { store, name, index, info: await readInfo(store, name, bytes, signal) };
+  const indexBytes = await store.read(indexName, signal);
+  if (indexBytes === null) return null;
+  const index = decodeIndex(indexBytes, `${indexName} in ${store.location}`);
+  const { info, infoBytes } = await readInfo(store, name, indexBytes, signal);
+  return { image: { store, name, index, info }, indexBytes, infoBytes };
 }
 
 /** The names of the images of a store, in order. */
@@ -56,11 +83,13 @@ async function readInfo(
   name: string,
   indexBytes: Uint8Array,
   signal: AbortSignal,
-): Promise<ImageInfo | null> {
+): Promise<{ readonly info: ImageInfo | null; readonly infoBytes: Uint8Array | null }> {
   const bytes = await store.read(infoObjectName(name), signal);
-  if (bytes === null) return null;
-  const info = decodeImageInfo(bytes, `${infoObjectName(name)} in ${store.location}`);
-  return info.indexSha256 === sha256(indexBytes) ? info : null;
+  if (bytes !== null) {
+    const info = decodeImageInfo(bytes, `${infoObjectName(name)} in ${store.location}`);
+    if (info.indexSha256 === sha256(indexBytes)) return { info, infoBytes: bytes };
+  }
+  return { info: null, infoBytes: null };
 }
 
 export function sha256(bytes: Uint8Array): string {

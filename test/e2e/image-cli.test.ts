@@ -19,7 +19,10 @@ describe("the command line", () => {
     assert.equal(report.chunkSizeBytes, 64 * KIB, "the parent's");
     const { images } = stage.json<{ images: { name: string; parent: string | null }[] }>("ls");
     const found = images.map(({ name, parent }) => [name, parent]);
-    assert.deepEqual(found, [["one", null], ["two", "one"]]); // biome-ignore format: a table
+    assert.deepEqual(found, [
+      ["one", null],
+      ["two", "one"],
+    ]);
     const two = stage.json<Record<string, number | string>>("inspect", "two");
     assert.equal(two.memorySizeBytes, memory.length);
     assert.ok((two.sharedChunks as number) > 0 && two.missingChunks === 0);

@@ -100,7 +100,6 @@ describe("packing that is interrupted", () => {
     ["SIGINT", 130],
     ["SIGTERM", 143],
   ] as const) {
-    // biome-ignore format: a table
     test(`by ${signal} leaves no image and no file of its own`, async () => {
       using stage = new ImageStage();
       writeMemory(stage.path("memory"), 24_000, SEED);

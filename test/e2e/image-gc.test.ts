@@ -31,7 +31,6 @@ function twoImages(stage: ImageStage): void {
     ["keep", 1],
     ["drop", 2],
   ] as const) {
-    // biome-ignore format: a table
     writeMemory(stage.path(name), 2000, seed);
     stage.json("pack", stage.path(name), "--name", name, "--chunk-size", "16K");
   }
@@ -64,35 +63,16 @@ describe("gc", () => {
 });
 
 describe("gc beside a pack", () => {
-  /** Packs what lies in the store without an index, and old; runs gc at the given moment. */
-  async function packBesideGc(
-    stage: ImageStage,
-    moment: "reading" | "publishing",
-  ): Promise<number> {
+  /** What the next pack needs lies in the store without an index, and old. */
+  function stageWithOldChunks(): ImageStage {
+    const stage = new ImageStage();
     twoImages(stage);
     rmSync(stage.path("store/drop.caibx"));
     makeChunksOld(stage);
-    const store = DirectoryStore.open(stage.store);
-    let removed = 0;
-    let collecting: Promise<void> | null = null;
-    const collect = (): Promise<void> => {
-      collecting ??= collectGarbage(DirectoryStore.open(stage.store), {
-        minAgeMs: HOUR_MS,
-        dryRun: false,
-        signal: never,
-      }).then((report) => {
-        removed = report.removedChunks;
-      });
-      return collecting;
-    };
-    const refresh = store.refresh.bind(store);
-    store.refresh = async (...args) => {
-      // Whatever pace the two have: the one ends before the other begins to publish.
-      if (moment === "reading") await collect();
-      const missing = await refresh(...args);
-      if (moment === "publishing") await collect();
-      return missing;
-    };
+    return stage;
+  }
+
+  async function pack(stage: ImageStage, store: DirectoryStore): Promise<void> {
     await packImage({
       store,
       name: "again",
@@ -106,18 +86,54 @@ describe("gc beside a pack", () => {
       signal: never,
     });
     await store.close();
-    return removed;
   }
 
-  test("that reads: chunks that it found are removed, and it stores them again", async () => {
-    using stage = new ImageStage();
-    assert.ok((await packBesideGc(stage, "reading")) > 10);
+  async function collect(store: DirectoryStore): Promise<number> {
+    const options = { minAgeMs: HOUR_MS, dryRun: false, signal: never };
+    return (await collectGarbage(store, options)).removedChunks;
+  }
+
+  test("before it publishes: chunks that it found are removed, it stores them again", async () => {
+    using stage = stageWithOldChunks();
+    const store = DirectoryStore.open(stage.store);
+    const refresh = store.refresh.bind(store);
+    let removed = 0;
+    store.refresh = async (...args) => {
+      removed += await collect(DirectoryStore.open(stage.store));
+      return await refresh(...args);
+    };
+    await pack(stage, store);
+    assert.ok(removed > 10);
     await assertWhole(stage, "again");
   });
 
-  test("that publishes: chunks that it found stay, however old", async () => {
-    using stage = new ImageStage();
-    assert.equal(await packBesideGc(stage, "publishing"), 0);
+  test("while it publishes: chunks that it found stay, however old they were", async () => {
+    using stage = stageWithOldChunks();
+    const store = DirectoryStore.open(stage.store);
+    const refresh = store.refresh.bind(store);
+    let removed = 0;
+    store.refresh = async (...args) => {
+      const missing = await refresh(...args);
+      removed += await collect(DirectoryStore.open(stage.store));
+      return missing;
+    };
+    await pack(stage, store);
+    assert.equal(removed, 0);
+    await assertWhole(stage, "again");
+  });
+
+  test("that began before it: what is marked for removal is young when it should go", async () => {
+    using stage = stageWithOldChunks();
+    const collecting = DirectoryStore.open(stage.store);
+    const removeOlder = collecting.removeOlder.bind(collecting);
+    let marked = 0;
+    collecting.removeOlder = async (names, ...rest) => {
+      marked += names.length;
+      await pack(stage, DirectoryStore.open(stage.store));
+      return await removeOlder(names, ...rest);
+    };
+    assert.equal(await collect(collecting), 0);
+    assert.ok(marked > 10);
     await assertWhole(stage, "again");
   });
 });

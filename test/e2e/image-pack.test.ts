@@ -185,7 +185,12 @@ describe("comparing", () => {
     const report = await diffImages(a, b, { signal: never });
     assert.deepEqual(
       report.extents.map(({ start, end }) => [start / PAGE, end / PAGE]),
-      [[0, 1], [17, 19], [500, 501], [899, 900]], // biome-ignore format: a table
+      [
+        [0, 1],
+        [17, 19],
+        [500, 501],
+        [899, 900],
+      ],
     );
     assert.equal(report.differentPages, 5);
   });

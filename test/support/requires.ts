@@ -6,6 +6,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { accessSync, closeSync, constants, existsSync, openSync, readFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
 import { describeError } from "../../src/base/errors.ts";
 import { findCompiler } from "../../src/kit/compile.ts";
 import { createUserfaultfd } from "../../src/uffd/create.ts";
@@ -30,6 +31,12 @@ const probes = {
     }, "run as root, or add the user to the group kvm"),
   cc: () => (findCompiler() === null ? "no cc or gcc on PATH: apt-get install gcc" : null),
   casync: () => (has("casync") ? null : "no casync on PATH: apt-get install casync"),
+  nginx: () => missingPrograms(["nginx", "setpriv"], "nginx-light util-linux"),
+  radosgw: () =>
+    missingPrograms(
+      ["radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool", "setpriv"],
+      "radosgw ceph-mon ceph-osd util-linux",
+    ),
   root: () => (process.getuid?.() === 0 ? null : "not root: run the tests with sudo"),
   hugepages: probeHugePages,
   /** QEMU, and what the guest in it is made of. */
@@ -76,6 +83,17 @@ function complaint(attempt: () => void, cure?: string): string | null {
 
 function has(program: string): boolean {
   return spawnSync(program, ["--version"]).status === 0;
+}
+
+/** Servers are often in /usr/sbin, which is not on every user's PATH. */
+function missingPrograms(programs: readonly string[], packages: string): string | null {
+  const folders = [...(process.env.PATH ?? "").split(delimiter), "/usr/sbin", "/sbin"];
+  process.env.PATH = folders.join(delimiter);
+  const absent = programs.filter(
+    (program) => !folders.some((folder) => existsSync(join(folder, program))),
+  );
+  if (absent.length === 0) return null;
+  return `no ${absent.join(", ")}: apt-get install --no-install-recommends ${packages}`;
 }
 
 function probeHugePages(): string | null {

@@ -18,6 +18,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { DirectoryStore } from "../../src/source/directory-store.ts";
 import { Staging, withStoreLock } from "../../src/source/staging.ts";
+import { objectStoreSuite } from "../support/object-store-suite.ts";
 import { requires } from "../support/requires.ts";
 
 const never = new AbortController().signal;
@@ -98,10 +99,34 @@ describe("a directory store", () => {
     assert.deepEqual(await names(), []);
   });
 
-  test("asserts that names stay inside", async () => {
-    for (const name of ["../a", "a//b", "/a", ".a", ""]) {
-      await assert.rejects(store.write(name, bytes("one"), never), /is no name of an object/, name);
+  test("looks at nothing outside of its folder", async () => {
+    writeFileSync(join(root, "..", "outside"), "secret");
+    for (const name of ["../outside", "a/../../outside", join(root, "..", "outside")]) {
+      const refusal = { code: "store-refused", message: /cannot be used for an object in dir:/ };
+      await assert.rejects(store.read(name, never), refusal, name);
+      await assert.rejects(store.exists(name, never), refusal, name);
+      await assert.rejects(store.remove(name, never), refusal, name);
+      await assert.rejects(store.refresh([name], never), refusal, name);
+      await assert.rejects(store.removeOlder([name], Date.now(), never), refusal, name);
+      assert.throws(() => store.pathOf(name), refusal, name);
     }
+    for (const prefix of ["../", "../out", "a/../../", ".staging/"]) {
+      assert.deepEqual(await names(prefix), [], prefix);
+    }
+    assert.equal(readFileSync(join(root, "..", "outside"), "utf8"), "secret");
+  });
+
+  test("an aborted writer does not spoil the next", async () => {
+    const stopped = new AbortController();
+    const reason = new Error("enough");
+    let first: Promise<void> | undefined;
+    await withStoreLock(root, never, () => {
+      first = store.write("a", bytes("one"), stopped.signal);
+      stopped.abort(reason);
+    });
+    await assert.rejects(first!, reason);
+    await store.write("a", bytes("two"), never);
+    assert.deepEqual(await names(), ["a"]);
   });
 
   test("leaves nothing behind but its objects", async () => {
@@ -111,6 +136,8 @@ describe("a directory store", () => {
     assert.deepEqual(readdirSync(join(root, ".staging")), ["lock"]);
   });
 });
+
+objectStoreSuite("a directory store, as any store", async () => ({ store }), { manyObjects: 300 });
 
 describe("a directory store refuses", () => {
   test("a folder that does not exist, unless it shall be made", () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { describe, test } from "node:test";
 import { ExitCode, FaultlineError } from "../../src/base/errors.ts";
-import { oneOf, socketOwner, spinMode, wholeNumber } from "../../src/cli/options.ts";
+import { oneOf, powerOfTwo, socketOwner, spinMode, wholeNumber } from "../../src/cli/options.ts";
 
 function expectRefusal(attempt: () => unknown, ...words: readonly string[]): void {
   try {
@@ -18,6 +18,23 @@ function expectRefusal(attempt: () => unknown, ...words: readonly string[]): voi
   }
   assert.fail("it was taken");
 }
+
+describe("powerOfTwo", () => {
+  const parse = powerOfTwo("--chunk-size", 4096, 4 * 1024 * 1024);
+
+  test("takes bytes and units, in any case", () => {
+    const values = ["4096", "4K", "64k", "256KiB", "256KB", "1M", "4MiB"];
+    const wanted = [4096, 4096, 65536, 262144, 262144, 1048576, 4194304];
+    assert.deepEqual(values.map(parse), wanted);
+  });
+
+  for (const value of ["", "0", "2K", "8M", "5K", "1.5M", "-4K", "4 K", "4T", "K", "4KK", "1G"]) {
+    test(`refuses ${JSON.stringify(value)} and says what would do`, () => {
+      const wanted = "a power of two from 4 KiB to 4 MiB, such as 256K";
+      expectRefusal(() => parse(value), `--chunk-size ${value} `, wanted);
+    });
+  }
+});
 
 describe("wholeNumber", () => {
   const parse = wholeNumber("--workers", 1, 64);
