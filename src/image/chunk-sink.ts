@@ -1,7 +1,8 @@
 /**
- * Where chunks go that are packed or copied. Into a folder they go in groups: the workers write files, one flush of
- * the file system makes a whole group durable, and then its files get their names. An interrupted
- * pack loses the last groups at most; the next run finds all others.
+ * Where chunks go that are packed or copied. Into a folder they go in groups: files are written
+ * (by the workers of a pack), one flush of the file system makes a whole group durable, and then
+ * its files get their names. An interruption loses the last groups at most; the next run finds all
+ * others.
  */
 import { writeFile } from "node:fs/promises";
 import { type ChunkId, chunkObjectName } from "../snapshot/chunk-id.ts";

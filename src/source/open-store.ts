@@ -33,11 +33,14 @@ export async function openStore(
       return new PolicyStore(new HttpStore(reference.url, options.s3), options.policy);
     case "s3": {
       // The signer takes longer to load than `serve` to start: only those who use it pay.
-      const { S3Store } = await import("./s3-store.ts");
+      const [{ S3Store }, { CollectableS3Store }] = await Promise.all([
+        import("./s3-store.ts"),
+        import("./collectable-s3-store.ts"),
+      ]);
       const { endpoint, place } = reference;
       const s3 = { ...options.s3, ...(endpoint === null ? {} : { endpoint }) };
       const store = await S3Store.open(location.replace(/\/+$/, ""), place, s3);
-      return new PolicyStore(store, options.policy);
+      return new CollectableS3Store(store, options.policy);
     }
   }
 }

@@ -20,10 +20,16 @@ const LIST_PAGE_OBJECTS = 1000;
 /** A page of 1000 keys of 1024 bytes, each byte escaped, and what stands around them. */
 const MAX_LISTING_BYTES = 8 * 2 ** 20;
 
+export interface TaggedObject {
+  readonly bytes: Uint8Array;
+  readonly tag: string;
+}
+
 interface Call {
   readonly method: HttpRequest["method"];
   readonly key: string;
   readonly query?: Readonly<Record<string, string>>;
+  readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
   readonly maxBodyBytes?: number;
   readonly subject: string;
@@ -137,6 +143,68 @@ export class S3Store implements PagedObjectStore {
     throw s3Failure(call.subject, answer, this.#asked);
   }
 
+  /** An object with the mark of its content, to be named in `writeIf`. */
+  async readTagged(name: string, signal: AbortSignal): Promise<TaggedObject | null> {
+    const call = this.#object("GET", "read", name);
+    const answer = await this.#send(call, signal);
+    if (isMissing(answer)) return null;
+    if (answer.status !== 200) throw s3Failure(call.subject, answer, this.#asked);
+    return { bytes: answer.body, tag: answer.headers.etag ?? "" };
+  }
+
+  /**
+   * Writes an object if there is none (`tag` is null), or if it still is what `readTagged` gave.
+   * False: it is not. Null: the server does not know such conditions.
+   */
+  async writeIf(
+    name: string,
+    bytes: Uint8Array,
+    tag: string | null,
+    signal: AbortSignal,
+  ): Promise<boolean | null> {
+    const headers: Record<string, string> =
+      tag === null ? { "if-none-match": "*" } : { "if-match": tag };
+    const call = { ...this.#object("PUT", "write", name), body: bytes, headers };
+    const answer = await this.#send(call, signal);
+    if (answer.status === 200) return true;
+    // 409: another such request for this object is under way. 404: it was removed.
+    if ([404, 409, 412].includes(answer.status)) return false;
+    if (answer.status === 501) return null;
+    throw s3Failure(call.subject, answer, this.#asked);
+  }
+
+  /** How old an object is, and since when, by the store's clock; null if there is none. */
+  async ageOf(
+    name: string,
+    signal: AbortSignal,
+  ): Promise<{ readonly ageMs: number; readonly modifiedMs: number } | null> {
+    const call = this.#object("HEAD", "read", name);
+    const answer = await this.#send(call, signal);
+    if (answer.status === 404) return null;
+    if (answer.status !== 200) throw s3Failure(call.subject, answer, this.#asked);
+    const modifiedMs = Date.parse(answer.headers["last-modified"] ?? "");
+    const nowMs = Date.parse(answer.headers.date ?? "");
+    if (Number.isFinite(modifiedMs + nowMs)) return { ageMs: nowMs - modifiedMs, modifiedMs };
+    const text = `${call.subject}: the server does not say how old it is.`;
+    throw new FaultlineError("store-refused", text);
+  }
+
+  /** Makes an object as young as if it had been written now. False if there is none. */
+  async touch(name: string, signal: AbortSignal): Promise<boolean> {
+    const { bucket, prefix } = this.#place;
+    const source = `/${bucket}/${prefix}${name}`.split("/").map(escapeUri).join("/");
+    // S3 copies an object onto itself only if something about it changes.
+    const headers = { "x-amz-copy-source": source, "x-amz-metadata-directive": "REPLACE" };
+    const call = { ...this.#object("PUT", "write", name), headers };
+    const answer = await this.#send(call, signal);
+    if (isMissing(answer)) return false;
+    // A copy that fails after it has begun is told in the body of a 200.
+    const isDone = answer.status === 200 && Buffer.from(answer.body).includes("CopyObjectResult");
+    if (isDone) return true;
+    if (answer.status !== 200) throw s3Failure(call.subject, answer, this.#asked);
+    throw new FaultlineError("store-failed", `${call.subject}: S3 could not copy it onto itself.`);
+  }
+
   async close(): Promise<void> {
     this.#client.close();
   }
@@ -153,7 +221,7 @@ export class S3Store implements PagedObjectStore {
   }
 
   async #send(call: Call, signal: AbortSignal): Promise<HttpAnswer> {
-    const { method, subject, query = {}, body, maxBodyBytes } = call;
+    const { method, subject, query = {}, headers = {}, body, maxBodyBytes } = call;
     const { origin, basePath } = this.#settings;
     const path = basePath + call.key.split("/").map(escapeUri).join("/");
     const request = {
@@ -162,7 +230,7 @@ export class S3Store implements PagedObjectStore {
       hostname: origin.hostname,
       path,
       query: { ...query },
-      headers: { host: origin.host },
+      headers: { ...headers, host: origin.host },
       ...(body === undefined ? {} : { body }),
     };
     const signing = this.#signer.sign(request).catch((cause) => {

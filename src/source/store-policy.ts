@@ -99,6 +99,17 @@ export class PolicyStore implements ObjectStore {
     await this.#runner.run(call, signal);
   }
 
+  /** Any other request about one object, as of `verb`, under the policy. */
+  protected async ask<T>(
+    verb: string,
+    name: string,
+    attempt: Call<T>["attempt"],
+    signal: AbortSignal,
+  ): Promise<T> {
+    this.#runner.counters.others++;
+    return await this.#runner.run(this.#call(verb, name, attempt), signal);
+  }
+
   async close(): Promise<void> {
     const text = `The store ${this.location} was closed.`;
     this.#runner.close(new FaultlineError("store-failed", text));

@@ -86,7 +86,17 @@ describe("the command line", () => {
 
   test("has help with an example for every subcommand", () => {
     using stage = new ImageStage();
-    for (const name of ["pack", "ls", "inspect", "verify", "extract", "diff", "gc"]) {
+    for (const name of [
+      "pack",
+      "ls",
+      "inspect",
+      "verify",
+      "extract",
+      "diff",
+      "push",
+      "pull",
+      "gc",
+    ]) {
       const { status, stdout } = stage.run(name, "--help");
       assert.equal(status, 0);
       assert.match(stdout, new RegExp(`Examples?:\\n  faultline image ${name} `));

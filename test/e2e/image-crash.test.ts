@@ -6,48 +6,19 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import type { PackReport } from "../../src/image/pack.ts";
-import { verifyImage } from "../../src/image/verify.ts";
 import { waitFor } from "../../src/kit/wait.ts";
-import { ZstdDecompressor } from "../../src/linux/zstd.ts";
-import { CHUNK_TREE, chunkOfObjectName } from "../../src/snapshot/chunk-id.ts";
-import { digestOf } from "../../src/source/chunk-codec.ts";
-import { DirectoryStore } from "../../src/source/directory-store.ts";
-import { imageNames, openImage } from "../../src/source/stored-image.ts";
+import { CHUNK_TREE } from "../../src/snapshot/chunk-id.ts";
 import { Random } from "../support/fixtures.ts";
-import { cliPath, ImageStage, writeMemory } from "../support/image-stage.ts";
+import { assertAllWhole, cliPath, ImageStage, writeMemory } from "../support/image-stage.ts";
 import { requires } from "../support/requires.ts";
 
-const never = new AbortController().signal;
 const KILLS = Number(process.env.FAULTLINE_KILLS ?? 8);
 const SEED = Number(process.env.FAULTLINE_SEED ?? 1);
-const CHUNK_BYTES = 16 * 1024;
 const DEADLINE_MS = 30_000;
 
 function startPack(stage: ImageStage, name: string): ChildProcess {
   const args = ["image", "pack", stage.path("memory"), "--name", name, "--chunk-size", "16K"];
   return spawn(process.execPath, [cliPath, ...args, "--store", stage.store], { stdio: "pipe" });
-}
-
-/** Every image that is there verifies; every chunk that has a name is what its name says. */
-async function assertAllWhole(stage: ImageStage): Promise<string[]> {
-  if (!existsSync(stage.store)) return [];
-  const store = DirectoryStore.open(stage.store);
-  const names = await imageNames(store, never);
-  for (const name of names) {
-    const image = await openImage(store, name, never);
-    assert.deepEqual((await verifyImage(image, { jobs: 1, signal: never })).damaged, [], name);
-  }
-  using decompressor = new ZstdDecompressor();
-  const target = Buffer.alloc(CHUNK_BYTES);
-  for await (const { name } of store.list(`${CHUNK_TREE}/`, never)) {
-    const outcome = decompressor.decompress(readFileSync(store.pathOf(name)), target);
-    assert.ok("sizeBytes" in outcome, name);
-    assert.equal(
-      digestOf(target.subarray(0, outcome.sizeBytes), "sha256"),
-      chunkOfObjectName(name),
-    );
-  }
-  return names;
 }
 
 describe("packing that is killed", () => {
@@ -66,10 +37,10 @@ describe("packing that is killed", () => {
       await Promise.race([delay(random.below(Math.ceil(wholeMs * 1.2))), exited]);
       child.kill("SIGKILL");
       await exited;
-      await assertAllWhole(stage);
+      await assertAllWhole(stage.store);
     }
     stage.json("pack", stage.path("memory"), "--name", "last", "--chunk-size", "16K");
-    const names = await assertAllWhole(stage);
+    const names = await assertAllWhole(stage.store);
     t.diagnostic(`${names.length - 2} of ${KILLS} were done before they were killed`);
     assert.deepEqual(readdirSync(`${stage.store}/.staging`), ["lock"], "leftovers are cleared");
     stage.json("extract", "last", stage.path("out"));
@@ -91,7 +62,7 @@ describe("packing that is killed", () => {
     const args = ["pack", stage.path("memory"), "--name", "web", "--chunk-size", "16K"] as const;
     const again = stage.json<PackReport>(...args);
     assert.ok(again.sharedChunks > 100, JSON.stringify(again));
-    assert.deepEqual(await assertAllWhole(stage), ["web"]);
+    assert.deepEqual(await assertAllWhole(stage.store), ["web"]);
   });
 });
 
@@ -115,7 +86,7 @@ describe("packing that is interrupted", () => {
       child.kill(signal);
       assert.deepEqual(await exited, [status, null]);
       assert.deepEqual(readdirSync(staging), ["lock"]);
-      assert.deepEqual(await assertAllWhole(stage), []);
+      assert.deepEqual(await assertAllWhole(stage.store), []);
     });
   }
 });

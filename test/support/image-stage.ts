@@ -1,15 +1,32 @@
 /** A folder with memory files and a store, and the command line run on them. */
 import assert from "node:assert/strict";
 import { type SpawnSyncReturns, spawnSync } from "node:child_process";
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { MIB } from "../../src/base/units.ts";
+import { verifyImage } from "../../src/image/verify.ts";
 import { builtRoot } from "../../src/kit/paths.ts";
+import { ZstdDecompressor } from "../../src/linux/zstd.ts";
+import { CHUNK_TREE, chunkOfObjectName } from "../../src/snapshot/chunk-id.ts";
+import { digestOf } from "../../src/source/chunk-codec.ts";
+import { DirectoryStore } from "../../src/source/directory-store.ts";
+import { imageNames, openImage } from "../../src/source/stored-image.ts";
 import { PAGE_BYTES, Random, randomRuns } from "./fixtures.ts";
 
 export const cliPath = join(builtRoot, "src", "cli", "main.js");
 /** What takes a second takes many on a machine that has other work. */
 const CLI_TIMEOUT_MS = 60_000;
+const never = new AbortController().signal;
 
 export class ImageStage {
   readonly folder: string;
@@ -90,6 +107,31 @@ export function writeDiff(path: string, memory: Buffer, seed: number): void {
     writeSync(fd, bytes, 0, bytes.length, first * PAGE_BYTES);
   }
   closeSync(fd);
+}
+
+/**
+ * Every image that is there verifies; every chunk that has a name is what its name says. Returns
+ * the images' names.
+ */
+export async function assertAllWhole(storePath: string): Promise<string[]> {
+  if (!existsSync(storePath)) return [];
+  const store = DirectoryStore.open(storePath);
+  const names = await imageNames(store, never);
+  for (const name of names) {
+    const image = await openImage(store, name, never);
+    assert.deepEqual((await verifyImage(image, { jobs: 1, signal: never })).damaged, [], name);
+  }
+  using decompressor = new ZstdDecompressor();
+  const target = Buffer.alloc(MIB);
+  for await (const { name } of store.list(`${CHUNK_TREE}/`, never)) {
+    const outcome = decompressor.decompress(readFileSync(store.pathOf(name)), target);
+    assert.ok("sizeBytes" in outcome, name);
+    assert.equal(
+      digestOf(target.subarray(0, outcome.sizeBytes), "sha256"),
+      chunkOfObjectName(name),
+    );
+  }
+  return names;
 }
 
 function fillRandom(bytes: Buffer, random: Random): void {
