@@ -10,7 +10,7 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
-import { DEFAULT_CACHE_BYTES } from "../daemon/served-memory.ts";
+import { DEFAULT_CACHE_BYTES, DEFAULT_CACHE_FOLDER_BYTES } from "../daemon/served-memory.ts";
 import { DEFAULT_MAX_VMS, Server } from "../daemon/server.ts";
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
@@ -28,6 +28,8 @@ interface ServeFlags {
   readonly store?: string;
   /** MiB. */
   readonly cacheSize: number;
+  readonly cacheDir?: string;
+  readonly cacheDirSize: number;
   readonly socket: string;
   readonly owner?: SocketOwner;
   readonly once: boolean;
@@ -44,6 +46,7 @@ interface ServeFlags {
 }
 
 const MIB = 2 ** 20;
+const GIB = 2 ** 30;
 /**
  * So much less of a busy CPU do handshakes, the log and V8's helpers get than the fault workers,
  * for which a vCPU waits: about a tenth (decision 9).
@@ -84,6 +87,16 @@ export function serveCommand(): Command {
       "memory for decoded chunks of an image",
       wholeNumber("--cache-size", 4, 65_536),
       DEFAULT_CACHE_BYTES / MIB,
+    )
+    .option(
+      "--cache-dir <folder>",
+      "keep chunks of a store elsewhere on this host, verified at use",
+    )
+    .option(
+      "--cache-dir-size <GiB>",
+      "what --cache-dir may hold",
+      wholeNumber("--cache-dir-size", 1, 65_536),
+      DEFAULT_CACHE_FOLDER_BYTES / GIB,
     )
     .option("--spin <mode>", "busy-wait for faults: auto, off, or microseconds", spinMode, "auto")
     .option(
@@ -127,6 +140,8 @@ async function serve(flags: ServeFlags): Promise<void> {
     memory: flags.memory,
     ...(flags.store === undefined ? {} : { store: flags.store }),
     cacheBytes: flags.cacheSize * MIB,
+    ...(flags.cacheDir === undefined ? {} : { cacheFolder: flags.cacheDir }),
+    cacheFolderBytes: flags.cacheDirSize * GIB,
     layers: flags.layer,
     socketPath: flags.socket,
     once: flags.once,

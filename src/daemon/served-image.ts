@@ -5,9 +5,22 @@ import { ChunkArena, MAX_CHUNK_BYTES } from "../source/chunk-arena.ts";
 import { ChunkCache } from "../source/chunk-cache.ts";
 import { ChunkedImage } from "../source/chunked-image.ts";
 import { DecodePool } from "../source/decode-pool.ts";
-import { defaultStore, openStore, parseImageReference } from "../source/image-reference.ts";
+import { DirectoryStore } from "../source/directory-store.ts";
+import {
+  defaultStore,
+  parseImageReference,
+  parseStoreReference,
+} from "../source/image-reference.ts";
+import type { ObjectStore } from "../source/object-store.ts";
+import { openStore } from "../source/open-store.ts";
+import { TierStore } from "../source/tier-store.ts";
 import type { Logger } from "./log.ts";
-import { DEFAULT_CACHE_BYTES, type MemoryOptions, type ServedMemory } from "./served-memory.ts";
+import {
+  DEFAULT_CACHE_BYTES,
+  DEFAULT_CACHE_FOLDER_BYTES,
+  type MemoryOptions,
+  type ServedMemory,
+} from "./served-memory.ts";
 
 /** Two threads decode faster than most stores deliver; more would take CPUs from the guests. */
 const MAX_DECODE_THREADS = 2;
@@ -17,7 +30,7 @@ const OPEN_DEADLINE_MS = 60_000;
 /** @throws FaultlineError what is wrong with the image or its store */
 export async function servedImage(options: MemoryOptions, log: Logger): Promise<ServedMemory> {
   const reference = parseImageReference(options.memory);
-  const store = openStore(reference.store ?? defaultStore(options.store));
+  const store = await openTiers(reference.store ?? defaultStore(options.store), options);
   const cacheBytes = options.cacheBytes ?? DEFAULT_CACHE_BYTES;
   assert(cacheBytes >= MAX_CHUNK_BYTES, "a cache that holds no chunk");
   const arena = new ChunkArena(cacheBytes);
@@ -50,6 +63,20 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
     };
   } catch (error) {
     await close();
+    throw error;
+  }
+}
+
+/** A folder of this host needs no copies on this host. */
+async function openTiers(location: string, options: MemoryOptions): Promise<ObjectStore> {
+  const far = await openStore(location);
+  const { cacheFolder, cacheFolderBytes = DEFAULT_CACHE_FOLDER_BYTES } = options;
+  if (cacheFolder === undefined || parseStoreReference(location).kind === "directory") return far;
+  try {
+    const near = await DirectoryStore.open(cacheFolder, { create: true });
+    return new TierStore(near, far, { maxBytes: cacheFolderBytes });
+  } catch (error) {
+    await far.close();
     throw error;
   }
 }

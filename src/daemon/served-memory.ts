@@ -20,13 +20,19 @@ export interface ServedMemory {
 }
 
 export interface MemoryOptions {
-  /** A memory file, or an image: `NAME`, `dir:PATH/NAME`. */
+  /** The snapshot's full memory file, or an image: `NAME`, `dir:PATH/NAME`, `https://…/NAME`. */
   readonly memory: string;
+  /** Firecracker diff files above it, lowest first. */
   readonly layers?: readonly string[];
-  /** Where an image without a place is looked for. */
+  /** Where an image without a place is looked for; default: the environment's FAULTLINE_STORE. */
   readonly store?: string;
-  /** Decoded chunks kept in memory. */
+  /** Memory for decoded chunks of an image, at least 4 MiB; default: 256 MiB. */
   readonly cacheBytes?: number;
+  /** A folder for chunks of a store that is not on this host. Default: none are kept. */
+  readonly cacheFolder?: string;
+  /** What that folder may hold; default: 10 GiB. */
+  readonly cacheFolderBytes?: number;
 }
 
 export const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
+export const DEFAULT_CACHE_FOLDER_BYTES = 10 * 2 ** 30;

@@ -25,19 +25,11 @@ import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
-import type { ServedMemory } from "./served-memory.ts";
+import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 
-export interface ServeOptions {
-  /** The snapshot's full memory file, or an image: `NAME`, `dir:PATH/NAME`. */
-  readonly memory: string;
-  /** Firecracker diff files above it, lowest first. */
-  readonly layers?: readonly string[];
-  /** Where an image without a place is looked for; default: the environment's FAULTLINE_STORE. */
-  readonly store?: string;
-  /** Memory for decoded chunks of an image, at least 4 MiB; default: 256 MiB. */
-  readonly cacheBytes?: number;
+export interface ServeOptions extends MemoryOptions {
   readonly socketPath: string;
   /** Who may connect; default: this process's user. */
   readonly owner?: SocketOwner;
