@@ -7,6 +7,8 @@ import { decodeImageInfo, type ImageInfo } from "../snapshot/image-info.ts";
 import type { ObjectStore } from "./object-store.ts";
 
 const INDEX_EXTENSION = ".caibx";
+/** Damage on the way is rare, and not the same twice. */
+const READ_ATTEMPTS = 3;
 
 export interface StoredImage {
   readonly store: ObjectStore;
@@ -52,17 +54,45 @@ export async function readImageFiles(
   );
 }
 
-/** @throws FaultlineError `image-corrupt`, and what the store throws */
+/**
+ * Whatever is damaged, or does not belong together, is read again: it may have been so on the way.
+ * @throws FaultlineError `image-corrupt`, and what the store throws
+ */
 export async function findImageFiles(
   store: ObjectStore,
   name: string,
   signal: AbortSignal,
 ): Promise<ImageFiles | null> {
+  for (let attempt = 1; ; attempt++) {
+    const isLast = attempt === READ_ATTEMPTS;
+    try {
+      const files = await readOnce(store, name, signal);
+      // Somebody replaced one of the two, for good: a companion of another index is none.
+      if (files?.infoBytes == null || files.image.info !== null) return files;
+      if (isLast) return { ...files, infoBytes: null };
+    } catch (error) {
+      if (isLast || !(error instanceof FaultlineError && error.code === "image-corrupt"))
+        throw error;
+    }
+  }
+}
+
+/** With a companion of another index, `infoBytes` alone is not null. */
+async function readOnce(
+  store: ObjectStore,
+  name: string,
+  signal: AbortSignal,
+): Promise<ImageFiles | null> {
   const indexName = indexObjectName(name);
+  const infoName = infoObjectName(name);
   const indexBytes = await store.read(indexName, signal);
   if (indexBytes === null) return null;
   const index = decodeIndex(indexBytes, `${indexName} in ${store.location}`);
-  const { info, infoBytes } = await readInfo(store, name, indexBytes, signal);
+  const infoBytes = await store.read(infoName, signal);
+  if (infoBytes === null)
+    return { image: { store, name, index, info: null }, indexBytes, infoBytes };
+  const described = decodeImageInfo(infoBytes, `${infoName} in ${store.location}`);
+  const info = described.indexSha256 === sha256(indexBytes) ? described : null;
   return { image: { store, name, index, info }, indexBytes, infoBytes };
 }
 
@@ -75,21 +105,6 @@ export async function imageNames(store: ObjectStore, signal: AbortSignal): Promi
     }
   }
   return names.sort();
-}
-
-/** A companion of another index (somebody replaced one of the two) says nothing about this one. */
-async function readInfo(
-  store: ObjectStore,
-  name: string,
-  indexBytes: Uint8Array,
-  signal: AbortSignal,
-): Promise<{ readonly info: ImageInfo | null; readonly infoBytes: Uint8Array | null }> {
-  const bytes = await store.read(infoObjectName(name), signal);
-  if (bytes !== null) {
-    const info = decodeImageInfo(bytes, `${infoObjectName(name)} in ${store.location}`);
-    if (info.indexSha256 === sha256(indexBytes)) return { info, infoBytes: bytes };
-  }
-  return { info: null, infoBytes: null };
 }
 
 export function sha256(bytes: Uint8Array): string {
