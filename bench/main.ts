@@ -19,8 +19,10 @@ import { scenarios } from "../src/bench/scenarios.ts";
 import { fullSettings } from "../src/bench/settings.ts";
 import { formatScenario } from "../src/bench/table.ts";
 import { warmMemory } from "../src/bench/workspace.ts";
+import { cachedImage } from "./cached-image.ts";
 import { cycles } from "./cycles.ts";
 import { fanOut } from "./fan-out.ts";
+import { farStore } from "./far-store.ts";
 import { firstFault } from "./first-fault.ts";
 import { handshakes } from "./handshakes.ts";
 import { idle } from "./idle.ts";
@@ -44,6 +46,8 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   handshakes,
   "remove-flood": removeFlood,
   pack,
+  "cached-image": cachedImage,
+  "far-store": farStore,
 };
 const smokeSettings: Settings = {
   rounds: 1,

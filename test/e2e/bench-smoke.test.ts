@@ -23,6 +23,8 @@ const promiseNames = [
   "handshakes",
   "remove-flood",
   "pack",
+  "cached-image",
+  "far-store",
 ];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
