@@ -13,6 +13,7 @@ import {
 } from "../source/image-reference.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import { openStore } from "../source/open-store.ts";
+import { ReadAround } from "../source/read-around.ts";
 import { TierStore } from "../source/tier-store.ts";
 import type { Logger } from "./log.ts";
 import {
@@ -50,12 +51,18 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
     });
     const signal = AbortSignal.timeout(OPEN_DEADLINE_MS);
     const image = await ChunkedImage.open(store, reference.name, cache, signal);
+    // The next chunk of a folder is as near as this one.
+    const around = isFar(store) ? new ReadAround(image.mapped, cache) : null;
     return {
       sizeBytes: image.sizeBytes,
       dataBytes: image.dataBytes,
       mapped: image.mapped,
       supply: {
-        demand: (chunk) => cache.demand(chunk),
+        demand: (chunk) => {
+          const isHere = cache.demand(chunk);
+          around?.around(chunk);
+          return isHere;
+        },
         release: (chunk) => arena.unpin(chunk),
       },
       assertUnchanged: () => {},
@@ -71,7 +78,7 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
 async function openTiers(location: string, options: MemoryOptions): Promise<ObjectStore> {
   const far = await openStore(location);
   const { cacheFolder, cacheFolderBytes = DEFAULT_CACHE_FOLDER_BYTES } = options;
-  if (cacheFolder === undefined || parseStoreReference(location).kind === "directory") return far;
+  if (cacheFolder === undefined || !isFar(far)) return far;
   try {
     const near = await DirectoryStore.open(cacheFolder, { create: true });
     return new TierStore(near, far, { maxBytes: cacheFolderBytes });
@@ -79,4 +86,9 @@ async function openTiers(location: string, options: MemoryOptions): Promise<Obje
     await far.close();
     throw error;
   }
+}
+
+/** Whether every request takes a while. */
+function isFar(store: ObjectStore): boolean {
+  return parseStoreReference(store.location).kind !== "directory";
 }

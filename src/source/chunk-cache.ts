@@ -11,6 +11,7 @@ import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
 import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { type ChunkArena, MAX_CHUNK_BYTES, MAX_CHUNKS } from "./chunk-arena.ts";
+import type { Urgency } from "./object-store.ts";
 
 /** Where stored chunks come from: a store, or several tiers of them. */
 export interface ChunkOrigin {
@@ -20,7 +21,9 @@ export interface ChunkOrigin {
    * The stored bytes, or null if there is no such chunk. Ends by its own deadlines. `isAgain`: what
    * it gave before was damaged, so no copy on the way will do, only the original.
    */
-  fetch(id: ChunkId, isAgain: boolean): Promise<Uint8Array | null>;
+  fetch(id: ChunkId, isAgain: boolean, urgency: Urgency): Promise<Uint8Array | null>;
+  /** A guest now waits for what was fetched ahead. */
+  hurry(id: ChunkId): void;
 }
 
 export interface ChunkDescription {
@@ -39,6 +42,8 @@ export type DecodeChunk = (
 export interface CacheStatistics {
   /** Chunks brought in. */
   loads: number;
+  /** Of these, ahead of any demand. */
+  prefetches: number;
   /** Stored bytes that came from origins. */
   fetchedBytes: number;
   /** Fetched chunks that were not what they should be. */
@@ -63,6 +68,8 @@ interface KnownChunk extends ChunkDescription {
   waiting: number;
 }
 
+/** Fetched ahead at the same time; more is not begun. Far above what one fault asks for. */
+const MAX_PREFETCHES = 64;
 /** Tries per origin. Damage on the way is rare and independent; damage at rest does not heal. */
 const ATTEMPTS_PER_ORIGIN = 3;
 /** Workers hold chunks for microseconds: an arena that stays full is too small. */
@@ -72,6 +79,7 @@ export class ChunkCache {
   readonly arena: ChunkArena;
   readonly statistics: CacheStatistics = {
     loads: 0,
+    prefetches: 0,
     fetchedBytes: 0,
     corrupt: 0,
     joined: 0,
@@ -81,6 +89,7 @@ export class ChunkCache {
   /** By chunk number. Numbers are never given to another chunk. */
   readonly #chunks: KnownChunk[] = [];
   readonly #numbers = new Map<ChunkId, number>();
+  #prefetches = 0;
 
   constructor(options: ChunkCacheOptions) {
     this.#options = options;
@@ -124,21 +133,44 @@ export class ChunkCache {
       this.arena.pin(number);
       return;
     }
-    if (chunk.loading !== null) this.statistics.joined += 1;
     chunk.waiting += 1;
-    chunk.loading ??= this.#load(chunk, number);
+    if (chunk.loading === null) {
+      chunk.loading = this.#load(chunk, number, "demand");
+    } else {
+      this.statistics.joined += 1;
+      for (const origin of chunk.origins) origin.hurry(chunk.id);
+    }
     await chunk.loading;
   }
 
+  /** Brings a chunk in that somebody may need soon. Nobody is told how it ends. */
+  prefetch(number: number): void {
+    const chunk = this.#chunks[number];
+    assert(chunk !== undefined, "a chunk that nobody registered");
+    if (this.arena.has(number) || chunk.loading !== null) return;
+    if (this.#prefetches === MAX_PREFETCHES) return;
+    this.#prefetches += 1;
+    const done = (): void => {
+      this.#prefetches -= 1;
+    };
+    chunk.loading = this.#load(chunk, number, "prefetch");
+    chunk.loading.then(done, done);
+  }
+
   /** Ends in the arena with a pin for each that waits, or throws. */
-  async #load(chunk: KnownChunk, number: number): Promise<void> {
+  async #load(chunk: KnownChunk, number: number, urgency: Urgency): Promise<void> {
     try {
-      const place = await this.#fetchInto(chunk);
+      const place = await this.#fetchInto(chunk, urgency).catch((error: unknown) => {
+        // What may fail ahead (a full queue drops it) must not fail those who came to wait for it.
+        if (urgency === "prefetch" && chunk.waiting > 0) return this.#fetchInto(chunk, "demand");
+        throw error;
+      });
       this.arena.publish(number, place);
       this.statistics.loads += 1;
+      if (urgency === "prefetch") this.statistics.prefetches += 1;
       for (let pin = 0; pin < chunk.waiting; pin++) this.arena.pin(number);
     } catch (error) {
-      this.statistics.failed += 1;
+      if (chunk.waiting > 0) this.statistics.failed += 1;
       throw error;
     } finally {
       chunk.loading = null;
@@ -147,13 +179,13 @@ export class ChunkCache {
   }
 
   /** Returns where in the arena the verified bytes lie. */
-  async #fetchInto(chunk: KnownChunk): Promise<number> {
+  async #fetchInto(chunk: KnownChunk, urgency: Urgency): Promise<number> {
     const reasons: unknown[] = [];
     const liars = new Set<ChunkOrigin>();
     for (let attempt = 0; attempt < ATTEMPTS_PER_ORIGIN; attempt++) {
       for (const origin of chunk.origins) {
         try {
-          const stored = await origin.fetch(chunk.id, liars.has(origin));
+          const stored = await origin.fetch(chunk.id, liars.has(origin), urgency);
           if (stored === null) {
             reasons.push(new Error(`${origin.location} has no such chunk`));
             continue;

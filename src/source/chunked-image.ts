@@ -8,7 +8,7 @@ import type { ImageIndex } from "../snapshot/image-index.ts";
 import type { ChunkCache, ChunkOrigin } from "./chunk-cache.ts";
 import { ZeroChunks } from "./chunk-codec.ts";
 import { type MappedChunks, ownerOfRun } from "./mapped-image.ts";
-import type { ObjectStore } from "./object-store.ts";
+import type { ObjectStore, Urgency } from "./object-store.ts";
 import { openImage, type StoredImage } from "./stored-image.ts";
 
 export class ChunkedImage {
@@ -47,7 +47,8 @@ function originOf(store: ObjectStore): ChunkOrigin {
   if (origin === undefined) {
     origin = {
       location: store.location,
-      fetch: (id: ChunkId, isAgain: boolean) => fetchChunk(store, id, isAgain),
+      fetch: (id, isAgain, urgency) => fetchChunk(store, id, isAgain, urgency),
+      hurry: (id) => store.hurry?.(chunkObjectName(id)),
     };
     origins.set(store, origin);
   }
@@ -59,11 +60,12 @@ async function fetchChunk(
   store: ObjectStore,
   id: ChunkId,
   isAgain: boolean,
+  urgency: Urgency,
 ): Promise<Uint8Array | null> {
   const { signal } = new AbortController();
   const name = chunkObjectName(id);
-  if (isAgain && store.refetch !== undefined) return await store.refetch(name, signal);
-  return await store.read(name, signal);
+  if (isAgain && store.refetch !== undefined) return await store.refetch(name, signal, urgency);
+  return await store.read(name, signal, urgency);
 }
 
 interface Registered {

@@ -4,12 +4,14 @@ import { createHash, randomBytes } from "node:crypto";
 import { afterEach, describe, test } from "node:test";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { FaultlineError } from "../../src/base/errors.ts";
+import { waitFor } from "../../src/kit/wait.ts";
 import { viewOf } from "../../src/linux/sys.ts";
 import { Random } from "../../src/sim/random.ts";
 import { type ChunkId, chunkId } from "../../src/snapshot/chunk-id.ts";
 import { ArenaReader } from "../../src/source/arena-reader.ts";
 import { ChunkArena, MAX_CHUNK_BYTES } from "../../src/source/chunk-arena.ts";
 import { ChunkCache, type ChunkOrigin, type DecodeChunk } from "../../src/source/chunk-cache.ts";
+import type { Urgency } from "../../src/source/object-store.ts";
 
 const SIZE = 64 * 1024;
 const arenas: ChunkArena[] = [];
@@ -35,6 +37,8 @@ class FakeOrigin implements ChunkOrigin {
   readonly chunks = new Map<ChunkId, Uint8Array>();
   fetches = 0;
   fetchedAgain = 0;
+  readonly urgencies: Urgency[] = [];
+  readonly hurried: ChunkId[] = [];
   /** May replace an answer, or throw. */
   spoil: (stored: Uint8Array) => Uint8Array | null = (stored) => stored;
 
@@ -48,8 +52,13 @@ class FakeOrigin implements ChunkOrigin {
     return id;
   }
 
-  async fetch(id: ChunkId, isAgain: boolean): Promise<Uint8Array | null> {
+  hurry(id: ChunkId): void {
+    this.hurried.push(id);
+  }
+
+  async fetch(id: ChunkId, isAgain: boolean, urgency: Urgency): Promise<Uint8Array | null> {
     this.fetches += 1;
+    this.urgencies.push(urgency);
     if (isAgain) this.fetchedAgain += 1;
     await nextTurn();
     const stored = this.chunks.get(id);
@@ -202,5 +211,59 @@ describe("the chunk cache", () => {
     };
     await Promise.all(Array.from({ length: 8 }, askOne));
     assert.ok(served > 1000 && cache.arena.evictions > 500 && cache.statistics.corrupt > 50);
+  });
+});
+
+describe("a chunk that is fetched ahead", () => {
+  function scene() {
+    const origin = new FakeOrigin();
+    const cache = newCache();
+    const number = cache.register(describeChunk(origin.add(randomBytes(SIZE))), origin);
+    return { origin, cache, number };
+  }
+
+  test("is there when somebody needs it, and may go until then", async () => {
+    const { origin, cache, number } = scene();
+    cache.prefetch(number);
+    cache.prefetch(number);
+    await waitFor("it was there", () => cache.arena.has(number));
+    assert.deepEqual(origin.urgencies, ["prefetch"]);
+    await cache.demand(number);
+    cache.arena.unpin(number);
+    assert.equal(origin.fetches, 1);
+    assert.deepEqual([cache.statistics.loads, cache.statistics.prefetches], [1, 1]);
+  });
+
+  test("is hurried when somebody comes to wait for it", async () => {
+    const { origin, cache, number } = scene();
+    cache.prefetch(number);
+    await cache.demand(number);
+    cache.arena.unpin(number);
+    assert.equal(origin.fetches, 1);
+    assert.equal(origin.hurried.length, 1);
+  });
+
+  test("is fetched anew, as demanded, if that failed for those who wait", async () => {
+    const { origin, cache, number } = scene();
+    origin.spoil = (stored) => {
+      if (origin.urgencies.at(-1) === "prefetch") throw new Error("the queue is full");
+      return stored;
+    };
+    cache.prefetch(number);
+    await cache.demand(number);
+    cache.arena.unpin(number);
+    assert.equal(origin.urgencies.at(-1), "demand");
+  });
+
+  test("that cannot be had is nobody's loss", async () => {
+    const { origin, cache, number } = scene();
+    origin.spoil = () => null;
+    cache.prefetch(number);
+    await waitFor("all was tried", () => origin.fetches === 3);
+    await nextTurn();
+    assert.equal(cache.statistics.failed, 0);
+    origin.spoil = (stored) => stored;
+    await cache.demand(number);
+    cache.arena.unpin(number);
   });
 });

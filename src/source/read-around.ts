@@ -1,0 +1,42 @@
+/**
+ * What is likely to be needed next to a chunk that is needed: its neighbours in memory. A guest
+ * that goes on after a restore works in a few places, and a store that is far away takes as long
+ * for ten chunks as for one.
+ *
+ * In a Linux guest of 256 MiB that answers its first question, nearly half of the chunks
+ * that are needed lie within 256 KiB of one that was needed before, and two thirds within 1 MiB.
+ */
+import { runAt } from "../base/owner-runs.ts";
+import type { ChunkCache } from "./chunk-cache.ts";
+import type { MappedChunks } from "./mapped-image.ts";
+
+/** To each side. */
+const REACH_BYTES = 2 ** 20;
+
+export class ReadAround {
+  readonly #image: MappedChunks;
+  readonly #cache: ChunkCache;
+  /** Where a chunk lies in memory, the first time if more than once. */
+  readonly #firstRuns = new Map<number, number>();
+
+  constructor(image: MappedChunks, cache: ChunkCache) {
+    this.#image = image;
+    this.#cache = cache;
+    const { owners } = image.runs;
+    for (let run = owners.length - 1; run >= 0; run--) {
+      if (owners[run]! >= 0) this.#firstRuns.set(image.chunkNumbers[run]!, run);
+    }
+  }
+
+  /** Fetches ahead what lies around a chunk. */
+  around(chunk: number): void {
+    const { runs, chunkNumbers } = this.#image;
+    const { starts, owners } = runs;
+    const center = this.#firstRuns.get(chunk)!;
+    const first = runAt(runs, Math.max(0, starts[center]! - REACH_BYTES));
+    const endOffset = starts[center]! + REACH_BYTES;
+    for (let run = first; run < starts.length && starts[run]! <= endOffset; run++) {
+      if (run !== center && owners[run]! >= 0) this.#cache.prefetch(chunkNumbers[run]!);
+    }
+  }
+}
