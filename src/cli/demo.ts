@@ -13,6 +13,7 @@ import { countPages, type MapRange, type PageCounts } from "../daemon/memory-map
 import { Server } from "../daemon/server.ts";
 import { formatUs } from "../daemon/session-report.ts";
 import type { Session } from "../engine/session.ts";
+import { describePack, packMemory } from "./demo-image.ts";
 import { eventNamed, runTinyVm, type VmEvent } from "./demo-vm.ts";
 import { drawMemory, legend } from "./memory-picture.ts";
 import { oneOf, wholeNumber } from "./options.ts";
@@ -22,6 +23,7 @@ interface DemoFlags {
   readonly fill: number;
   readonly workingSet: number;
   readonly guest: "auto" | "kvm" | "process";
+  readonly image: boolean;
   readonly json: boolean;
 }
 
@@ -47,6 +49,7 @@ export function demoCommand(): Command {
       oneOf("--guest", ["auto", "kvm", "process"]),
       "auto",
     )
+    .option("--image", "pack the memory as an image, and restore from that", false)
     .option("--json", "print the numbers as JSON", false)
     .addHelpText("after", "\nExample:\n  faultline demo --memory-mib 512 --working-set 5\n")
     .action(demo);
@@ -80,8 +83,15 @@ async function demo(flags: DemoFlags): Promise<void> {
   const guest = boot.find(({ event }) => event === "guest");
   say(describeBoot(snapshot, guest));
 
+  let memory = String(snapshot.memoryFile);
+  if (flags.image) {
+    const packed = await packMemory(folder, memory);
+    say(describePack(packed));
+    memory = packed.image;
+  }
+
   say("2. Restoring it in a new process with no memory at all; this process serves the faults …");
-  const result = await restore(folder, snapshot, guest, flags);
+  const result = await restore(folder, memory, snapshot, guest, flags);
   if (flags.json) process.stdout.write(`${JSON.stringify(summary(result))}\n`);
   else for (const line of describeRestore(result)) say(line);
   if (!isProven(result)) process.exitCode = ExitCode.failed;
@@ -90,12 +100,13 @@ async function demo(flags: DemoFlags): Promise<void> {
 
 async function restore(
   folder: string,
+  memory: string,
   boot: VmEvent,
   guest: VmEvent | undefined,
   flags: DemoFlags,
 ): Promise<DemoResult> {
   const server = await Server.start({
-    memory: String(boot.memoryFile),
+    memory,
     socketPath: join(folder, "uffd.sock"),
     once: true,
     logger: createLogger("warn", "auto"),

@@ -1,8 +1,15 @@
 /** `faultline image pack`: makes an image of a snapshot's memory. */
 import { Command } from "commander";
 import { FaultlineError } from "../base/errors.ts";
-import { formatBytes, KIB } from "../base/units.ts";
-import { LEAST_CHUNK_BYTES, MOST_CHUNK_BYTES, type PackReport, packImage } from "../image/pack.ts";
+import { formatBytes } from "../base/units.ts";
+import {
+  DEFAULT_CHUNK_BYTES,
+  DEFAULT_LEVEL,
+  LEAST_CHUNK_BYTES,
+  MOST_CHUNK_BYTES,
+  type PackReport,
+  packImage,
+} from "../image/pack.ts";
 import { ZSTD_LEAST_LEVEL, ZSTD_MOST_LEVEL } from "../linux/zstd.ts";
 import { type Digest, digests } from "../snapshot/chunk-id.ts";
 import { parseImageReference } from "../source/image-reference.ts";
@@ -15,9 +22,6 @@ import {
 } from "./image-options.ts";
 import { oneOf, powerOfTwo, wholeNumber } from "./options.ts";
 import { Progress } from "./progress.ts";
-
-const DEFAULT_CHUNK_BYTES = 256 * KIB;
-const DEFAULT_LEVEL = 1;
 
 interface PackFlags extends StoreFlags {
   readonly name: string;

@@ -9,7 +9,7 @@
  */
 import { readFileSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
-import { MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { KIB, MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { encodeIndex, MAX_INDEX_CHUNKS } from "../snapshot/caibx.ts";
 import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { fixedIndex } from "../snapshot/image-index.ts";
@@ -31,6 +31,8 @@ import { MAX_ATTEMPTS, missingChunks, refreshChunks } from "./refresh-chunks.ts"
 const MAX_STATE_BYTES = 64 * MIB;
 export const LEAST_CHUNK_BYTES = SMALL_PAGE_BYTES;
 export const MOST_CHUNK_BYTES = 4 * MIB;
+export const DEFAULT_CHUNK_BYTES = 256 * KIB;
+export const DEFAULT_LEVEL = 1;
 
 export interface PackOptions {
   readonly store: ObjectStore;
