@@ -119,7 +119,7 @@ describe("images in S3", requires("radosgw"), () => {
     await store.close();
   });
 
-  test("a refresh makes old chunks young, keeps their bytes, and tells which are gone", async () => {
+  test("a refresh makes old chunks young, keeps their bytes, tells which are gone", async () => {
     const store = await openS3("refreshed", 1000);
     const all = Array.from({ length: 40 }, (_, index) => chunkName(index));
     for (const name of all) await store.write(name, Buffer.from(name), never);

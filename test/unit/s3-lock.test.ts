@@ -81,6 +81,15 @@ describe("the lock of a store in S3", () => {
     await failed;
   });
 
+  test("that is always free and never ours is given up", async () => {
+    const [lock, timing] = [new Lock(), new VirtualTiming()];
+    lock.writeIf = async () => false;
+    const work = withS3Lock("test:store", lock, never, timing, async () => assert.fail("it ran"));
+    const failed = assert.rejects(work, { code: "store-failed", message: /locked for 180 s/ });
+    await timing.pass(200_000);
+    await failed;
+  });
+
   test("is known as ours also if the answer was lost", async () => {
     const [lock, timing] = [new Lock(), new VirtualTiming()];
     lock.lostAnswers = 1;
