@@ -8,12 +8,14 @@
  * would add to it is far beyond the limit.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { ManyVms } from "./support/guests.ts";
-import { type HandlerOptions, startServe } from "./support/handlers.ts";
-import { median, slope } from "./support/numbers.ts";
+import { ManyVms } from "../src/bench/guests.ts";
+import { median, slope } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
+import { HandlerCommand } from "../src/kit/handler-command.ts";
+import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { memoryKib, openFds } from "./support/proc.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const TOUCHED_PAGES = 4;
 /** Samples in each third of the run. */
@@ -35,14 +37,13 @@ interface Sample {
   readonly msPerCycle: number;
 }
 
-export async function cycles(workspace: Workspace): Promise<Report> {
+export async function cycles(workspace: PromiseRun): Promise<Report> {
   const perThird = workspace.scaled(10_000, 60);
-  const options: HandlerOptions = {
+  await using serve = await HandlerProcess.start(HandlerCommand.ofServe(), {
     socketPath: workspace.newPath("sock"),
     memoryPath: workspace.randomFile(workspace.scaled(64, 4) * MIB),
-  };
-  await using serve = (await startServe(options)).child;
-  await using vms = new ManyVms(workspace, options, TOUCHED_PAGES);
+  });
+  await using vms = new ManyVms(workspace, serve, TOUCHED_PAGES);
   const samples: Sample[] = [];
   for (let index = 1; index <= 3 * SAMPLES; index++) {
     const milliseconds = await vms.cycle(perThird / SAMPLES);
@@ -67,7 +68,7 @@ export async function cycles(workspace: Workspace): Promise<Report> {
       `touches ${TOUCHED_PAGES} pages and exits; sampled every ${perThird / SAMPLES} at rest. ` +
       `Growth: least squares over the first ${perThird} without the first ` +
       `${(WARM_UP_SAMPLES * perThird) / SAMPLES}. Peak growth: last third against middle third.`,
-    commands: [serve.argv.join(" "), vms.command],
+    commands: [serve.commandLine, vms.command],
     measures: [
       measure("descriptors gained", "fds", samples.at(-1)!.fds - warm[0]!.fds, {
         target: { of: "ours", limit: 0 },

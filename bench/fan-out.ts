@@ -2,39 +2,37 @@
  * Four VMs that fault at the same time: one process of ours for all, against a C handler for each.
  * Nothing is pinned, so the scheduler decides; for information.
  */
-import { faulterCommand, timeFaults } from "./support/guests.ts";
-import {
-  type HandlerOptions,
-  referenceCommand,
-  startReference,
-  startServe,
-} from "./support/handlers.ts";
-import { median } from "./support/numbers.ts";
+import { faulterCommand, type GuestPlan, timeFaults } from "../src/bench/guests.ts";
+import { median } from "../src/bench/statistics.ts";
+import { MIB, type Workspace } from "../src/bench/workspace.ts";
+import { HandlerCommand } from "../src/kit/handler-command.ts";
+import { HandlerProcess } from "../src/kit/handler-process.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const VMS = 4;
 
-export async function fanOut(workspace: Workspace): Promise<Report> {
+export async function fanOut(workspace: PromiseRun): Promise<Report> {
   const faults = workspace.scaled(16_000, 500);
   const rounds = workspace.scaled(7, 2);
   const memoryPath = workspace.randomFile(workspace.scaled(64, 4) * MIB);
-  const newOptions = (): HandlerOptions => ({ socketPath: workspace.newPath("sock"), memoryPath });
-  const ownSockets = Array.from({ length: VMS }, newOptions);
-  const shared = newOptions();
-  await using serve = (await startServe(shared)).child;
+  const plan: GuestPlan = { memoryPath, faults, order: "random" };
+  const reference = workspace.referenceCommand();
+  const start = async (command: HandlerCommand): Promise<HandlerProcess> =>
+    await HandlerProcess.start(command, { socketPath: workspace.newPath("sock"), memoryPath });
+  await using serve = await start(HandlerCommand.ofServe());
 
   const runReference = async (): Promise<number> => {
-    const started = ownSockets.map((options) => startReference(workspace, options));
-    const handlers = (await Promise.all(started)).map(({ child }) => child);
+    const handlers: HandlerProcess[] = [];
     try {
-      return await throughput(workspace, ownSockets, faults);
+      while (handlers.length < VMS) handlers.push(await start(reference));
+      return await throughput(workspace, handlers, plan);
     } finally {
       for (const handler of handlers) await handler[Symbol.asyncDispose]();
     }
   };
   const runServe = async (): Promise<number> =>
-    await throughput(workspace, Array<HandlerOptions>(VMS).fill(shared), faults);
+    await throughput(workspace, Array<HandlerProcess>(VMS).fill(serve), plan);
 
   await runServe();
   const samples: { "reference faults/s": number; "ours faults/s": number }[] = [];
@@ -50,9 +48,9 @@ export async function fanOut(workspace: Workspace): Promise<Report> {
       `${rounds} alternating rounds; ${VMS} VMs with one faulting thread each, ${faults} faults ` +
       "each, at the same time; faults of all over the time of the slowest. Here more is better.",
     commands: [
-      referenceCommand(workspace, ownSockets[0]!).join(" "),
-      serve.argv.join(" "),
-      faulterCommand(workspace, shared, faults).join(" "),
+      reference.template,
+      serve.commandLine,
+      faulterCommand(workspace, serve.target.socketPath, plan).join(" "),
     ],
     measures: [
       measure("all VMs", "faults/s", median(samples.map((each) => each["ours faults/s"])), {
@@ -67,10 +65,10 @@ export async function fanOut(workspace: Workspace): Promise<Report> {
 /** Faults per second. The guests start within milliseconds of each other and run for a second. */
 async function throughput(
   workspace: Workspace,
-  targets: readonly HandlerOptions[],
-  faults: number,
+  handlers: readonly HandlerProcess[],
+  plan: GuestPlan,
 ): Promise<number> {
-  const times = await Promise.all(targets.map((each) => timeFaults(workspace, each, faults)));
+  const times = await Promise.all(handlers.map((each) => timeFaults(workspace, each, plan)));
   const slowestMs = Math.max(...times.map((each) => each.total_ms));
-  return (targets.length * faults * 1000) / slowestMs;
+  return (handlers.length * plan.faults * 1000) / slowestMs;
 }

@@ -2,54 +2,51 @@
  * How soon a fresh process serves: from its start to the ready line, and from a VM's handshake to
  * the VM's first page. Whoever starts one handler per VM pays both for every VM.
  */
-
+import { ManyVms } from "../src/bench/guests.ts";
+import { median, quantile } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
 import { Child } from "../src/kit/child.ts";
-import { ManyVms } from "./support/guests.ts";
-import {
-  type HandlerOptions,
-  referenceCommand,
-  type Started,
-  serveCommand,
-  startReference,
-  startServe,
-} from "./support/handlers.ts";
-import { median, quantile } from "./support/numbers.ts";
+import { HandlerCommand, type HandlerTarget } from "../src/kit/handler-command.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const FIRST_FAULT_LIMIT_MS = 5;
 const READY_LIMIT_MS = 300;
+const READY_DEADLINE_MS = 20_000;
 
 interface Start {
   readonly readyMs: number;
   readonly firstMs: number;
 }
 
-export async function firstFault(workspace: Workspace): Promise<Report> {
+export async function firstFault(workspace: PromiseRun): Promise<Report> {
   const starts = workspace.scaled(21, 2);
-  const options: HandlerOptions = {
+  const target: HandlerTarget = {
     socketPath: workspace.newPath("sock"),
     memoryPath: workspace.randomFile(workspace.scaled(64, 4) * MIB),
   };
   let vmCommand = "";
-  const once = async (start: () => Promise<Started>): Promise<Start> => {
-    const { child, readyMs } = await start();
-    await using _ = child;
-    await using vm = new ManyVms(workspace, options, 1);
+  const once = async (command: HandlerCommand): Promise<Start> => {
+    const startMs = performance.now();
+    await using handler = new Child(["/bin/sh", "-c", `exec ${command.shellLine(target)}`]);
+    await handler.line(READY_DEADLINE_MS);
+    const readyMs = performance.now() - startMs;
+    await using vm = new ManyVms(workspace, target, 1);
     const firstUs = await vm.cycleOnce();
     vmCommand = vm.command;
     await vm.finish();
-    await child.finish();
+    await handler.finish();
     return { readyMs, firstMs: firstUs / 1000 };
   };
-  const serve = { ...options, flags: ["--once"] };
+  const reference = workspace.referenceCommand();
+  const serve = HandlerCommand.ofServe(["--once"]);
   const bare = [process.execPath, "-e", "console.log('ready')"];
   const bareMs: number[] = [];
   const theirs: Start[] = [];
   const ours: Start[] = [];
   for (let index = 0; index < starts; index++) {
-    theirs.push(await once(() => startReference(workspace, options)));
-    ours.push(await once(() => startServe(serve)));
+    theirs.push(await once(reference));
+    ours.push(await once(serve));
     bareMs.push(await bareNodeMs(bare));
   }
   const firsts = (side: readonly Start[]): number[] => side.map((each) => each.firstMs);
@@ -59,13 +56,8 @@ export async function firstFault(workspace: Workspace): Promise<Report> {
     method:
       `${starts} starts of each, alternating, nothing pinned. First fault: from just ` +
       "before the guest sends the handshake until it has its first word. " +
-      "Ready: from spawn to the ready line on stdout.",
-    commands: [
-      referenceCommand(workspace, options).join(" "),
-      serveCommand(serve).join(" "),
-      vmCommand,
-      bare.join(" "),
-    ],
+      "Ready: from spawn (of the shell before it) to the ready line on stdout.",
+    commands: [reference.shellLine(target), serve.shellLine(target), vmCommand, bare.join(" ")],
     measures: [
       measure("first fault, median", "ms", median(firsts(ours)), {
         reference: median(firsts(theirs)),

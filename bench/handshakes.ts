@@ -9,16 +9,23 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
+import {
+  type FaultTimes,
+  faulterCommand,
+  type GuestPlan,
+  timeFaults,
+} from "../src/bench/guests.ts";
+import { choosePinnedCpus } from "../src/bench/machine.ts";
+import { awaitQuietMachine } from "../src/bench/quiet.ts";
+import { median } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
 import { Child } from "../src/kit/child.ts";
+import { HandlerCommand, shellWord } from "../src/kit/handler-command.ts";
+import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { waitFor } from "../src/kit/wait.ts";
-import { type FaultTimes, faulterCommand, timeFaults } from "./support/guests.ts";
-import { type HandlerOptions, type ServeOptions, startServe } from "./support/handlers.ts";
-import { choosePinnedCpus } from "./support/machine.ts";
-import { median } from "./support/numbers.ts";
 import { memoryKib, openFds } from "./support/proc.ts";
-import { awaitQuietMachine } from "./support/quiet.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const SEED = Number(process.env.FAULTLINE_STORM_SEED ?? 20_261_123);
 const STEADY_PER_SECOND = 500;
@@ -26,6 +33,7 @@ const STEADY_PER_SECOND = 500;
 const SLOW_EVERY = 1000;
 const HANDSHAKE_TIMEOUT_MS = 300;
 const QUIET_FDS_MS = 10_000;
+const END_DEADLINE_MS = 10_000;
 const SETTLE_MS = 500;
 const QUIET_PATIENCE_MS = 10_000;
 const P99_LIMIT = 2;
@@ -53,66 +61,64 @@ interface Round {
 }
 
 interface Scene {
-  readonly workspace: Workspace;
-  readonly options: ServeOptions;
-  readonly guest: HandlerOptions;
-  readonly faults: number;
+  readonly run: PromiseRun;
+  readonly serve: HandlerProcess;
+  readonly plan: GuestPlan;
+  readonly stormCpu: number;
 }
 
-export async function handshakes(workspace: Workspace): Promise<Report> {
+export async function handshakes(run: PromiseRun): Promise<Report> {
   const cpus = choosePinnedCpus();
-  const rounds = workspace.scaled(10, 2);
-  const [fastCount, steadyCount] = [workspace.scaled(9000, 150), workspace.scaled(1000, 50)];
-  const options: ServeOptions = {
-    socketPath: workspace.newPath("sock"),
-    memoryPath: workspace.randomFile(workspace.scaled(64, 4) * MIB),
-    cpu: cpus.handler,
-    flags: ["--handshake-timeout", String(HANDSHAKE_TIMEOUT_MS)],
-    logPath: workspace.newPath("log"),
-  };
-  const guest = { ...options, cpu: cpus.guest };
-  const scene: Scene = { workspace, options, guest, faults: workspace.scaled(8000, 300) };
-  await using serve = (await startServe(options)).child;
-  await timeFaults(workspace, guest, scene.faults);
+  const rounds = run.scaled(10, 2);
+  const [fastCount, steadyCount] = [run.scaled(9000, 150), run.scaled(1000, 50)];
+  const memoryPath = run.randomFile(run.scaled(64, 4) * MIB);
+  const faults = run.scaled(8000, 300);
+  const plan: GuestPlan = { memoryPath, faults, order: "random", cpu: cpus.guest };
+  const logPath = run.newPath("log");
+  await using serve = await startServe(run, memoryPath, logPath, cpus.handler);
+  const scene: Scene = { run, serve, plan, stormCpu: cpus.handler };
+  const vm = async (): Promise<FaultTimes> => await timeFaults(run, serve, plan);
+  await vm();
   const fdsBefore = await quietFds(serve, Number.POSITIVE_INFINITY);
   const all: Round[] = [];
   let sent = 0;
   const next = async (count: number, rate: number): Promise<Weather> => {
-    const weather = await faultInStorm(scene, cpus.handler, sent, count, rate);
+    const weather = await faultInStorm(scene, sent, count, rate);
     assert.equal(weather.storm.unanswered, 0, "some handshakes were not refused");
     assert.equal(weather.storm.sent, count);
     sent += count;
     return weather;
   };
   for (let index = 0; index < rounds; index++) {
-    await awaitQuietMachine(workspace.scaled(QUIET_PATIENCE_MS, 1));
-    const aloneBeforeFast = await timeFaults(workspace, guest, scene.faults);
+    await awaitQuietMachine(run.scaled(QUIET_PATIENCE_MS, 1));
+    const aloneBeforeFast = await vm();
     const fast = await next(fastCount, 0);
-    const aloneBeforeSteady = await timeFaults(workspace, guest, scene.faults);
+    const aloneBeforeSteady = await vm();
     const steady = await next(steadyCount, STEADY_PER_SECOND);
     await quietFds(serve, fdsBefore);
-    await delay(workspace.scaled(SETTLE_MS, 10));
+    await delay(run.scaled(SETTLE_MS, 10));
     const rssAnonKib = memoryKib(serve.pid).rssAnon;
     all.push({ aloneBeforeFast, fast, aloneBeforeSteady, steady, rssAnonKib });
   }
-  await timeFaults(workspace, guest, scene.faults);
+  await vm();
   const fdsAfter = await quietFds(serve, fdsBefore);
-  await serve.terminate();
-  const counted = countRefusals(options.logPath!);
+  serve.signal("SIGTERM");
+  assert.equal((await serve.ended(END_DEADLINE_MS))?.code, 0, "serve did not end well");
+  const counted = countRefusals(logPath);
   assert.equal(counted, sent, "the log's count of refusals is not what was sent");
   return {
     bench: "handshakes",
     method:
       `${sent} malformed handshakes (seed ${SEED}) in ${rounds} rounds of ${fastCount} at full ` +
       `speed and ${steadyCount} at ${STEADY_PER_SECOND}/s, one in ${SLOW_EVERY} held for ` +
-      `${HANDSHAKE_TIMEOUT_MS} ms; meanwhile VMs, one after the other, of ${scene.faults} faults ` +
+      `${HANDSHAKE_TIMEOUT_MS} ms; meanwhile VMs, one after the other, of ${faults} faults ` +
       `each. Guest on CPU ${cpus.guest}; serve and the storm on CPU ${cpus.handler}. Ratios to ` +
       "the VM just before each storm, medians over the rounds. All were refused and counted.",
     sides: ["alone", "in the storm"],
     commands: [
-      serve.argv.join(" "),
-      stormCommand(scene, cpus.handler, 0, fastCount, 0).join(" "),
-      faulterCommand(workspace, guest, scene.faults).join(" "),
+      serve.commandLine,
+      stormCommand(scene, 0, fastCount, 0).join(" "),
+      faulterCommand(run, serve.target.socketPath, plan).join(" "),
     ],
     measures: measuresOf(all, fdsAfter - fdsBefore),
     samples: all.map(flatten),
@@ -137,31 +143,44 @@ function measuresOf(all: readonly Round[], gainedFds: number): Measure[] {
 }
 
 function stormCommand(
-  { workspace, options }: Scene,
-  cpu: number,
+  { run, serve, stormCpu }: Scene,
   first: number,
   count: number,
   rate: number,
 ): string[] {
-  const { socketPath, memoryPath } = options;
-  const what = [workspace.programs.storm, socketPath, memoryPath, String(count), String(SEED)];
-  const how = ["--first", first, "--rate", rate, "--slow-every", SLOW_EVERY, "--cpu", cpu];
+  const { socketPath, memoryPath } = serve.target;
+  const what = [run.peerProgram("storm"), socketPath, memoryPath, String(count), String(SEED)];
+  const how = ["--first", first, "--rate", rate, "--slow-every", SLOW_EVERY, "--cpu", stormCpu];
   return [...what, ...how.map(String)];
+}
+
+/** On one CPU, with its log in a file. */
+async function startServe(
+  run: PromiseRun,
+  memoryPath: string,
+  logPath: string,
+  cpu: number,
+): Promise<HandlerProcess> {
+  const flags = ["--handshake-timeout", String(HANDSHAKE_TIMEOUT_MS)];
+  const { template } = HandlerCommand.ofServe(flags);
+  // The shell sees to the log; exec, as the process that is looked at must be ours, not the shell.
+  const command = new HandlerCommand(`exec ${template} 2>${shellWord(logPath)}`);
+  const target = { socketPath: run.newPath("sock"), memoryPath };
+  return await HandlerProcess.start(command, target, ["taskset", "-c", String(cpu)]);
 }
 
 /** VMs that begin while the storm lasts, at least one. Throws if any of them saw a wrong byte. */
 async function faultInStorm(
   scene: Scene,
-  cpu: number,
   first: number,
   count: number,
   rate: number,
 ): Promise<Weather> {
-  await using child = new Child(stormCommand(scene, cpu, first, count, rate));
+  await using child = new Child(stormCommand(scene, first, count, rate));
   const answer = child.answer<StormResult>();
   answer.catch(() => undefined); // told below
   const vms: FaultTimes[] = [];
-  do vms.push(await timeFaults(scene.workspace, scene.guest, scene.faults));
+  do vms.push(await timeFaults(scene.run, scene.serve, scene.plan));
   while (!child.isOver);
   const storm = await answer;
   // The last one may have had fine weather for the most part.
@@ -169,7 +188,7 @@ async function faultInStorm(
 }
 
 /** Descriptors of the process, as soon as they are no more than `limit`. */
-async function quietFds(serve: Child, limit: number): Promise<number> {
+async function quietFds(serve: HandlerProcess, limit: number): Promise<number> {
   await waitFor(
     `serve held no more than ${limit} descriptors`,
     () => openFds(serve.pid) <= limit,

@@ -6,13 +6,15 @@
  * median. Work that comes back again and again would be in both.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { ReferenceCrowd, TOUCHED_PAGES } from "./support/crowd.ts";
-import { ManyVms } from "./support/guests.ts";
-import { type HandlerOptions, referenceCommand, startServe } from "./support/handlers.ts";
-import { median } from "./support/numbers.ts";
+import { Crowd, TOUCHED_PAGES } from "../src/bench/crowd.ts";
+import { ManyVms } from "../src/bench/guests.ts";
+import { median } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
+import { HandlerCommand } from "../src/kit/handler-command.ts";
+import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { type CpuUse, cpuUse } from "./support/proc.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const WINDOW_MS = 10_000;
 const WINDOWS = 7;
@@ -22,15 +24,15 @@ interface Window {
   readonly theirs: CpuUse;
 }
 
-export async function idle(workspace: Workspace): Promise<Report> {
+export async function idle(workspace: PromiseRun): Promise<Report> {
   const count = workspace.scaled(100, 4);
   const memoryPath = workspace.sparseFile(workspace.scaled(256, 16) * MIB);
-  const options: HandlerOptions = { socketPath: workspace.newPath("sock"), memoryPath };
-  const references = { ...options, socketPath: workspace.newPath("sock") };
-  await using serve = (await startServe(options)).child;
-  await using vms = new ManyVms(workspace, options, TOUCHED_PAGES);
+  const target = { socketPath: workspace.newPath("sock"), memoryPath };
+  await using serve = await HandlerProcess.start(HandlerCommand.ofServe(), target);
+  await using vms = new ManyVms(workspace, serve, TOUCHED_PAGES);
   await vms.hold(count);
-  await using crowd = await ReferenceCrowd.start(workspace, references, count);
+  const reference = workspace.referenceCommand();
+  await using crowd = await Crowd.each(workspace, reference, memoryPath, count);
   const theirPids = crowd.handlers.map((handler) => handler.pid);
 
   const windowMs = workspace.scaled(WINDOW_MS, 100);
@@ -52,11 +54,7 @@ export async function idle(workspace: Workspace): Promise<Report> {
     method:
       `${count} VMs attached and asleep, looked at ${windows.length} times for ` +
       `${windowMs / 1000} s. On the C side ${count} processes together. 1 tick is 10 ms.`,
-    commands: [
-      serve.argv.join(" "),
-      vms.command,
-      referenceCommand(workspace, references).join(" "),
-    ],
+    commands: [serve.commandLine, vms.command, crowd.handlers[0]!.commandLine],
     measures: [
       measure(`CPU time in ${windowMs / 1000} s, median`, "ticks", median(all("ours", "ticks")), {
         reference: median(all("theirs", "ticks")),

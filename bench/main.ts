@@ -1,33 +1,41 @@
 /**
  * `npm run bench -- [NAME...] [--smoke] [--json]`: our promises, measured.
  *
- * Without names all benchmarks run, which takes twelve minutes. `--smoke` makes each tiny: enough
- * for the test suite to see that it works, and no number of it means anything. A missed target is
- * printed and does not fail: a noisy machine must not look like a broken program.
+ * Some of the names are scenarios of `faultline bench`, run as they ship; the others look at what
+ * only our own process promises: memory, idle CPU time, what VMs leave behind. Without names all
+ * run, which takes some quarter of an hour. `--smoke` makes each tiny: enough for the test suite to
+ * see that it works, and no number of it means anything. A missed target is printed and does not
+ * fail: a noisy machine must not look like a broken program.
  */
 import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
-import { findCompiler } from "../src/kit/compile.ts";
+import { builtinNames } from "../src/bench/contender.ts";
+import { describeMachine, formatMachine } from "../src/bench/machine.ts";
+import { requireCompiler } from "../src/bench/programs.ts";
+import type { ScenarioReport } from "../src/bench/report.ts";
+import { runScenario } from "../src/bench/run.ts";
+import type { Scenario, Settings } from "../src/bench/scenario.ts";
+import { scenarios } from "../src/bench/scenarios.ts";
+import { fullSettings } from "../src/bench/settings.ts";
+import { formatScenario } from "../src/bench/table.ts";
+import { warmMemory } from "../src/bench/workspace.ts";
 import { cycles } from "./cycles.ts";
 import { fanOut } from "./fan-out.ts";
-import { faultLatency } from "./fault-latency.ts";
 import { firstFault } from "./first-fault.ts";
 import { handshakes } from "./handshakes.ts";
 import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
 import { pack } from "./pack.ts";
 import { removeFlood } from "./remove-flood.ts";
-import { describeMachine } from "./support/machine.ts";
-import { formatMachine, formatReport } from "./support/print.ts";
+import { formatReport } from "./support/print.ts";
+import { PromiseRun } from "./support/promise-run.ts";
 import type { Report } from "./support/report.ts";
-import { Workspace } from "./support/workspace.ts";
 
 const EXIT_USAGE = 2;
 const EXIT_INTERRUPTED = 130;
 const EXIT_TERMINATED = 143;
 
-const benches: Readonly<Record<string, (workspace: Workspace) => Promise<Report>>> = {
-  "fault-latency": faultLatency,
+const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> = {
   "first-fault": firstFault,
   memory,
   idle,
@@ -36,6 +44,14 @@ const benches: Readonly<Record<string, (workspace: Workspace) => Promise<Report>
   handshakes,
   "remove-flood": removeFlood,
   pack,
+};
+const smokeSettings: Settings = {
+  rounds: 1,
+  memoryMib: 4,
+  threads: 2,
+  vms: 2,
+  isPinned: true,
+  isQuick: true,
 };
 
 interface Wishes {
@@ -47,7 +63,7 @@ interface Wishes {
 /** Null after saying what is wrong with them. */
 function parseWishes(): Wishes | null {
   const flag = { type: "boolean", default: false } as const;
-  const all = Object.keys(benches);
+  const all = [...scenarios.map(({ name }) => name), ...Object.keys(promises)];
   try {
     const { values, positionals } = parseArgs({
       options: { smoke: flag, json: flag },
@@ -65,34 +81,45 @@ function parseWishes(): Wishes | null {
   }
 }
 
-async function main(): Promise<void> {
-  const wishes = parseWishes();
-  if (wishes === null) {
-    process.exitCode = EXIT_USAGE;
-    return;
-  }
-  const { names, isSmoke, asJson } = wishes;
-  const compiler = findCompiler();
-  if (compiler === null) throw new Error("There is no cc or gcc on PATH: apt-get install gcc");
-  const machine = describeMachine(compiler);
+async function main({ names, isSmoke, asJson }: Wishes): Promise<void> {
+  const machine = describeMachine(requireCompiler());
   const say = (text: string): void => {
     if (!asJson) console.log(text);
   };
   say(formatMachine(machine));
-
-  using workspace = new Workspace(isSmoke);
-  workspace.warmMemory();
+  using run = new PromiseRun(isSmoke);
+  await warmMemory(run.scaled(2048, 128));
   const reports: Report[] = [];
+  const scenarioReports: ScenarioReport[] = [];
   for (const name of names) {
-    const report = await benches[name]!(workspace);
-    reports.push(report);
-    say(`${formatReport(report, !isSmoke)}\n(load afterwards: ${loadavg()[0]!.toFixed(2)})`);
+    const scenario = scenarios.find((each) => each.name === name);
+    if (scenario === undefined) {
+      const report = await promises[name]!(run);
+      reports.push(report);
+      say(formatReport(report, !isSmoke));
+    } else {
+      const report = await compare(run, scenario);
+      scenarioReports.push(report);
+      say(`\n${formatScenario(report, !isSmoke)}`);
+    }
+    say(`\n(load afterwards: ${loadavg()[0]!.toFixed(2)})`);
   }
   if (isSmoke) say("\nA smoke run: these numbers mean nothing.");
-  if (asJson) console.log(JSON.stringify({ machine, isSmoke, reports }));
+  if (asJson) {
+    console.log(JSON.stringify({ machine, isSmoke, scenarios: scenarioReports, reports }));
+  }
+}
+
+/** As `faultline bench` does without options. */
+async function compare(run: PromiseRun, scenario: Scenario): Promise<ScenarioReport> {
+  const settings = run.scaled<Settings>(fullSettings, smokeSettings);
+  const field = { builtins: builtinNames, handlers: [], servesMany: false };
+  return await runScenario(run, scenario, settings, field);
 }
 
 // A signal ends us as usual, but through the exit handlers that end what we started.
 process.on("SIGINT", () => process.exit(EXIT_INTERRUPTED));
 process.on("SIGTERM", () => process.exit(EXIT_TERMINATED));
-await main();
+const wishes = parseWishes();
+if (wishes === null) process.exitCode = EXIT_USAGE;
+else await main(wishes);

@@ -6,13 +6,15 @@
  * collects it some 10 s later, and who starts a hundred VMs needs that memory now.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { ReferenceCrowd, TOUCHED_PAGES } from "./support/crowd.ts";
-import { ManyVms } from "./support/guests.ts";
-import { type HandlerOptions, referenceCommand, startServe } from "./support/handlers.ts";
-import { median } from "./support/numbers.ts";
+import { Crowd, TOUCHED_PAGES } from "../src/bench/crowd.ts";
+import { ManyVms } from "../src/bench/guests.ts";
+import { median } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
+import { HandlerCommand } from "../src/kit/handler-command.ts";
+import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { memoryKib } from "./support/proc.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const ONE_VM_LIMIT_MIB = 110;
 const FURTHER_VM_LIMIT_KIB = 100;
@@ -25,20 +27,19 @@ interface Growth {
   readonly oneVmRssKib: number;
 }
 
-export async function memory(workspace: Workspace): Promise<Report> {
+export async function memory(workspace: PromiseRun): Promise<Report> {
   const rounds = workspace.scaled(5, 1);
   const furtherVms = workspace.scaled(100, 4);
   const vmMib = workspace.scaled(256, 16);
-  const options: HandlerOptions = {
-    socketPath: workspace.newPath("sock"),
-    memoryPath: workspace.randomFile(vmMib * MIB),
-  };
+  const memoryPath = workspace.randomFile(vmMib * MIB);
   const commands = new Set<string>();
   const growths: Growth[] = [];
   for (let round = 0; round < rounds; round++) {
-    growths.push(await grow(workspace, options, furtherVms, commands));
+    growths.push(await grow(workspace, memoryPath, furtherVms, commands));
   }
-  const theirs = await referenceKib(workspace, options);
+  await using crowd = await Crowd.each(workspace, workspace.referenceCommand(), memoryPath, 1);
+  const reference = crowd.handlers[0]!;
+  const theirs = memoryKib(reference.pid).rssAnon;
   const middle = (of: keyof Growth): number => median(growths.map((each) => each[of]));
   return {
     bench: "memory",
@@ -47,7 +48,7 @@ export async function memory(workspace: Workspace): Promise<Report> {
       `processes. Each VM a process of its own, of ${vmMib} MiB, that touched ${TOUCHED_PAGES} ` +
       "pages; 1 s after the last one came. The C handler is one process for each VM, so that a " +
       "further VM costs all of it again.",
-    commands: [...commands, referenceCommand(workspace, options).join(" ")],
+    commands: [...commands, reference.commandLine],
     measures: [
       measure("RssAnon, 1 VM", "MiB", middle("oneVmKib") / 1024, {
         reference: theirs / 1024,
@@ -64,14 +65,15 @@ export async function memory(workspace: Workspace): Promise<Report> {
 }
 
 async function grow(
-  workspace: Workspace,
-  options: HandlerOptions,
+  workspace: PromiseRun,
+  memoryPath: string,
   furtherVms: number,
   commands: Set<string>,
 ): Promise<Growth> {
-  await using serve = (await startServe(options)).child;
-  await using vms = new ManyVms(workspace, options, TOUCHED_PAGES);
-  commands.add(serve.argv.join(" ")).add(vms.command);
+  const target = { socketPath: workspace.newPath("sock"), memoryPath };
+  await using serve = await HandlerProcess.start(HandlerCommand.ofServe(), target);
+  await using vms = new ManyVms(workspace, serve, TOUCHED_PAGES);
+  commands.add(serve.commandLine).add(vms.command);
   const pauseMs = workspace.scaled(PAUSE_MS, 50);
   await vms.hold(1);
   await delay(pauseMs);
@@ -85,10 +87,4 @@ async function grow(
     furtherVmKib: (all.rssAnon - one.rssAnon) / furtherVms,
     oneVmRssKib: one.rss,
   };
-}
-
-async function referenceKib(workspace: Workspace, options: HandlerOptions): Promise<number> {
-  const own = { ...options, socketPath: workspace.newPath("sock") };
-  await using crowd = await ReferenceCrowd.start(workspace, own, 1);
-  return memoryKib(crowd.handlers[0]!.pid).rssAnon;
 }

@@ -13,11 +13,12 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
+import { median } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
 import { builtRoot } from "../src/kit/paths.ts";
 import { writeMemoryLike } from "./support/memory-like.ts";
-import { median } from "./support/numbers.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const CHUNK_BYTES = 256 * 1024;
 /** USER_HZ, the same on every Linux that we run on. */
@@ -42,7 +43,7 @@ interface Sides {
   readonly casyncExtract: readonly string[];
 }
 
-export async function pack(workspace: Workspace): Promise<Report> {
+export async function pack(workspace: PromiseRun): Promise<Report> {
   const hasCasync = spawnSync("casync", ["--version"]).status === 0;
   const memory = workspace.newPath("mem");
   writeMemoryLike(memory, workspace.scaled(512, 16) * MIB);
@@ -152,7 +153,7 @@ function compared(
 }
 
 /** Both files take the same start; only one has anything to read. */
-function zeroMsPerGib(workspace: Workspace, folder: string): number {
+function zeroMsPerGib(workspace: PromiseRun, folder: string): number {
   const sizeBytes = workspace.scaled(2048, 16) * MIB;
   const packMs = (kind: "zeroes" | "holes"): number => {
     const memory = workspace.newPath("mem");

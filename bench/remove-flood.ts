@@ -3,15 +3,22 @@
  * the same fault worker: what the quiet one feels of it.
  */
 import assert from "node:assert/strict";
+import {
+  type FaultTimes,
+  faulterCommand,
+  type GuestPlan,
+  timeFaults,
+} from "../src/bench/guests.ts";
+import { choosePinnedCpus } from "../src/bench/machine.ts";
+import { awaitQuietMachine } from "../src/bench/quiet.ts";
+import { median } from "../src/bench/statistics.ts";
+import { MIB } from "../src/bench/workspace.ts";
 import { Child } from "../src/kit/child.ts";
-import { type FaultTimes, faulterCommand, timeFaults } from "./support/guests.ts";
-import { type ServeOptions, startServe } from "./support/handlers.ts";
-import { choosePinnedCpus } from "./support/machine.ts";
-import { median } from "./support/numbers.ts";
+import { HandlerCommand, type HandlerTarget } from "../src/kit/handler-command.ts";
+import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { memoryKib } from "./support/proc.ts";
-import { awaitQuietMachine } from "./support/quiet.ts";
+import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
-import { MIB, type Workspace } from "./support/workspace.ts";
 
 const FLOOD_THREADS = 4;
 /** Between two faults of the quiet VM. */
@@ -25,25 +32,26 @@ interface Round {
   readonly rssAnonKib: number;
 }
 
-export async function removeFlood(workspace: Workspace): Promise<Report> {
+export async function removeFlood(run: PromiseRun): Promise<Report> {
   const cpus = choosePinnedCpus();
-  const rounds = workspace.scaled(9, 2);
-  const faults = workspace.scaled(2000, 100);
-  const options: ServeOptions = {
-    socketPath: workspace.newPath("sock"),
-    memoryPath: workspace.randomFile(workspace.scaled(16, 4) * MIB),
-    cpu: cpus.handler,
-    flags: ["--workers", "1"],
+  const rounds = run.scaled(9, 2);
+  const target: HandlerTarget = {
+    socketPath: run.newPath("sock"),
+    memoryPath: run.randomFile(run.scaled(16, 4) * MIB),
   };
-  const guest = { ...options, cpu: cpus.guest };
-  const flood = floodCommand(workspace, options, cpus.guest, workspace.scaled(3000, 200));
-  await using serve = (await startServe(options)).child;
-  const quiet = async (): Promise<FaultTimes> =>
-    await timeFaults(workspace, guest, faults, PAUSE_US);
+  const { memoryPath } = target;
+  const faults = run.scaled(2000, 100);
+  const cpu = cpus.guest;
+  const plan: GuestPlan = { memoryPath, faults, order: "random", pauseUs: PAUSE_US, cpu };
+  const flood = floodCommand(run, target, cpu, run.scaled(3000, 200));
+  const command = HandlerCommand.ofServe(["--workers", "1"]);
+  const pinned = ["taskset", "-c", String(cpus.handler)];
+  await using serve = await HandlerProcess.start(command, target, pinned);
+  const quiet = async (): Promise<FaultTimes> => await timeFaults(run, serve, plan);
   await quiet();
   const all: Round[] = [];
   for (let index = 0; index < rounds; index++) {
-    await awaitQuietMachine(workspace.scaled(QUIET_PATIENCE_MS, 1));
+    await awaitQuietMachine(run.scaled(QUIET_PATIENCE_MS, 1));
     const alone = await quiet();
     await using flooding = new Child(flood);
     assert.equal(await flooding.line(), "flooding");
@@ -66,9 +74,9 @@ export async function removeFlood(workspace: Workspace): Promise<Report> {
       `${cpus.handler}; medians, ratios per round. Every page of both was right.`,
     sides: ["alone", "beside it"],
     commands: [
-      serve.argv.join(" "),
+      serve.commandLine,
       flood.join(" "),
-      faulterCommand(workspace, guest, faults, PAUSE_US).join(" "),
+      faulterCommand(run, target.socketPath, plan).join(" "),
     ],
     measures: [
       compare(all, "p50_us"),
@@ -88,12 +96,12 @@ export async function removeFlood(workspace: Workspace): Promise<Report> {
 }
 
 function floodCommand(
-  workspace: Workspace,
-  { socketPath, memoryPath }: ServeOptions,
+  run: PromiseRun,
+  { socketPath, memoryPath }: HandlerTarget,
   cpu: number,
   milliseconds: number,
 ): string[] {
-  const what = [workspace.programs.flood, socketPath, memoryPath];
+  const what = [run.peerProgram("flood"), socketPath, memoryPath];
   const how = [milliseconds, FLOOD_THREADS, 1].map(String);
   return ["taskset", "--cpu-list", String(cpu), ...what, ...how];
 }

@@ -1,25 +1,30 @@
 /*
  * faulter: the measuring stand-in for a guest. It asks a page-fault handler for pages and times every answer.
  *
- *   faulter SOCKET MEMORY_FILE FAULTS [--cpu N] [--order sequential|random] [--seed N] [--pause US] [--out FILE]
+ *   faulter SOCKET|--mapping MEMORY_FILE FAULTS [--threads N] [--order sequential|random] [--seed N] [--cpu N]
+ *           [--pause US] [--out FILE]
  *
- * It behaves as Firecracker (HEAD) does on restore: anonymous memory as large as MEMORY_FILE, a userfaultfd with
- * EVENT_REMOVE registered for missing pages, and the handshake on SOCKET, where a handler must be listening. Then one
- * thread reads one 8-byte word in each of FAULTS distinct pages, one after the other, and afterwards every word is
- * compared with the file.
+ * It restores as peer.h says, with the handler that listens on SOCKET. Then it reads one 8-byte word in each of FAULTS
+ * distinct pages, and afterwards every word is compared with the file.
  *
- *   --cpu N      pin the touching thread to this CPU
+ *   --mapping    instead of SOCKET: no handler. The guest's memory is a private mapping of MEMORY_FILE, which is what a
+ *                VMM does without one (Firecracker's File backend). The kernel maps up to 16 cached pages around each
+ *                one that is read, so most touches after the first do not fault at all: reported as it is
+ *   --threads N  so many threads fault at once (default 1), each in a share of the pages of its own, from one barrier
  *   --order O    sequential: pages 0, 1, 2 ... (default); random: a seeded permutation of all pages
  *   --seed N     for --order random (default 1)
- *   --pause US   sleep for so long between two faults (default 0)
- *   --out FILE   every latency in nanoseconds, in order of touching, one a line
+ *   --cpu N      pin the touching threads to this CPU
+ *   --pause US   each thread sleeps for so long between two faults (default 0)
+ *   --out FILE   every latency in nanoseconds, in order of touching, thread after thread, one a line
  *
  * Prints one line of JSON:
- *   {"faults":N,"first_us":F,"p50_us":F,"p90_us":F,"p99_us":F,"max_us":F,"mean_us":F,"total_ms":F,"mismatches":N}
- *   first_us       from just after the handshake was sent until the first word was there: accept and parse included
- *   p50/p90/p99    without the first 64 faults (warm-up), unless there are not more than these
- *   max, mean      of all faults, the first one included
- *   total_ms       from before the first touch until after the last
+ *   {"faults":N,"threads":N,"first_us":F,"p50_us":F,"p90_us":F,"p99_us":F,"max_us":F,"mean_us":F,"total_ms":F,
+ *    "pages_per_s":F,"mismatches":N}
+ *   first_us       from just before the handshake was sent until the first word was there: accept and parse included
+ *   p50/p90/p99    of all threads, without the first 64 faults of each (warm-up) unless it has not more than these
+ *   max, mean      of all faults, the first ones included
+ *   total_ms       from before the first touch of any thread until after the last
+ *   pages_per_s    FAULTS over that
  *
  * Exit codes: 0 every word was right; 1 some were not; 2 wrong usage or a setup step failed (said on stderr).
  * There is no timeout: with a handler that does not answer, a guest hangs, and so does this. Whoever runs it, times it.
@@ -27,37 +32,20 @@
  * Build: gcc -O2 -Wall -Wextra -pthread -o faulter faulter.c
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <linux/userfaultfd.h>
+#define PROGRAM_NAME "faulter"
+#include "peer.h"
+#include <pthread.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
-#include <time.h>
-#include <unistd.h>
 
-#ifndef USERFAULTFD_IOC_NEW /* Linux 6.1 */
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
-
-#define PAGE_SIZE 4096
 #define WARM_UP_FAULTS 64
+#define MAX_THREADS 256
 
 struct options {
-  const char *socket_path;
+  const char *socket_path; /* NULL: no handler, a mapping */
   const char *memory_path;
   uint64_t faults;
+  uint64_t threads;
   int cpu; /* -1: not pinned */
   bool random_order;
   uint64_t seed;
@@ -65,42 +53,15 @@ struct options {
   const char *out_path;
 };
 
-/* Formats may use %m, the text of errno. */
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
-  int error = errno;
-  va_list args;
-  va_start(args, format);
-  fputs("faulter: ", stderr);
-  errno = error;
-  vfprintf(stderr, format, args);
-  fputc('\n', stderr);
-  va_end(args);
-  exit(2);
-}
-
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* ---- options -------------------------------------------------------------------------------------------------- */
-
-static uint64_t parse_number(const char *name, const char *text) {
-  char *end;
-  errno = 0;
-  unsigned long long value = strtoull(text, &end, 10);
-  if (errno || end == text || *end || *text == '-') die("%s: '%s' is not an unsigned integer", name, text);
-  return value;
-}
 
 static struct options parse_options(int argc, char **argv) {
   if (argc < 4)
-    die("usage: faulter SOCKET MEMORY_FILE FAULTS [--cpu N] [--order sequential|random] [--seed N] [--pause US] "
-        "[--out FILE]");
-  struct options o = {.socket_path = argv[1], .memory_path = argv[2], .cpu = -1, .seed = 1};
+    die("usage: faulter SOCKET|--mapping MEMORY_FILE FAULTS [--threads N] [--order sequential|random] [--seed N] "
+        "[--cpu N] [--pause US] [--out FILE]");
+  struct options o = {.socket_path = argv[1], .memory_path = argv[2], .threads = 1, .cpu = -1, .seed = 1};
+  if (strcmp(argv[1], "--mapping") == 0) o.socket_path = NULL;
   o.faults = parse_number("FAULTS", argv[3]);
-  if (o.faults == 0) die("FAULTS must be at least 1");
   for (int i = 4; i < argc; i += 2) {
     const char *name = argv[i], *value = argv[i + 1];
     if (!value) die("%s: value missing", name);
@@ -112,6 +73,8 @@ static struct options parse_options(int argc, char **argv) {
       if (strcmp(value, "random") != 0 && strcmp(value, "sequential") != 0)
         die("--order: '%s' is neither sequential nor random", value);
       o.random_order = strcmp(value, "random") == 0;
+    } else if (strcmp(name, "--threads") == 0) {
+      o.threads = parse_number(name, value);
     } else if (strcmp(name, "--seed") == 0) {
       o.seed = parse_number(name, value);
     } else if (strcmp(name, "--pause") == 0) {
@@ -122,6 +85,8 @@ static struct options parse_options(int argc, char **argv) {
       die("unknown option %s", name);
     }
   }
+  if (o.threads < 1 || o.threads > MAX_THREADS) die("--threads: 1 to %d", MAX_THREADS);
+  if (o.faults < o.threads) die("FAULTS must be at least 1 for each thread");
   return o;
 }
 
@@ -133,83 +98,12 @@ static void *allocate(size_t bytes) {
   return address;
 }
 
-static const char *map_memory_file(const char *path, size_t *size) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) die("open %s: %m", path);
-  struct stat info;
-  if (fstat(fd, &info) < 0) die("fstat %s: %m", path);
-  if (info.st_size == 0 || info.st_size % PAGE_SIZE)
-    die("%s: %lld bytes are not whole pages of %d", path, (long long)info.st_size, PAGE_SIZE);
-  *size = (size_t)info.st_size;
-  void *address = mmap(NULL, *size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
-  if (address == MAP_FAILED) die("mmap %s: %m", path);
-  close(fd);
-  return address;
-}
-
-/* The device node first, as Firecracker does: its file mode is then the only permission needed. */
-static int create_uffd(void) {
-  const int flags = O_CLOEXEC | O_NONBLOCK;
-  int uffd = -1;
-  int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-  if (device >= 0) {
-    uffd = ioctl(device, USERFAULTFD_IOC_NEW, flags);
-    close(device);
-  }
-  if (uffd < 0) uffd = (int)syscall(SYS_userfaultfd, flags);
-  if (uffd < 0) die("userfaultfd: %m");
-  struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};
-  if (ioctl(uffd, UFFDIO_API, &api) < 0) die("UFFDIO_API: %m");
-  return uffd;
-}
-
-static void register_missing(int uffd, const char *guest, size_t size) {
-  struct uffdio_register request = {
-      .range = {.start = (uint64_t)(uintptr_t)guest, .len = size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-  if (ioctl(uffd, UFFDIO_REGISTER, &request) < 0) die("UFFDIO_REGISTER: %m");
-}
-
-static int connect_to(const char *path) {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
-  if (strlen(path) >= sizeof address.sun_path) die("%s: socket path longer than 107 bytes", path);
-  strcpy(address.sun_path, path);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) die("socket: %m");
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) die("connect %s: %m", path);
-  return fd;
-}
-
-static void send_handshake(int socket, int uffd, const char *guest, size_t size) {
-  char json[256];
-  int length = snprintf(json, sizeof json,
-                        "[{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":0,"
-                        "\"page_size\":%d,\"page_size_kib\":%d}]", /* bytes, whatever the name says */
-                        (uintptr_t)guest, size, PAGE_SIZE, PAGE_SIZE);
-  union {
-    char bytes[CMSG_SPACE(sizeof(int))];
-    struct cmsghdr align;
-  } control = {0};
-  struct iovec body = {json, (size_t)length};
-  struct msghdr message = {
-      .msg_iov = &body, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
-  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof uffd);
-  memcpy(CMSG_DATA(header), &uffd, sizeof uffd);
-  ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL);
-  if (sent < 0) die("sendmsg handshake: %m");
-  if (sent != length) die("sendmsg handshake: %zd of %d bytes sent", sent, length);
-}
-
 static void pin_to_cpu(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
   if (sched_setaffinity(0, sizeof set, &set) < 0) die("sched_setaffinity to CPU %d: %m", cpu);
 }
-
-/* ---- measurement ---------------------------------------------------------------------------------------------- */
 
 static uint64_t next_random(uint64_t *state) { /* splitmix64 */
   uint64_t z = (*state += 0x9e3779b97f4a7c15u);
@@ -236,6 +130,61 @@ static uint64_t word_offset(uint64_t page) {
   return page * PAGE_SIZE + (page * 8) % PAGE_SIZE;
 }
 
+/* ---- touching ------------------------------------------------------------------------------------------------- */
+
+/* Part of the pages, and the thread that touches it. */
+struct share {
+  pthread_t thread;
+  uint64_t first, count; /* in `order`, `latencies` and `words` */
+  uint64_t start, first_at, end;
+};
+
+static const char *guest;
+static const uint64_t *order;
+static uint64_t *latencies, *words;
+static uint64_t pause_us;
+static pthread_barrier_t barrier;
+
+static void touch(struct share *s) {
+  uint64_t after = 0;
+  for (uint64_t i = s->first; i < s->first + s->count; i++) {
+    const char *word = guest + word_offset(order[i]);
+    if (pause_us > 0 && i > s->first) usleep((useconds_t)pause_us);
+    uint64_t before = now_ns();
+    words[i] = *(volatile const uint64_t *)word;
+    after = now_ns();
+    latencies[i] = after - before;
+    if (i == s->first) {
+      s->start = before;
+      s->first_at = after;
+    }
+  }
+  s->end = after;
+}
+
+static void *run_share(void *share) {
+  pthread_barrier_wait(&barrier);
+  touch(share);
+  return NULL;
+}
+
+/* Returns when the handshake was about to be sent, or touching to begin. The caller's thread takes the first share. */
+static uint64_t touch_all(const struct options *o, struct share *shares, size_t size) {
+  if ((errno = pthread_barrier_init(&barrier, NULL, (unsigned)o->threads))) die("pthread_barrier_init: %m");
+  for (uint64_t t = 0; t < o->threads; t++) {
+    shares[t].first = o->faults * t / o->threads;
+    shares[t].count = o->faults * (t + 1) / o->threads - shares[t].first;
+    if (t > 0 && (errno = pthread_create(&shares[t].thread, NULL, run_share, &shares[t]))) die("pthread_create: %m");
+  }
+  uint64_t sent_at = o->socket_path ? attach(o->socket_path, guest, size) : now_ns();
+  pthread_barrier_wait(&barrier);
+  touch(&shares[0]);
+  for (uint64_t t = 1; t < o->threads; t++) pthread_join(shares[t].thread, NULL);
+  return sent_at;
+}
+
+/* ---- report --------------------------------------------------------------------------------------------------- */
+
 static int compare_numbers(const void *a, const void *b) {
   uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
   return x < y ? -1 : x > y;
@@ -246,49 +195,42 @@ static double percentile_us(const uint64_t *sorted, uint64_t count, unsigned per
   return (double)sorted[rank - 1] / 1e3;
 }
 
-static void write_latencies(const char *path, const uint64_t *latencies, uint64_t count) {
+static void write_latencies(const char *path, uint64_t count) {
   FILE *file = fopen(path, "w");
   if (!file) die("open %s: %m", path);
   for (uint64_t i = 0; i < count; i++) fprintf(file, "%" PRIu64 "\n", latencies[i]);
   if (ferror(file) || fclose(file) != 0) die("write %s: %m", path);
 }
 
+/* Moves the latencies that count to the front, in order of size; returns how many. */
+static uint64_t sort_latencies(const struct options *o, const struct share *shares) {
+  uint64_t count = 0;
+  for (uint64_t t = 0; t < o->threads; t++) {
+    uint64_t skipped = shares[t].count > WARM_UP_FAULTS ? WARM_UP_FAULTS : 0;
+    memmove(latencies + count, latencies + shares[t].first + skipped, (shares[t].count - skipped) * sizeof *latencies);
+    count += shares[t].count - skipped;
+  }
+  qsort(latencies, count, sizeof *latencies, compare_numbers);
+  return count;
+}
+
 int main(int argc, char **argv) {
   struct options o = parse_options(argc, argv);
   if (o.cpu >= 0) pin_to_cpu(o.cpu);
   size_t size;
-  const char *expected = map_memory_file(o.memory_path, &size);
+  const char *expected = map_memory_file(o.memory_path, PROT_READ, MAP_POPULATE, &size);
   uint64_t pages = size / PAGE_SIZE;
   if (o.faults > pages)
     die("FAULTS: %" PRIu64 " wanted, but %s has only %" PRIu64 " pages", o.faults, o.memory_path, pages);
 
-  /* All that the loop below writes to is present beforehand: no fault but the guest's shall be measured. */
-  uint64_t *order = make_order(&o, pages);
-  uint64_t *latencies = allocate(o.faults * sizeof *latencies);
-  uint64_t *words = allocate(o.faults * sizeof *words);
-  const char *guest = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (guest == MAP_FAILED) die("mmap of %zu bytes of guest memory: %m", size);
-  /* Both stay open until the end: the socket tells the handler that we live, and as long as we hold the uffd too, the
-   * death of the handler cannot turn missing pages into zeroes. */
-  int uffd = create_uffd();
-  register_missing(uffd, guest, size);
-  int socket = connect_to(o.socket_path);
-
-  send_handshake(socket, uffd, guest, size);
-  uint64_t sent_at = now_ns(), first_at = 0;
-  uint64_t start = sent_at, end = sent_at;
-  for (uint64_t i = 0; i < o.faults; i++) {
-    const char *word = guest + word_offset(order[i]);
-    if (o.pause_us > 0 && i > 0) usleep((useconds_t)o.pause_us);
-    uint64_t before = now_ns();
-    words[i] = *(volatile const uint64_t *)word;
-    end = now_ns();
-    latencies[i] = end - before;
-    if (i == 0) {
-      start = before;
-      first_at = end;
-    }
-  }
+  /* All that the threads write to is present beforehand: no fault but the guest's shall be measured. */
+  order = make_order(&o, pages);
+  pause_us = o.pause_us;
+  latencies = allocate(o.faults * sizeof *latencies);
+  words = allocate(o.faults * sizeof *words);
+  struct share *shares = allocate(o.threads * sizeof *shares);
+  guest = o.socket_path ? map_guest_memory(size) : map_memory_file(o.memory_path, PROT_READ | PROT_WRITE, 0, &size);
+  uint64_t sent_at = touch_all(&o, shares, size);
 
   uint64_t mismatches = 0, sum = 0, max = 0;
   for (uint64_t i = 0; i < o.faults; i++) {
@@ -298,14 +240,20 @@ int main(int argc, char **argv) {
     sum += latencies[i];
     if (latencies[i] > max) max = latencies[i];
   }
-  if (o.out_path) write_latencies(o.out_path, latencies, o.faults);
-  uint64_t skipped = o.faults > WARM_UP_FAULTS ? WARM_UP_FAULTS : 0;
-  uint64_t *measured = latencies + skipped, count = o.faults - skipped;
-  qsort(measured, count, sizeof *measured, compare_numbers);
-  printf("{\"faults\":%" PRIu64 ",\"first_us\":%.1f,\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f,"
-         "\"mean_us\":%.2f,\"total_ms\":%.3f,\"mismatches\":%" PRIu64 "}\n",
-         o.faults, (double)(first_at - sent_at) / 1e3, percentile_us(measured, count, 50),
-         percentile_us(measured, count, 90), percentile_us(measured, count, 99), (double)max / 1e3,
-         (double)sum / (double)o.faults / 1e3, (double)(end - start) / 1e6, mismatches);
+  uint64_t start = shares[0].start, first_at = shares[0].first_at, end = shares[0].end;
+  for (uint64_t t = 1; t < o.threads; t++) {
+    if (shares[t].start < start) start = shares[t].start;
+    if (shares[t].first_at < first_at) first_at = shares[t].first_at;
+    if (shares[t].end > end) end = shares[t].end;
+  }
+  if (o.out_path) write_latencies(o.out_path, o.faults);
+  uint64_t count = sort_latencies(&o, shares);
+  printf("{\"faults\":%" PRIu64 ",\"threads\":%" PRIu64 ",\"first_us\":%.1f,\"p50_us\":%.3f,\"p90_us\":%.3f,"
+         "\"p99_us\":%.3f,\"max_us\":%.1f,\"mean_us\":%.3f,\"total_ms\":%.3f,\"pages_per_s\":%.0f,"
+         "\"mismatches\":%" PRIu64 "}\n",
+         o.faults, o.threads, (double)(first_at - sent_at) / 1e3, percentile_us(latencies, count, 50),
+         percentile_us(latencies, count, 90), percentile_us(latencies, count, 99), (double)max / 1e3,
+         (double)sum / (double)o.faults / 1e3, (double)(end - start) / 1e6,
+         (double)o.faults * 1e9 / (double)(end - start), mismatches);
   return mismatches ? 1 : 0;
 }

@@ -1,31 +1,16 @@
 /** Reports as text: one table each, both sides and the ratio in every row. */
-import type { Machine } from "./machine.ts";
+import { formatTable } from "../../src/bench/table.ts";
 import type { Measure, Report, Target, Unit } from "./report.ts";
 
 const bothHandlers = ["C handler", "Faultline"] as const;
-
-export function formatMachine(machine: Machine): string {
-  return (
-    `${machine.cpuModel}, ${machine.cpus} CPUs (${machine.hypervisor}), Linux ${machine.kernel}, ` +
-    `Node ${machine.node}, ${machine.compiler}; load ${machine.load.toFixed(2)}`
-  );
-}
 
 /** `isJudged`: whether to say which targets are met; a smoke run meets none but by luck. */
 export function formatReport(report: Report, isJudged: boolean): string {
   const headings = ["", ...(report.sides ?? bothHandlers), "ratio", "target", ""];
   const rows = [headings, ...report.measures.map((row) => formatRow(row, isJudged))];
-  const widths = headings.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const lines = rows.map((row) =>
-    row
-      .map((cell, column) =>
-        column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!),
-      )
-      .join("  ")
-      .trimEnd(),
-  );
-  const commands = report.commands.map((command) => `  $ ${command}`);
-  return [`\n## ${report.bench}`, report.method, ...commands, ...lines].join("\n");
+  const commands = report.commands.map((command) => `- \`${command}\``);
+  const table = formatTable(rows, 1);
+  return [`\n## ${report.bench}`, "", report.method, "", ...commands, "", ...table].join("\n");
 }
 
 function formatRow(row: Measure, isJudged: boolean): readonly string[] {

@@ -36,7 +36,10 @@ export const errorCodes = {
   "no-kvm": [ExitCode.noAccess, "This process or machine cannot use /dev/kvm."],
   unsupported: [ExitCode.noAccess, "The kernel, or a server, lacks what the requested mode needs."],
   "bad-option": [ExitCode.usage, "An option is unknown, or its value cannot be used."],
-  "handler-failed": [ExitCode.failed, "The handler under test did not start, or did not answer."],
+  "handler-failed": [
+    ExitCode.failed,
+    "The handler under test did not start, answer, or give the right bytes.",
+  ],
   "no-compiler": [ExitCode.noAccess, "A benchmark's C programs cannot be built."],
   handshake: [ExitCode.failed, "A peer's handshake was refused."],
   "unresolvable-page": [ExitCode.failed, "A page's bytes could not be obtained or installed."],

@@ -11,6 +11,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["conformance", async () => (await import("./conformance.ts")).conformanceCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],
   ["image", async () => (await import("./image.ts")).imageCommand()],
+  ["bench", async () => (await import("./bench.ts")).benchCommand()],
 ]);
 
 async function createProgram(requested: string | undefined): Promise<Command> {

@@ -91,9 +91,9 @@ export class SessionStats {
     this.#counters[OVERFLOWED]! += 1;
   }
 
-  /** From the moment the fault was read to its installation, in microseconds. */
-  addLatency(microseconds: number): void {
-    this.#latencies[bucketOf(microseconds * 1000)]! += 1;
+  /** From the moment faults were read until their waiters were woken, of `count` of them. */
+  addLatency(microseconds: number, count = 1): void {
+    this.#latencies[bucketOf(microseconds * 1000)]! += count;
   }
 
   counters(): Counters {

@@ -13,7 +13,7 @@ import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
 import type { EventBatch } from "../uffd/events.ts";
-import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { Userfaultfd, type WakeOption } from "../uffd/userfaultfd.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 import { SessionStats } from "./session-stats.ts";
 import type { ErrorPolicy, SessionSetup } from "./wire.ts";
@@ -41,8 +41,15 @@ const STALLS_BEFORE_WAITING = 16;
  * A page that cannot be allocated for this long is given up: pools are refilled in less, or never.
  */
 const EXHAUSTED_AFTER_US = 1e6;
+const DONT_WAKE: WakeOption = { dontWake: true };
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
+/**
+ * Faults that are answered together are woken together, after at most this much: a thread that is
+ * woken takes the CPU at once, often ours, and then the others wait for it too. A copy that is
+ * itself as large wakes its own waiters.
+ */
+const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 export class WorkerSession {
   readonly id: number;
@@ -65,6 +72,11 @@ export class WorkerSession {
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
+  /** What was installed and not woken yet: a range that holds it, and how much it is. */
+  #unwokenStart = 0;
+  #unwokenEnd = 0;
+  #unwokenBytes = 0;
+  #unwokenInstalls = 0;
 
   constructor(setup: SessionSetup, tools: WorkerTools) {
     this.id = setup.id;
@@ -171,47 +183,80 @@ export class WorkerSession {
     const count = this.#planner.plan(actions);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
-      const outcome = this.#carryOut(actions, index);
+      const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
+      const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
+      const outcome = this.#carryOut(actions, index, lengthBytes, wakes);
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
-      this.#count(actions, index, outcome, nowUs);
+      this.#count(actions, index, outcome);
+      if (outcome === "installed" || outcome === "partial") {
+        this.#unwokenInstalls += 1;
+        if (wakes) this.#noteWoken(nowUs);
+        else this.#wakeLater(actions, index, nowUs);
+      }
       const next = this.#follow(actions, index, settlement, outcome);
-      if (next === "gone" || next === "failed") return next;
       if (next === "later") turn = "later";
+      else if (next !== "again") {
+        turn = next;
+        break;
+      }
     }
+    if (this.#unwokenBytes > 0 && turn !== "gone") this.#wakeInstalled(nowUs);
     return turn;
   }
 
-  #carryOut(actions: ActionList, index: number): Outcome {
+  #carryOut(actions: ActionList, index: number, lengthBytes: number, wakes: boolean): Outcome {
     const page = actions.firstPages[index]!;
     const target = this.#regions.addressOf(actions.regions[index]!, page);
-    const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
     const offset = page * this.#pageSizeBytes;
+    const mode = wakes ? 0 : abi.UFFDIO_COPY_MODE_DONTWAKE;
     switch (actions.kinds[index]) {
       case ActionKind.copy: {
         const source = this.#layers.addresses[actions.owners[index]!]! + offset;
-        return this.uffd.copy(target, source, lengthBytes);
+        return this.uffd.copy(target, source, lengthBytes, mode);
       }
       case ActionKind.zero:
         if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
-          return this.uffd.zeropage(target, lengthBytes);
+          return this.uffd.zeropage(target, lengthBytes, wakes ? undefined : DONT_WAKE);
         }
-        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes);
+        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes, mode);
       default: {
         const source = this.#tools.buffers.assemble(this.#layers, offset, lengthBytes);
-        return source === null ? "badSource" : this.uffd.copy(target, source, lengthBytes);
+        return source === null ? "badSource" : this.uffd.copy(target, source, lengthBytes, mode);
       }
     }
   }
 
-  #count(actions: ActionList, index: number, outcome: Outcome, nowUs: number): void {
+  #count(actions: ActionList, index: number, outcome: Outcome): void {
     if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
     else if (outcome === "deferred") this.#stats.addDeferred();
     if (outcome !== "installed" && outcome !== "partial") return;
     const pages = this.uffd.doneBytes / this.#pageSizeBytes;
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
+  }
+
+  /** What action `index` has installed is woken with what comes next. */
+  #wakeLater(actions: ActionList, index: number, nowUs: number): void {
+    const start = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
+    const end = start + this.uffd.doneBytes;
+    if (this.#unwokenBytes === 0 || start < this.#unwokenStart) this.#unwokenStart = start;
+    if (this.#unwokenBytes === 0 || end > this.#unwokenEnd) this.#unwokenEnd = end;
+    this.#unwokenBytes += this.uffd.doneBytes;
+    if (this.#unwokenBytes >= MAX_UNWOKEN_BYTES) this.#wakeInstalled(nowUs);
+  }
+
+  /** One wake for all. Threads in between whose page is not there yet just fault again. */
+  #wakeInstalled(nowUs: number): void {
+    this.uffd.wake(this.#unwokenStart, this.#unwokenEnd - this.#unwokenStart);
+    this.#unwokenBytes = 0;
+    this.#noteWoken(nowUs);
+  }
+
+  /** For the threads of these installs the wait is over. */
+  #noteWoken(nowUs: number): void {
     this.lastActiveUs = monotonicUs();
-    this.#stats.addLatency(this.lastActiveUs - nowUs);
+    this.#stats.addLatency(this.lastActiveUs - nowUs, this.#unwokenInstalls);
+    this.#unwokenInstalls = 0;
   }
 
   #follow(actions: ActionList, index: number, settlement: Settlement, outcome: Outcome): Turn {

@@ -38,8 +38,8 @@ export class HandlerCommand {
   /** `faultline serve` of this installation. */
   static ofServe(flags: readonly string[] = []): HandlerCommand {
     const main = join(builtRoot, "src", "cli", "main.js");
-    const words = [process.execPath, main, "serve"].map(quote);
-    const options = ["--memory {memory} --socket {socket} --log warn", ...flags.map(quote)];
+    const words = [process.execPath, main, "serve"].map(shellWord);
+    const options = ["--memory {memory} --socket {socket} --log warn", ...flags.map(shellWord)];
     return new HandlerCommand([...words, ...options].join(" "));
   }
 
@@ -47,12 +47,12 @@ export class HandlerCommand {
   shellLine({ socketPath, memoryPath }: HandlerTarget): string {
     const values = { socket: socketPath, memory: memoryPath };
     return this.template.replace(PLACEHOLDER, (_, name: keyof typeof values) =>
-      quote(values[name]),
+      shellWord(values[name]),
     );
   }
 }
 
 /** One word for the shell. */
-function quote(word: string): string {
+export function shellWord(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -40,15 +40,11 @@ export class HandlerProcess {
   readonly #exited: Promise<unknown>;
   #messages = "";
 
-  private constructor(command: HandlerCommand, target: HandlerTarget) {
+  private constructor(command: HandlerCommand, target: HandlerTarget, prefix: readonly string[]) {
     this.commandLine = command.shellLine(target);
     this.target = target;
-    // Without exec the shell would stay between us and the handler. A compound command cannot be
-    // exec'd as a whole; its group is still ours.
-    const line = /[;&|\n<>()]/.test(this.commandLine)
-      ? this.commandLine
-      : `exec ${this.commandLine}`;
-    this.#process = spawn("/bin/sh", ["-c", line], {
+    const [program, ...args] = [...prefix, "/bin/sh", "-c", directly(this.commandLine)];
+    this.#process = spawn(program!, args, {
       stdio: ["ignore", "pipe", "pipe"],
       detached: true,
     });
@@ -68,10 +64,17 @@ export class HandlerProcess {
     this.#exited.catch(() => undefined);
   }
 
-  /** Returns when the handler listens. Throws `handler-failed` if it never does. */
-  static async start(command: HandlerCommand, target: HandlerTarget): Promise<HandlerProcess> {
+  /**
+   * Returns when the handler listens. Throws `handler-failed` if it never does. `prefix`: words
+   * that run the shell of the command line, such as `taskset -c 1`.
+   */
+  static async start(
+    command: HandlerCommand,
+    target: HandlerTarget,
+    prefix: readonly string[] = [],
+  ): Promise<HandlerProcess> {
     const startMs = performance.now();
-    const handler = new HandlerProcess(command, target);
+    const handler = new HandlerProcess(command, target, prefix);
     // The file is looked for first: reading the table of all sockets again and again is not cheap.
     const isThere = (): boolean => existsSync(target.socketPath) && isListening(target.socketPath);
     const isDecided = (): boolean => handler.exit !== null || isThere();
@@ -154,6 +157,15 @@ export class HandlerProcess {
     const said = this.messages === "" ? "It wrote nothing." : `It wrote:\n${this.messages}`;
     return new FaultlineError("handler-failed", `\`${this.commandLine}\` ${end}. ${said}`);
   }
+}
+
+/**
+ * Without exec the shell would stay between us and the handler. A compound command cannot be exec'd
+ * as a whole (its group is still ours), and one that begins with variables needs env for it.
+ */
+function directly(commandLine: string): string {
+  if (/[;&|\n<>()]/.test(commandLine)) return commandLine;
+  return /^\s*\w+=/.test(commandLine) ? `exec env ${commandLine}` : `exec ${commandLine}`;
 }
 
 /** The kernel's word for it, as a connection for a try would be the handler's first VM. */

@@ -15,6 +15,10 @@ class ForgetsToWakeAfterZeroes extends VirtualSession {
   }
 }
 
+class ForgetsToWakeTheGroup extends VirtualSession {
+  protected override wakeInstalled(): void {}
+}
+
 class DrainsWithoutBound extends VirtualSession {
   protected override get readLimit(): number {
     return Number.POSITIVE_INFINITY;
@@ -199,6 +203,10 @@ export const mutants: Readonly<Record<string, Mutant>> = {
     planners.MergesAcrossRegions,
   ),
   "wake-forgotten-after-zero": session("installs zeroes without waking", ForgetsToWakeAfterZeroes),
+  "wake-forgotten-after-group": session(
+    "does not wake the threads of pages that it installed together",
+    ForgetsToWakeTheGroup,
+  ),
   "wake-forgotten-at-exhaustion": session(
     "lets go of a page that cannot be had without waking its threads",
     ForgetsTheWakeAtExhaustion,

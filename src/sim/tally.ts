@@ -38,6 +38,7 @@ export const sights = [
   "gone in the middle of a plan",
   "poisoned",
   "poison refused",
+  "installed, to be woken later",
   // What the planner made of it.
   "verdict: queued",
   "verdict: known",

@@ -198,12 +198,13 @@ export class VirtualKernel {
     return "installed";
   }
 
-  /** UFFDIO_WAKE: never put off. */
-  wake(target: number, pages: number): void {
+  /** UFFDIO_WAKE: never put off, and the range may hold what is not registered, or not mapped. */
+  wake(start: number, lengthBytes: number): void {
     this.#enter();
-    const first = this.#memory.pageAt(target);
-    this.#trace(() => `handler: wake ${first}+${pages}`);
-    this.#wakeRange(first, pages);
+    const { pageSizeBytes } = this.#options;
+    this.#trace(() => `handler: wake ${lengthBytes / pageSizeBytes} from ${start.toString(16)}`);
+    if (lengthBytes === pageSizeBytes) this.#wakeRange(this.#memory.pageAt(start), 1);
+    else this.#wakeAddresses(start, start + lengthBytes);
   }
 
   /** The handler's descriptor. The VMM has none left: what is missing would be zero from now on. */
@@ -420,6 +421,13 @@ export class VirtualKernel {
     this.#memory.bodies[page] = body;
     this.#memory.notes[page] = 0;
     return null;
+  }
+
+  #wakeAddresses(start: number, end: number): void {
+    for (let page = 0; page < this.#memory.pageCount; page++) {
+      const address = this.#memory.addressOf(page);
+      if (address >= start && address < end) this.#wakeRange(page, 1);
+    }
   }
 
   #wakeRange(first: number, pages: number): void {

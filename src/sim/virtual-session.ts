@@ -23,6 +23,7 @@ export const MAX_READS_PER_TURN = 16;
 export const MAX_PLANS_PER_TURN = 4;
 const STALLS_BEFORE_WAITING = 16;
 const EXHAUSTED_AFTER_US = 1e6;
+const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 /** Where bytes come from: one body per page. */
 export interface VirtualSource {
@@ -62,6 +63,9 @@ export class VirtualSession {
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
+  #unwokenStart = 0;
+  #unwokenEnd = 0;
+  #unwokenBytes = 0;
 
   constructor(options: SessionOptions) {
     this.options = options;
@@ -126,7 +130,8 @@ export class VirtualSession {
       return;
     }
     tally.add(sightOf.verdict[verdict]);
-    if (verdict === "overflow") kernel.wake(address - (address % this.#pageSizeBytes), 1);
+    if (verdict === "overflow")
+      kernel.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);
   }
 
   #resolve(nowUs: number): Turn {
@@ -135,17 +140,24 @@ export class VirtualSession {
     const count = planner.plan(actions);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
-      const outcome = this.carryOut(index);
+      const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
+      const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
+      const outcome = this.carryOut(index, wakes);
       const settlement = planner.settle(actions, index, outcome, kernel.doneBytes);
       this.#count(outcome, settlement, index);
+      if (!wakes && (outcome === "installed" || outcome === "partial")) this.#wakeLater(index);
       const next = this.follow(index, settlement, outcome, nowUs);
-      if (next === "gone" || next === "failed") return next;
       if (next === "later") turn = "later";
+      else if (next !== "again") {
+        turn = next;
+        break;
+      }
     }
+    if (this.#unwokenBytes > 0 && turn !== "gone") this.wakeInstalled();
     return turn;
   }
 
-  protected carryOut(index: number): Outcome {
+  protected carryOut(index: number, wakes: boolean): Outcome {
     const { kernel, source } = this.options;
     const { actions } = this;
     const page = actions.firstPages[index]!;
@@ -156,21 +168,38 @@ export class VirtualSession {
         const owner = actions.owners[index]!;
         const bodies: number[] = [];
         for (let at = page; at < page + count; at++) bodies.push(source.fromLayer(owner, at));
-        return kernel.copy(target, bodies);
+        return kernel.copy(target, bodies, wakes);
       }
       case ActionKind.zero:
-        return this.installZeroes(target, count);
+        return this.installZeroes(target, count, wakes);
       default: {
         const body = source.assembled(page);
-        return body === UNREADABLE ? "badSource" : kernel.copy(target, [body]);
+        return body === UNREADABLE ? "badSource" : kernel.copy(target, [body], wakes);
       }
     }
   }
 
-  protected installZeroes(target: number, count: number, wakes = true): Outcome {
+  protected installZeroes(target: number, count: number, wakes: boolean): Outcome {
     const { kernel } = this.options;
     if (this.#pageSizeBytes === SMALL_PAGE_BYTES) return kernel.zeropage(target, count, wakes);
     return kernel.copy(target, new Array<number>(count).fill(ZERO_BODY), wakes);
+  }
+
+  #wakeLater(index: number): void {
+    const { tally, kernel } = this.options;
+    const start = this.addressOf(index);
+    const end = start + kernel.doneBytes;
+    if (this.#unwokenBytes === 0 || start < this.#unwokenStart) this.#unwokenStart = start;
+    if (this.#unwokenBytes === 0 || end > this.#unwokenEnd) this.#unwokenEnd = end;
+    this.#unwokenBytes += kernel.doneBytes;
+    tally.add("installed, to be woken later");
+    if (this.#unwokenBytes >= MAX_UNWOKEN_BYTES) this.wakeInstalled();
+  }
+
+  protected wakeInstalled(): void {
+    const { kernel } = this.options;
+    kernel.wake(this.#unwokenStart, this.#unwokenEnd - this.#unwokenStart);
+    this.#unwokenBytes = 0;
   }
 
   #count(outcome: Outcome, settlement: Settlement, index: number): void {
@@ -187,10 +216,10 @@ export class VirtualSession {
       case "retry":
         return "again";
       case "wake":
-        kernel.wake(this.addressOf(index), 1);
+        kernel.wake(this.addressOf(index), this.#pageSizeBytes);
         return "again";
       case "wakeAndBackoff":
-        kernel.wake(this.addressOf(index), 1);
+        kernel.wake(this.addressOf(index), this.#pageSizeBytes);
         return "later";
       case "backoff":
         return "later";
@@ -198,7 +227,7 @@ export class VirtualSession {
         return "gone";
       case "exhausted":
         if (nowUs - this.#streakSinceUs < EXHAUSTED_AFTER_US) {
-          kernel.wake(this.addressOf(index), 1);
+          kernel.wake(this.addressOf(index), this.#pageSizeBytes);
           return "later";
         }
         return this.giveUp(index, "exhausted", outcome);
@@ -218,11 +247,11 @@ export class VirtualSession {
           return "gone";
         case "alreadyPresent":
           planner.letGo(this.actions, index);
-          kernel.wake(this.addressOf(index), 1);
+          kernel.wake(this.addressOf(index), this.#pageSizeBytes);
           return "again";
         case "deferred":
           // The page may have left the queue: its waiters come back with a fresh fault.
-          kernel.wake(this.addressOf(index), 1);
+          kernel.wake(this.addressOf(index), this.#pageSizeBytes);
           return "later";
         default: // Poisoning failed for a reason of its own: fail closed.
       }

@@ -1,25 +1,20 @@
 /**
- * The benchmarks still work: each runs once, tiny, and reports what it promises to report. No
- * number is judged here, because a test machine is busy.
+ * The benchmarks of the repository still work: each runs once, tiny, and reports what it promises
+ * to report. No number is judged here, because a test machine is busy.
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { describe, test } from "node:test";
-import type { Machine } from "../../bench/support/machine.ts";
 import type { Report } from "../../bench/support/report.ts";
+import type { Machine } from "../../src/bench/machine.ts";
+import type { ScenarioReport } from "../../src/bench/report.ts";
 import { builtRoot } from "../../src/kit/paths.ts";
 import { requires } from "../support/requires.ts";
 
-interface BenchOutput {
-  readonly machine: Machine;
-  readonly isSmoke: boolean;
-  readonly reports: readonly Report[];
-}
-
 const TIMEOUT_MS = 90_000;
-const names = [
-  "fault-latency",
+const scenarioNames = ["random", "threads", "sequential", "crowd"];
+const promiseNames = [
   "first-fault",
   "memory",
   "idle",
@@ -57,13 +52,18 @@ describe("npm run bench", () => {
     const { status, out, error } = bench("--smoke", "--json");
     assert.equal(status, 0, error);
     assert.equal(error, "");
-    const { machine, isSmoke, reports } = JSON.parse(out) as BenchOutput;
+    const { machine, isSmoke, scenarios, reports } = JSON.parse(out) as {
+      readonly machine: Machine;
+      readonly isSmoke: boolean;
+      readonly scenarios: readonly ScenarioReport[];
+      readonly reports: readonly Report[];
+    };
     assert.equal(isSmoke, true);
     assert.equal(machine.node, process.version);
     assert.ok(machine.cpus >= 1);
     assert.deepEqual(
-      reports.map((report) => report.bench),
-      names,
+      [...scenarios.map(({ name }) => name), ...reports.map(({ bench }) => bench)],
+      [...scenarioNames, ...promiseNames],
     );
     for (const report of reports) assertComplete(report);
   });
@@ -71,6 +71,8 @@ describe("npm run bench", () => {
   test("a name that no benchmark has is refused, and the names are listed", () => {
     const { status, error } = bench("latency");
     assert.equal(status, 2);
-    for (const name of names) assert.match(error, new RegExp(`\\b${name}\\b`));
+    for (const name of [...scenarioNames, ...promiseNames]) {
+      assert.match(error, new RegExp(`\\b${name}\\b`));
+    }
   });
 });

@@ -69,6 +69,14 @@ describe("latencies", () => {
     }
   });
 
+  test("of several faults at once count as often", () => {
+    const stats = new SessionStats();
+    stats.addLatency(2000);
+    stats.addLatency(20, 3);
+    near(stats.latencyUs(0.75), 20);
+    near(stats.latencyUs(0.76), 2000);
+  });
+
   test("without one, every quantile is 0", () => {
     assert.equal(new SessionStats().latencyUs(0.99), 0);
   });

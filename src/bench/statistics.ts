@@ -1,5 +1,16 @@
 /** The few statistics that benchmarks need. Medians: a mean would report the noisiest neighbour. */
 
+/** A figure over all rounds: with one number alone, nobody could see how much it moves. */
+export interface Spread {
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+export function spreadOf(values: readonly number[]): Spread {
+  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
+}
+
 export function median(values: readonly number[]): number {
   return quantile(values, 0.5);
 }

@@ -1,0 +1,108 @@
+/**
+ * Runs scenarios. What makes the comparison fair is here: all contenders take their turn in every
+ * round, in an order that changes, after a round that does not count and once the machine is quiet.
+ */
+import { FaultlineError } from "../base/errors.ts";
+import type { HandlerCommand } from "../kit/handler-command.ts";
+import {
+  type BuiltinName,
+  builtinContender,
+  builtinTitles,
+  type Contender,
+  Contestant,
+  userContenders,
+} from "./contender.ts";
+import { choosePinnedCpus } from "./machine.ts";
+import { awaitQuietMachine } from "./quiet.ts";
+import { reportScenario, type ScenarioReport } from "./report.ts";
+import type { Round, Sample, Scenario, Settings } from "./scenario.ts";
+import { MIB, type Workspace } from "./workspace.ts";
+
+/** Rounds wait this long for other programs to end; what runs after that is measured along. */
+const QUIET_PATIENCE_MS = 30_000;
+
+export interface Field {
+  /** The built-in contenders to take, of those that a scenario has. */
+  readonly builtins: readonly BuiltinName[];
+  readonly handlers: readonly HandlerCommand[];
+  /** Whether `handlers` serve many VMs each. */
+  readonly servesMany: boolean;
+}
+
+/** Told before each measurement. */
+export type Progress = (what: string) => void;
+
+/** Runs one scenario. Throws `handler-failed` as soon as one contender is wrong. */
+export async function runScenario(
+  workspace: Workspace,
+  scenario: Scenario,
+  settings: Settings,
+  field: Field,
+  onProgress: Progress = () => {},
+): Promise<ScenarioReport> {
+  const contenders = contendersOf(workspace, scenario, field);
+  const cpus = scenario.isPinned && settings.isPinned ? choosePinnedCpus() : null;
+  const memoryPath = workspace.randomFile(settings.memoryMib * MIB);
+  const contestants = contenders.map(
+    (contender) => new Contestant(workspace, contender, memoryPath, cpus),
+  );
+  const round = { workspace, settings };
+  try {
+    const samples = await runRounds(scenario, contestants, round, onProgress);
+    return reportScenario(scenario, settings, contenders, samples);
+  } finally {
+    await Promise.all(contestants.map((contestant) => contestant[Symbol.asyncDispose]()));
+    workspace.remove(memoryPath);
+  }
+}
+
+/** The samples of each contender, by name, without the warm-up. */
+async function runRounds(
+  scenario: Scenario,
+  contestants: readonly Contestant[],
+  { workspace, settings }: Omit<Round, "index">,
+  onProgress: Progress,
+): Promise<Map<string, Sample[]>> {
+  const samples = new Map<string, Sample[]>(
+    contestants.map(({ contender }) => [contender.name, []]),
+  );
+  for (let index = 0; index <= settings.rounds; index++) {
+    const stage = index === 0 ? "warm-up" : `round ${index} of ${settings.rounds}`;
+    if (index > 0 && !settings.isQuick) {
+      onProgress(`${scenario.name}, ${stage}: waits for a quiet machine`);
+      await awaitQuietMachine(QUIET_PATIENCE_MS);
+    }
+    for (const contestant of orderOf(contestants, index)) {
+      const { name, title } = contestant.contender;
+      onProgress(`${scenario.name}, ${stage}: ${title}`);
+      const sample = await scenario.measure(contestant, { workspace, settings, index });
+      if (index > 0) samples.get(name)!.push(sample);
+    }
+  }
+  return samples;
+}
+
+function contendersOf(workspace: Workspace, scenario: Scenario, field: Field): Contender[] {
+  const builtins = scenario.contenders.filter((name) => field.builtins.includes(name));
+  const contenders = [
+    ...builtins.map((name) => builtinContender(name, workspace)),
+    ...userContenders(field.handlers, field.servesMany),
+  ];
+  if (contenders.length > 0) return contenders;
+  const titles = scenario.contenders.map((name) => `${name} (${builtinTitles[name]})`);
+  throw new FaultlineError(
+    "bad-option",
+    `--contenders ${field.builtins.join(",")} leaves nobody for ${scenario.name}: it has ` +
+      `${titles.join(", ")}.`,
+  );
+}
+
+/**
+ * Each order forwards, then backwards, then from the next one on: nobody is always first, and
+ * nobody always comes after the same one.
+ */
+export function orderOf<T>(all: readonly T[], round: number): T[] {
+  const start = Math.floor(round / 2) % all.length;
+  const rotated = [...all.slice(start), ...all.slice(0, start)];
+  return round % 2 === 0 ? rotated : rotated.reverse();
+}
