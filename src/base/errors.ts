@@ -34,7 +34,7 @@ export const errorCodes = {
   "store-refused": [ExitCode.noAccess, "A store does not allow the request."],
   "no-userfaultfd": [ExitCode.noAccess, "This process or kernel may not use userfaultfd."],
   "no-kvm": [ExitCode.noAccess, "This process or machine cannot use /dev/kvm."],
-  unsupported: [ExitCode.noAccess, "The kernel lacks what the requested mode needs."],
+  unsupported: [ExitCode.noAccess, "The kernel, or a server, lacks what the requested mode needs."],
   "bad-option": [ExitCode.usage, "An option is unknown, or its value cannot be used."],
   "handler-failed": [
     ExitCode.failed,

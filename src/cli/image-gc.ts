@@ -40,8 +40,11 @@ async function gc(flags: GcFlags): Promise<void> {
   await runImageWork(flags, async ({ signal, store: open }) => {
     const store = await open();
     if (!isCollectable(store)) {
-      const message = `${store.location} cannot tell which chunks are in use: run gc on a folder.`;
-      throw new FaultlineError("unsupported", message);
+      throw new FaultlineError(
+        "store-refused",
+        `Cannot remove anything from ${store.location}: it is a web server, which can only be ` +
+          "read. Run gc on the folder or the bucket behind it (dir:, s3://).",
+      );
     }
     const { dryRun, minAge } = flags;
     const report = await collectGarbage(store, { minAgeMs: minAge * HOUR_MS, dryRun, signal });

@@ -58,8 +58,6 @@ function describeImage(report: InspectReport): string {
   const sizes = isFixed
     ? formatBytes(chunkSizes.max)
     : `${formatBytes(chunkSizes.min)} to ${formatBytes(chunkSizes.max)}, by content`;
-  const share = (part: number, whole: number): string =>
-    whole === 0 ? "0 %" : `${((100 * part) / whole).toFixed(1)} %`;
   const rows = [
     ["image", report.name],
     ["store", report.store],
@@ -74,20 +72,28 @@ function describeImage(report: InspectReport): string {
       `${report.zeroChunks} chunks, ${formatBytes(report.zeroBytes)}, ` +
         `${share(report.zeroBytes, report.memorySizeBytes)} of the memory`,
     ],
-    [
-      "data",
-      `${report.uniqueChunks} different chunks, ${formatBytes(report.uniqueBytes)}, ` +
-        `${formatBytes(report.storedBytes)} in the store ` +
-        `(${share(report.storedBytes, report.uniqueBytes)})`,
-    ],
+    ["data", `${report.uniqueChunks} different chunks, ${formatBytes(report.uniqueBytes)}`],
+    ...describeShare(report),
+  ];
+  return formatTable(rows);
+}
+
+function describeShare({ inStore, uniqueBytes }: InspectReport): string[][] {
+  if ("unknown" in inStore) return [["stored", `unknown: ${inStore.unknown}`]];
+  const { storedBytes, sharedChunks, sharedBytes, missingChunks } = inStore;
+  const rows = [
+    ["stored", `${formatBytes(storedBytes)}, ${share(storedBytes, uniqueBytes)} of the data`],
     [
       "shared",
-      `${report.sharedChunks} of these chunks, ${formatBytes(report.sharedBytes)}, are also in ` +
-        "other images",
+      `${sharedChunks} of these chunks, ${formatBytes(sharedBytes)}, are also in other images`,
     ],
   ];
-  if (report.missingChunks > 0) {
-    rows.push(["MISSING", `${report.missingChunks} chunks: see faultline image verify`]);
+  if (missingChunks > 0) {
+    rows.push(["MISSING", `${missingChunks} chunks: see faultline image verify`]);
   }
-  return formatTable(rows);
+  return rows;
+}
+
+function share(part: number, whole: number): string {
+  return whole === 0 ? "0 %" : `${((100 * part) / whole).toFixed(1)} %`;
 }

@@ -10,8 +10,8 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["serve", async () => (await import("./serve.ts")).serveCommand()],
   ["conformance", async () => (await import("./conformance.ts")).conformanceCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],
-  ["bench", async () => (await import("./bench.ts")).benchCommand()],
   ["image", async () => (await import("./image.ts")).imageCommand()],
+  ["bench", async () => (await import("./bench.ts")).benchCommand()],
 ]);
 
 async function createProgram(requested: string | undefined): Promise<Command> {

@@ -20,6 +20,16 @@ export async function chunkInput(
   return bytes === null ? null : { bytes };
 }
 
+/** A chunk that was damaged, past every nearer copy; null if there is none, or no such copies. */
+export async function refetchedInput(
+  store: ObjectStore,
+  id: ChunkId,
+  signal: AbortSignal,
+): Promise<ChunkInput> {
+  const bytes = await store.refetch?.(chunkObjectName(id), signal);
+  return bytes === undefined || bytes === null ? null : { bytes };
+}
+
 export type StoredChunk = { readonly bytes: Uint8Array } | { readonly failure: string };
 
 /** For the worker: the stored bytes of a chunk of `sizeBytes`, valid until the next call. */

@@ -39,10 +39,14 @@ export class ImageReader {
     const { store, index, name } = this.image;
     const id = index.id(chunk);
     this.#current = -1;
-    const stored = await store.read(chunkObjectName(id), signal);
+    const objectName = chunkObjectName(id);
     if (this.#bytes.length !== index.size(chunk)) this.#bytes = Buffer.alloc(index.size(chunk));
-    const failure =
+    const failureOf = (stored: Uint8Array | null): string | null =>
       stored === null ? "is missing" : this.#decoder.decode(stored, this.#bytes, id, index.digest);
+    let failure = failureOf(await store.read(objectName, signal));
+    if (failure !== null && store.refetch !== undefined) {
+      failure = failureOf(await store.refetch(objectName, signal));
+    }
     if (failure !== null) {
       throw new FaultlineError(
         "image-corrupt",

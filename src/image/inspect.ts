@@ -5,7 +5,7 @@ import type { ChunkSizes, ImageIndex } from "../snapshot/image-index.ts";
 import { ZeroChunks } from "../source/chunk-codec.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import { imageNames, openImage, type StoredImage } from "../source/stored-image.ts";
-import { uniqueChunks } from "./read-chunks.ts";
+import { type UniqueChunk, uniqueChunks } from "./read-chunks.ts";
 
 export interface InspectReport {
   readonly name: string;
@@ -19,16 +19,21 @@ export interface InspectReport {
   /** Different chunks that are not zero. */
   readonly uniqueChunks: number;
   readonly uniqueBytes: number;
-  /** What these take in the store. */
+  /** What only a store that can be listed can tell. */
+  readonly inStore: StoreShare | { readonly unknown: string };
+  readonly created: string | null;
+  readonly parent: string | null;
+  readonly stateBytes: number | null;
+}
+
+export interface StoreShare {
+  /** What the different chunks take in the store. */
   readonly storedBytes: number;
-  /** Of these, what other images of the store use too. */
+  /** Of these chunks, what other images of the store use too. */
   readonly sharedChunks: number;
   readonly sharedBytes: number;
   /** Chunks that the store lacks. */
   readonly missingChunks: number;
-  readonly created: string | null;
-  readonly parent: string | null;
-  readonly stateBytes: number | null;
 }
 
 export async function inspectImage(
@@ -38,18 +43,6 @@ export async function inspectImage(
   const { store, name, index, info } = image;
   const zero = countZeroes(index);
   const unique = uniqueChunks(image, false);
-  const sizes = await storedSizes(store, signal);
-  const elsewhere = await chunksOfOthers(store, name, signal);
-  let [uniqueBytes, storedBytes, sharedBytes, sharedChunks, missingChunks] = [0, 0, 0, 0, 0];
-  for (const { id, sizeBytes } of unique) {
-    const stored = sizes.get(id);
-    uniqueBytes += sizeBytes;
-    storedBytes += stored ?? 0;
-    if (stored === undefined) missingChunks++;
-    if (!elsewhere.has(id)) continue;
-    sharedChunks++;
-    sharedBytes += sizeBytes;
-  }
   return {
     name,
     store: store.location,
@@ -60,15 +53,39 @@ export async function inspectImage(
     zeroChunks: zero.chunks,
     zeroBytes: zero.bytes,
     uniqueChunks: unique.length,
-    uniqueBytes,
-    storedBytes,
-    sharedChunks,
-    sharedBytes,
-    missingChunks,
+    uniqueBytes: unique.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    inStore: await shareOf(image, unique, signal),
     created: info?.created ?? null,
     parent: info?.parent ?? null,
     stateBytes: info?.state?.sizeBytes ?? null,
   };
+}
+
+async function shareOf(
+  { store, name }: StoredImage,
+  unique: readonly UniqueChunk[],
+  signal: AbortSignal,
+): Promise<InspectReport["inStore"]> {
+  let sizes: ReadonlyMap<ChunkId, number>;
+  let elsewhere: ReadonlySet<ChunkId>;
+  try {
+    sizes = await storedSizes(store, signal);
+    elsewhere = await chunksOfOthers(store, name, signal);
+  } catch (error) {
+    // A web server has no list, and not every user of a bucket may see it.
+    if (!(error instanceof FaultlineError) || error.code !== "store-refused") throw error;
+    return { unknown: error.message };
+  }
+  let [storedBytes, sharedBytes, sharedChunks, missingChunks] = [0, 0, 0, 0];
+  for (const { id, sizeBytes } of unique) {
+    const stored = sizes.get(id);
+    storedBytes += stored ?? 0;
+    if (stored === undefined) missingChunks++;
+    if (!elsewhere.has(id)) continue;
+    sharedChunks++;
+    sharedBytes += sizeBytes;
+  }
+  return { storedBytes, sharedChunks, sharedBytes, missingChunks };
 }
 
 export interface ListedImage {

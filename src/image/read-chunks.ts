@@ -4,7 +4,7 @@ import { MIB } from "../base/units.ts";
 import type { ChunkId } from "../snapshot/chunk-id.ts";
 import { ZeroChunks } from "../source/chunk-codec.ts";
 import type { StoredImage } from "../source/stored-image.ts";
-import { chunkInput } from "./chunk-input.ts";
+import { chunkInput, refetchedInput } from "./chunk-input.ts";
 import type { ReadItem, ReadResult, ReadWorkerSetup } from "./read-worker.ts";
 import { inLanes, TaskPool } from "./task-pool.ts";
 
@@ -67,9 +67,15 @@ export async function readChunks(
       return { ...chunk, input: await chunkInput(image.store, chunk.id, signal) };
     };
     const results = await pool.run(worker, await Promise.all(batch.map(withInput)));
-    for (const [index, reason] of results.entries()) {
-      if (reason !== null) onDamage({ ...batch[index]!, reason });
-      doneBytes += batch[index]!.sizeBytes;
+    for (const [index, failure] of results.entries()) {
+      const chunk = batch[index]!;
+      const again = async (): Promise<string | null> => {
+        const input = await refetchedInput(image.store, chunk.id, signal);
+        return input === null ? failure : (await pool.run(worker, [{ ...chunk, input }]))[0]!;
+      };
+      const reason = failure === null ? null : await again();
+      if (reason !== null) onDamage({ ...chunk, reason });
+      doneBytes += chunk.sizeBytes;
     }
     options.onProgress?.(doneBytes, totalBytes);
     return true;

@@ -94,9 +94,8 @@ async function acquire(
       const isOurs = await lock.writeIf(mark, tag, signal);
       if (isOurs === null) return null;
       if (isOurs) return writtenMs;
-    } else if (nowMs - startMs > LOCK_TIMEOUT_MS) {
-      throw lockedTooLong(location, found.bytes);
     }
+    if (nowMs - startMs > LOCK_TIMEOUT_MS) throw lockedTooLong(location, found?.bytes ?? FREE);
     await pause(POLL_MS * (0.5 + timing.random()), signal, timing);
   }
 }

@@ -162,13 +162,24 @@ export class S3Store implements PagedObjectStore {
     tag: string | null,
     signal: AbortSignal,
   ): Promise<boolean | null> {
-    const headers: Record<string, string> =
-      tag === null ? { "if-none-match": "*" } : { "if-match": tag };
+    if (tag === null) return await this.#writeIf(name, bytes, { "if-none-match": "*" }, signal);
+    const outcome = await this.#writeIf(name, bytes, { "if-match": tag }, signal);
+    if (outcome !== false) return outcome;
+    // Ceph 16 compares the quotes too, and keeps its own tags without them.
+    return await this.#writeIf(name, bytes, { "if-match": tag.replaceAll('"', "") }, signal);
+  }
+
+  async #writeIf(
+    name: string,
+    bytes: Uint8Array,
+    headers: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<boolean | null> {
     const call = { ...this.#object("PUT", "write", name), body: bytes, headers };
     const answer = await this.#send(call, signal);
     if (answer.status === 200) return true;
     // 409: another such request for this object is under way. 404: it was removed.
-    if ([404, 409, 412].includes(answer.status)) return false;
+    if (isMissing(answer) || [409, 412].includes(answer.status)) return false;
     if (answer.status === 501) return null;
     throw s3Failure(call.subject, answer, this.#asked);
   }

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { describe, test } from "node:test";
+import type { InspectReport } from "../../src/image/inspect.ts";
 import type { PackReport } from "../../src/image/pack.ts";
 import { ImageStage, writeDiff, writeMemory } from "../support/image-stage.ts";
 
@@ -23,9 +24,10 @@ describe("the command line", () => {
       ["one", null],
       ["two", "one"],
     ]);
-    const two = stage.json<Record<string, number | string>>("inspect", "two");
+    const two = stage.json<InspectReport>("inspect", "two");
     assert.equal(two.memorySizeBytes, memory.length);
-    assert.ok((two.sharedChunks as number) > 0 && two.missingChunks === 0);
+    assert.ok("missingChunks" in two.inStore && two.inStore.missingChunks === 0);
+    assert.ok(two.inStore.sharedChunks > 0);
     assert.deepEqual(stage.json<{ damaged: unknown[] }>("verify", "two").damaged, []);
     stage.json("extract", "two", stage.path("out"));
     assert.ok(readFileSync(stage.path("out")).equals(memory));

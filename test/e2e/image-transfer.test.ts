@@ -139,7 +139,7 @@ describe("pulling that is killed", () => {
     for (let round = 1; round <= KILLS; round++) {
       const child = startPull(stage, to);
       const exited = once(child, "exit");
-      await Promise.race([delay(random.below(Math.ceil(wholeMs * 1.1))), exited]);
+      await Promise.race([delay(random.below(Math.ceil(wholeMs * 0.9))), exited]);
       child.kill("SIGKILL");
       await exited;
       if ((await assertAllWhole(to)).length === 0) continue;

@@ -129,7 +129,7 @@ describe("a transfer", () => {
     });
   }
 
-  test("refuses an image whose state is not the one that was packed, before it copies", async () => {
+  test("refuses an image whose state is not the one packed, before it copies", async () => {
     from.objects.set("web.state", flipped(STATE));
     await assert.rejects(transfer(), { code: "image-corrupt", message: /state of web, .*digest/ });
     from.objects.delete("web.state");
