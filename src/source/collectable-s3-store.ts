@@ -8,6 +8,7 @@
  */
 import { FaultlineError } from "../base/errors.ts";
 import type { CollectableStore } from "./collectable-store.ts";
+import type { ObjectStore } from "./object-store.ts";
 import type { RequestPolicy } from "./request-policy.ts";
 import { LOCK_NAME, type LockObject, withS3Lock } from "./s3-lock.ts";
 import type { S3Store } from "./s3-store.ts";
@@ -22,11 +23,14 @@ const YOUNG_MS = 20 * 60_000;
 /** As many as the policy lets run at once. */
 const AT_ONCE = 32;
 
+/** What S3 can do besides. */
+export type TendedStore = ObjectStore & Pick<S3Store, "readTagged" | "writeIf" | "ageOf" | "touch">;
+
 export class CollectableS3Store extends PolicyStore implements CollectableStore {
-  readonly #s3: S3Store;
+  readonly #s3: TendedStore;
   readonly #youngMs: number;
 
-  constructor(inner: S3Store, policy: Partial<RequestPolicy> = {}, youngMs = YOUNG_MS) {
+  constructor(inner: TendedStore, policy: Partial<RequestPolicy> = {}, youngMs = YOUNG_MS) {
     super(inner, policy);
     this.#s3 = inner;
     this.#youngMs = youngMs;

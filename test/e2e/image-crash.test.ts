@@ -8,6 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { PackReport } from "../../src/image/pack.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { CHUNK_TREE } from "../../src/snapshot/chunk-id.ts";
+import { atExit } from "../support/end-cleanly.ts";
 import { Random } from "../support/fixtures.ts";
 import { assertAllWhole, cliPath, ImageStage, writeMemory } from "../support/image-stage.ts";
 import { requires } from "../support/requires.ts";
@@ -18,7 +19,11 @@ const DEADLINE_MS = 30_000;
 
 function startPack(stage: ImageStage, name: string): ChildProcess {
   const args = ["image", "pack", stage.path("memory"), "--name", name, "--chunk-size", "16K"];
-  return spawn(process.execPath, [cliPath, ...args, "--store", stage.store], { stdio: "pipe" });
+  const argv = [cliPath, ...args, "--store", stage.store];
+  const child = spawn(process.execPath, argv, { stdio: "ignore" });
+  const forget = atExit(() => child.kill("SIGKILL"));
+  child.once("exit", forget);
+  return child;
 }
 
 describe("packing that is killed", () => {

@@ -1,6 +1,6 @@
 /** `image push` and `image pull` between folders: whole images, also after kills at any moment. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -15,6 +15,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { TransferReport } from "../../src/image/transfer.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { CHUNK_TREE } from "../../src/snapshot/chunk-id.ts";
+import { atExit } from "../support/end-cleanly.ts";
 import { Random } from "../support/fixtures.ts";
 import {
   assertAllWhole,
@@ -37,9 +38,12 @@ function pack(stage: ImageStage, pages: number): Buffer {
   return memory;
 }
 
-function startPull(stage: ImageStage, to: string): ReturnType<typeof spawn> {
+function startPull(stage: ImageStage, to: string): ChildProcess {
   const args = ["image", "pull", `dir:${stage.store}/web`, "--store", to];
-  return spawn(process.execPath, [cliPath, ...args], { stdio: "pipe" });
+  const child = spawn(process.execPath, [cliPath, ...args], { stdio: "ignore" });
+  const forget = atExit(() => child.kill("SIGKILL"));
+  child.once("exit", forget);
+  return child;
 }
 
 describe("an image", () => {

@@ -21,6 +21,7 @@ import { CHUNK_TREE, chunkOfObjectName } from "../../src/snapshot/chunk-id.ts";
 import { digestOf } from "../../src/source/chunk-codec.ts";
 import { DirectoryStore } from "../../src/source/directory-store.ts";
 import { imageNames, openImage } from "../../src/source/stored-image.ts";
+import { atExit } from "./end-cleanly.ts";
 import { PAGE_BYTES, Random, randomRuns } from "./fixtures.ts";
 
 export const cliPath = join(builtRoot, "src", "cli", "main.js");
@@ -31,6 +32,7 @@ const never = new AbortController().signal;
 export class ImageStage {
   readonly folder: string;
   readonly store: string;
+  readonly #forget = atExit(() => this[Symbol.dispose]());
 
   constructor(parentFolder: string = tmpdir()) {
     this.folder = mkdtempSync(join(parentFolder, "faultline-image-"));
@@ -66,6 +68,7 @@ export class ImageStage {
   }
 
   [Symbol.dispose](): void {
+    this.#forget();
     rmSync(this.folder, { recursive: true, force: true });
   }
 }
