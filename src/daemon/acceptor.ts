@@ -24,6 +24,11 @@ const MAX_ACCEPTS_PER_TURN = 16;
  * of one.
  */
 const FDS_PER_HANDSHAKE = 4;
+/**
+ * Connections that follow each other closer than this are taken together: each handshake by itself
+ * would take the CPU from a fault worker (decision 9).
+ */
+const GATHER_MS = 10;
 /** Accepting fails while this process has no descriptor left: try again after this long. */
 const RETRY_AFTER_MS = 200;
 
@@ -34,6 +39,8 @@ export class Acceptor {
   #watch: ReadWatch | null = null;
   #retry: NodeJS.Timeout | null = null;
   #nextTurn: NodeJS.Immediate | null = null;
+  /** When there was last nothing more to accept. */
+  #emptyMs = Number.NEGATIVE_INFINITY;
   #isFailing = false;
   #handshakes = 0;
 
@@ -72,8 +79,8 @@ export class Acceptor {
   }
 
   /**
-   * Goes on when there is something to accept, in the next turn, when a handshake is over, or after
-   * a pause: always exactly one of these.
+   * Goes on when there is something to accept (at once, or after others were gathered), in the next
+   * turn, when a handshake is over, or after a pause: always exactly one of these.
    */
   #acceptSome(): void {
     if (this.#watch === null) return;
@@ -84,7 +91,7 @@ export class Acceptor {
         const connection = acceptUnix(this.#listener.fd);
         this.#isFailing = false;
         if (connection === null) {
-          this.#watch.arm();
+          this.#awaitNext();
           return;
         }
         void this.#begin(connection);
@@ -94,6 +101,15 @@ export class Acceptor {
       return;
     }
     if (this.#handshakes < MAX_HANDSHAKES) this.#acceptNextTurn();
+  }
+
+  /** At once when it is the first for a while; in a storm they are taken together. */
+  #awaitNext(): void {
+    const nowMs = performance.now();
+    const restMs = this.#emptyMs + GATHER_MS - nowMs;
+    this.#emptyMs = nowMs;
+    if (restMs <= 0) this.#watch?.arm();
+    else this.#retry = setTimeout(() => this.#watch?.arm(), restMs);
   }
 
   #acceptNextTurn(): void {

@@ -99,6 +99,7 @@ export const ucred = struct(12, { pid: 0, uid: 4, gid: 8 });
 export const timespec = struct(16, { tv_sec: 0, tv_nsec: 8 });
 export const CLOCK_MONOTONIC = 1;
 export const SCHED_OTHER = 0;
+export const SCHED_BATCH = 3;
 export const sched_attr = struct(56, {
   size: 0,
   sched_policy: 4,

@@ -4,7 +4,7 @@
  */
 import { readdirSync } from "node:fs";
 import { getPriority, setPriority } from "node:os";
-import { SCHED_OTHER, sched_attr } from "./abi-posix.ts";
+import { SCHED_BATCH, SCHED_OTHER, sched_attr } from "./abi-posix.ts";
 import { readU64, writeU64 } from "./layout.ts";
 import * as sys from "./sys.ts";
 
@@ -44,13 +44,28 @@ export function threadIds(): number[] {
   return readdirSync("/proc/self/task").map(Number);
 }
 
-/** Lets threads of this process have less of a CPU that others want too. */
+/**
+ * Lets threads of this process have less of a CPU that others want too, and never take it from
+ * somebody who runs just because they wake up (SCHED_BATCH, see sched(7)).
+ */
 export function lowerPriority(threads: readonly number[], niceBy: number): void {
   for (const thread of threads) {
     try {
       setPriority(thread, Math.min(NICEST, getPriority(thread) + niceBy));
+      beBatch(thread);
     } catch {
       // It has ended meanwhile, or a sandbox forbids it: then it is as it was.
     }
   }
+}
+
+/** False if the thread has another policy than the usual one, or is gone. */
+function beBatch(thread: number): boolean {
+  const attributes = new sys.Scratch(sched_attr.size);
+  const { address, words } = attributes;
+  const policyAt = sched_attr.offset.sched_policy >>> 2;
+  if (sys.syscall(SYS_sched_getattr, thread, address, sched_attr.size, 0) === -1) return false;
+  if (words[policyAt] !== SCHED_OTHER) return false;
+  words[policyAt] = SCHED_BATCH;
+  return sys.syscall(SYS_sched_setattr, thread, address, 0, 0) !== -1;
 }

@@ -1,11 +1,19 @@
 /** Slices and priorities of threads, as this kernel has them. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { getPriority, release } from "node:os";
 import { test } from "node:test";
+import { SCHED_BATCH } from "../../src/linux/abi-posix.ts";
 import { lowerPriority, requestSlice, threadIds } from "../../src/linux/scheduling.ts";
 
 const [major = 0, minor = 0] = release().split(".").map(Number);
+
+/** See proc(5), stat: the 41st field. */
+function policyOf(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[38]);
+}
 
 test("a short slice is granted since Linux 6.12, and leaves the priority alone", () => {
   const before = getPriority();
@@ -21,6 +29,7 @@ test("priorities are lowered, down to the lowest there is", () => {
     const before = getPriority(child.pid);
     lowerPriority([child.pid!], 3);
     assert.equal(getPriority(child.pid), before + 3);
+    assert.equal(policyOf(child.pid!), SCHED_BATCH);
     lowerPriority([child.pid!], 30);
     assert.equal(getPriority(child.pid), 19);
   } finally {
