@@ -57,7 +57,7 @@ const DEFAULT_DRAIN_TIMEOUT_S = 5;
 
 export function serveCommand(): Command {
   const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
-  return new Command("serve")
+  const command = new Command("serve")
     .description("serve one snapshot's memory to VMs that connect to a socket")
     .requiredOption("--memory <file>", "the snapshot's full memory file, or an image")
     .option("--layer <file>", "a diff snapshot above it, lowest first; repeatable", append, [])
@@ -80,23 +80,6 @@ export function serveCommand(): Command {
       "--workers <n>",
       "fault threads (default: CPUs - 1, at most 4)",
       wholeNumber("--workers", 1, MAX_WORKERS),
-    )
-    .option("--store <place>", "where an image without a place is looked for (or FAULTLINE_STORE)")
-    .option(
-      "--cache-size <MiB>",
-      "memory for decoded chunks of an image",
-      wholeNumber("--cache-size", 4, 65_536),
-      DEFAULT_CACHE_BYTES / MIB,
-    )
-    .option(
-      "--cache-dir <folder>",
-      "keep chunks of a store elsewhere on this host, verified at use",
-    )
-    .option(
-      "--cache-dir-size <GiB>",
-      "what --cache-dir may hold",
-      wholeNumber("--cache-dir-size", 1, 65_536),
-      DEFAULT_CACHE_FOLDER_BYTES / GIB,
     )
     .option("--spin <mode>", "busy-wait for faults: auto, off, or microseconds", spinMode, "auto")
     .option(
@@ -123,7 +106,8 @@ export function serveCommand(): Command {
       oneOf("--log-format", logFormats),
       "auto",
     )
-    .option("--json", "print the ready line as JSON", false)
+    .option("--json", "print the ready line as JSON", false);
+  return withImageOptions(command)
     .addHelpText(
       "after",
       "\nExample:\n  faultline serve --memory vm.mem --socket /run/vm.sock\n" +
@@ -131,6 +115,28 @@ export function serveCommand(): Command {
         '  {"backend_type": "Uffd", "backend_path": "/run/vm.sock"}\n',
     )
     .action(serve);
+}
+
+/** Where an image comes from, and what is kept of it. */
+function withImageOptions(command: Command): Command {
+  return command
+    .option("--store <place>", "where an image without a place is looked for (or FAULTLINE_STORE)")
+    .option(
+      "--cache-size <MiB>",
+      "memory for decoded chunks of an image",
+      wholeNumber("--cache-size", 4, 65_536),
+      DEFAULT_CACHE_BYTES / MIB,
+    )
+    .option(
+      "--cache-dir <folder>",
+      "keep chunks of a store elsewhere on this host, verified at use",
+    )
+    .option(
+      "--cache-dir-size <GiB>",
+      "what --cache-dir may hold",
+      wholeNumber("--cache-dir-size", 1, 65_536),
+      DEFAULT_CACHE_FOLDER_BYTES / GIB,
+    );
 }
 
 async function serve(flags: ServeFlags): Promise<void> {
