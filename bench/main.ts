@@ -29,6 +29,7 @@ import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
 import { pack } from "./pack.ts";
 import { removeFlood } from "./remove-flood.ts";
+import { snapshots } from "./snapshots.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
 import type { Report } from "./support/report.ts";
@@ -48,6 +49,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   pack,
   "cached-image": cachedImage,
   "far-store": farStore,
+  snapshots,
 };
 const smokeSettings: Settings = {
   rounds: 1,

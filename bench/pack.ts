@@ -16,6 +16,8 @@ import { join } from "node:path";
 import { median } from "../src/bench/statistics.ts";
 import { MIB } from "../src/bench/workspace.ts";
 import { builtRoot } from "../src/kit/paths.ts";
+import { LinuxGuest } from "../test/support/linux-guest-machine.ts";
+import { whyNoLinuxGuest } from "../test/support/linux-guest-parts.ts";
 import { writeMemoryLike } from "./support/memory-like.ts";
 import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
@@ -49,16 +51,20 @@ export async function pack(workspace: PromiseRun): Promise<Report> {
   writeMemoryLike(memory, workspace.scaled(512, 16) * MIB);
   const folder = workspace.newPath("pack");
   mkdirSync(folder);
-  const rounds: Round[] = [];
-  for (let round = 0; round < workspace.scaled(5, 1); round++) {
-    rounds.push(runRound(memory, join(folder, String(round)), hasCasync));
-  }
+  const measureRounds = (path: string, name: string): Round[] =>
+    Array.from({ length: workspace.scaled(5, 1) }, (_, round) =>
+      runRound(path, join(folder, `${name}-${round}`), hasCasync),
+    );
+  const rounds = measureRounds(memory, "like");
+  const guestMemory = await memoryOfGuest(workspace);
+  const guestRounds = guestMemory === null ? [] : measureRounds(guestMemory, "guest");
   const zeroMs = zeroMsPerGib(workspace, folder);
   return {
     bench: "pack",
     method:
       `Medians of ${rounds.length} rounds, the sides in turns, each a whole process into an ` +
-      "empty store, the file in the page cache; ratios are medians of the rounds' ratios. CPU: " +
+      "empty store, the file in the page cache: 512 MiB like a guest's memory, some 60 % of it " +
+      "not zero, and the 256 MiB of a Debian guest with a warm service; ratios are medians of the rounds' ratios. CPU: " +
       "user and system time of all threads. Zeroes: a file of written zeroes, less the time for " +
       "one of holes.",
     commands: Object.values(commands(memory, folder))
@@ -67,6 +73,16 @@ export async function pack(workspace: PromiseRun): Promise<Report> {
     measures: [
       ...compared("pack", rounds, "pack", "casyncMake", hasCasync, PACK_RATIO),
       ...compared("extract", rounds, "extract", "casyncExtract", hasCasync, EXTRACT_RATIO),
+      ...(guestRounds.length === 0
+        ? []
+        : [
+            ...compared("guest's pack", guestRounds, "pack", "casyncMake", hasCasync, PACK_RATIO),
+            ...compared(
+              ...(["guest's extract", guestRounds, "extract", "casyncExtract"] as const),
+              hasCasync,
+              EXTRACT_RATIO,
+            ),
+          ]),
       measure("pack of 1 GiB of zeroes", "ms", zeroMs, {
         target: { of: "ours", limit: Math.round(ZERO_MS_PER_GIB) },
       }),
@@ -78,6 +94,15 @@ export async function pack(workspace: PromiseRun): Promise<Report> {
       casyncExtractMs: casyncExtract.wallMs,
     })),
   };
+}
+
+/** A real guest's, 256 MiB, most of them written; null where there is none. */
+async function memoryOfGuest(workspace: PromiseRun): Promise<string | null> {
+  if (workspace.isSmoke || whyNoLinuxGuest() !== null) return null;
+  const folder = workspace.newPath("guest");
+  mkdirSync(folder);
+  await using guest = await LinuxGuest.boot(folder, 1);
+  return (await guest.snapshot(folder, 1)).memoryFile;
 }
 
 function commands(memory: string, folder: string): Sides {

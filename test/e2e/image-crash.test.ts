@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import type { GcReport } from "../../src/image/gc.ts";
 import type { PackReport } from "../../src/image/pack.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { CHUNK_TREE } from "../../src/snapshot/chunk-id.ts";
@@ -18,8 +19,11 @@ const SEED = Number(process.env.FAULTLINE_SEED ?? 1);
 const DEADLINE_MS = 30_000;
 
 function startPack(stage: ImageStage, name: string): ChildProcess {
-  const args = ["image", "pack", stage.path("memory"), "--name", name, "--chunk-size", "16K"];
-  const argv = [cliPath, ...args, "--store", stage.store];
+  return start(stage, "pack", stage.path("memory"), "--name", name, "--chunk-size", "16K");
+}
+
+function start(stage: ImageStage, ...args: readonly string[]): ChildProcess {
+  const argv = [cliPath, "image", ...args, "--store", stage.store];
   const child = spawn(process.execPath, argv, { stdio: "ignore" });
   const forget = atExit(() => child.kill("SIGKILL"));
   child.once("exit", forget);
@@ -68,6 +72,42 @@ describe("packing that is killed", () => {
     const again = stage.json<PackReport>(...args);
     assert.ok(again.sharedChunks > 100, JSON.stringify(again));
     assert.deepEqual(await assertAllWhole(stage.store), ["web"]);
+  });
+});
+
+describe("collecting garbage that is killed", () => {
+  test(`${KILLS} times at any moment costs no image a chunk (FAULTLINE_KILLS)`, async (t) => {
+    using stage = new ImageStage();
+    const random = new Random(SEED);
+    const pack = (name: string, seed: number): void => {
+      writeMemory(stage.path("memory"), 3000, seed);
+      stage.json("pack", stage.path("memory"), "--name", name, "--chunk-size", "4K");
+    };
+    const leaveGarbage = (round: number): void => {
+      pack("old", SEED + round);
+      for (const extension of ["caibx", "json"]) rmSync(`${stage.store}/old.${extension}`);
+    };
+    pack("kept", SEED);
+    leaveGarbage(KILLS + 1);
+    const startMs = performance.now();
+    stage.json("gc", "--min-age", "0");
+    const wholeMs = performance.now() - startMs;
+    let unfinished = 0;
+    for (let round = 1; round <= KILLS; round++) {
+      leaveGarbage(round);
+      const child = start(stage, "gc", "--min-age", "0");
+      const exited = once(child, "exit");
+      await Promise.race([delay(random.below(Math.ceil(wholeMs * 1.2))), exited]);
+      child.kill("SIGKILL");
+      if ((await exited)[0] !== 0) unfinished += 1;
+      assert.deepEqual(await assertAllWhole(stage.store), ["kept"]);
+    }
+    t.diagnostic(`${unfinished} of ${KILLS} were killed before they were done`);
+    assert.ok(unfinished > 0);
+    stage.json("gc", "--min-age", "0");
+    const again = stage.json<GcReport>("gc", "--min-age", "0");
+    assert.equal(again.removedChunks, 0, "the last one left garbage");
+    assert.deepEqual(await assertAllWhole(stage.store), ["kept"]);
   });
 });
 

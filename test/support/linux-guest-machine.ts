@@ -84,6 +84,11 @@ export class LinuxGuest {
     });
   }
 
+  /** The file behind the memory of a guest that was booted in this folder; while it runs, live. */
+  static memoryFile(folder: string): string {
+    return join(folder, MEMORY);
+  }
+
   static async #start(
     folder: string,
     seed: number,
@@ -126,7 +131,7 @@ export class LinuxGuest {
     await this.qmp.untilMigrated();
     await waitFor("the state was written", () => existsSync(state), STATE_BUDGET_MS);
     await this.quit();
-    const memoryFile = join(folder, MEMORY);
+    const memoryFile = LinuxGuest.memoryFile(folder);
     return { folder, memoryFile, seed, answeredCount: this.#answeredCount };
   }
 
