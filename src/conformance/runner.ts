@@ -36,6 +36,7 @@ const HUGE_PAGES_PATIENCE_MS = 1500;
 /** More than any scenario has; each has its own deadline. This only ends a bug of ours. */
 const MAX_WAITS = 20;
 const START_MS = 60_000;
+const END_GRACE_MS = 200;
 
 /**
  * Calls `onResult` for each scenario as it ends, and returns all, in the order given.
@@ -91,13 +92,18 @@ async function runOne(scenario: Scenario, options: RunOptions, pool: VmPool): Pr
     // A handler that does not listen fails nothing in particular: the whole run is pointless.
     if (error instanceof FaultlineError && error.code === "handler-failed") throw error;
     const handler = stage.startedHandler;
-    return result("fail", `${describeError(error)}${endOf(handler)}`, handler?.messages ?? "");
+    return result(
+      "fail",
+      `${describeError(error)}${await endOf(handler)}`,
+      handler?.messages ?? "",
+    );
   }
 }
 
 /** How the handler ended, if it did: that explains most of what a VM complains about. */
-function endOf(handler: HandlerProcess | null): string {
-  const exit = handler?.exit ?? null;
+async function endOf(handler: HandlerProcess | null): Promise<string> {
+  // Its connections are closed a moment before its end is told.
+  const exit = (await handler?.ended(END_GRACE_MS)) ?? null;
   return exit === null ? "" : ` The handler has ended with ${exit.signal ?? `code ${exit.code}`}.`;
 }
 
