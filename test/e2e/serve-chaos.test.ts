@@ -5,16 +5,19 @@
 import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { describe, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
+import { Random } from "../../src/sim/random.ts";
 import { FaultyProxy, type ProxyOptions } from "../support/faulty-proxy.ts";
 import { ImageStage, writeMemory } from "../support/image-stage.ts";
 import { Nginx } from "../support/nginx.ts";
 import { requires } from "../support/requires.ts";
 import { ServeProcess } from "../support/serve-process.ts";
-import { runVmm } from "../support/vmm-process.ts";
+import { runVmm, Vmm } from "../support/vmm-process.ts";
 
 const SEEDS = (process.env.FAULTLINE_STORE_SEEDS ?? "1").split(",").map(Number);
 const PAGE_COUNT = 8192;
 const VMS = 4;
+const ROUNDS = 6;
 const shares: ProxyOptions["shares"] = {
   error: 0.1,
   slowDown: 0.1,
@@ -58,4 +61,32 @@ describe("a network with all faults at once", requires("userfaultfd", "cc", "ngi
       });
     }
   }
+});
+
+describe("a cache folder", requires("userfaultfd", "cc", "nginx"), () => {
+  test("holds whole chunks only, whenever its servers were killed, one or two at once", async () => {
+    using stage = new ImageStage();
+    await using nginx = await Nginx.start();
+    const memory = stage.path("memory");
+    writeMemory(memory, PAGE_COUNT, 3);
+    stage.json("pack", memory, "--name", "web", "--chunk-size", "64K");
+    cpSync(stage.store, `${nginx.path}/images`, { recursive: true });
+    const start = async (socket: string) =>
+      await ServeProcess.start([
+        ...["--memory", `${nginx.location}/web`, "--socket", stage.path(socket)],
+        ...["--cache-dir", stage.path("near")],
+      ]);
+    const random = new Random(3);
+    for (let round = 0; round < ROUNDS; round++) {
+      await using one = await start("one");
+      await using two = await start("two");
+      await using vm = new Vmm(stage.path("one"), memory, ["--threads", 3]);
+      await using other = new Vmm(stage.path("two"), memory, ["--threads", 3]);
+      await Promise.race([delay(random.below(150)), vm.exited, other.exited]);
+      for (const handler of [one, two]) handler.kill("SIGKILL");
+    }
+    await using last = await start("one");
+    await runVmm(stage.path("one"), memory);
+    assert.equal(last.lines("A chunk is damaged").length, 0);
+  });
 });
