@@ -17,6 +17,7 @@ import { requires } from "../support/requires.ts";
 const KILLS = Number(process.env.FAULTLINE_KILLS ?? 8);
 const SEED = Number(process.env.FAULTLINE_SEED ?? 1);
 const DEADLINE_MS = 30_000;
+const ROUNDS_PER_STORE = 20;
 
 function startPack(stage: ImageStage, name: string): ChildProcess {
   return start(stage, "pack", stage.path("memory"), "--name", name, "--chunk-size", "16K");
@@ -38,6 +39,7 @@ describe("packing that is killed", () => {
     const startMs = performance.now();
     stage.json("pack", stage.path("memory"), "--name", "v0", "--chunk-size", "16K");
     const wholeMs = performance.now() - startMs;
+    let done = 0;
     for (let round = 1; round <= KILLS; round++) {
       // New content each time: there is always something to store.
       writeMemory(stage.path("memory"), 6000, SEED + round);
@@ -46,11 +48,13 @@ describe("packing that is killed", () => {
       await Promise.race([delay(random.below(Math.ceil(wholeMs * 1.2))), exited]);
       child.kill("SIGKILL");
       await exited;
-      await assertAllWhole(stage.store);
+      if ((await assertAllWhole(stage.store)).includes(`v${round}`)) done += 1;
+      // A store that only grew would take longer each time to verify.
+      if (round % ROUNDS_PER_STORE === 0) rmSync(stage.store, { recursive: true });
     }
     stage.json("pack", stage.path("memory"), "--name", "last", "--chunk-size", "16K");
-    const names = await assertAllWhole(stage.store);
-    t.diagnostic(`${names.length - 2} of ${KILLS} were done before they were killed`);
+    assert.ok((await assertAllWhole(stage.store)).includes("last"));
+    t.diagnostic(`${done} of ${KILLS} were done before they were killed`);
     assert.deepEqual(readdirSync(`${stage.store}/.staging`), ["lock"], "leftovers are cleared");
     stage.json("extract", "last", stage.path("out"));
     assert.ok(readFileSync(stage.path("out")).equals(readFileSync(stage.path("memory"))));
