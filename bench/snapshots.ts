@@ -22,57 +22,74 @@ const PAUSE_MS = 60_000;
 const QUESTIONS = 100;
 const GROWTH_LIMIT = 1.5;
 
+const chunkSizes = ["256K", "64K"] as const;
+
 export async function snapshots(run: PromiseRun): Promise<Report> {
   const count = run.scaled(10, 2);
   const why = run.isSmoke ? "a smoke run" : whyNoLinuxGuest();
-  const store = run.newPath("store");
-  const sizes = why === null ? await ofGuest(run, store, count) : ofFile(run, store, count);
+  const stores = chunkSizes.map((chunkSize) => new GrowingStore(run.newPath("store"), chunkSize));
+  if (why === null) await packGuest(run, stores, count);
+  else packFile(run, stores, count);
   return {
     bench: "snapshots",
     method:
       why === null
         ? `${count} snapshots of a running Debian guest of 256 MiB in QEMU, a minute between two; ` +
-          `it answers ${QUESTIONS} questions in between. Chunks of 256 KiB; all files of the store.`
+          `it answers ${QUESTIONS} questions in between. All files of the store.`
         : `The same file ${count} times (${why}).`,
     sides: ["the first", `all ${count}`],
-    commands: ["faultline image pack MEMORY --name NAME --store STORE"],
-    measures: [
-      measure("size of the store", "MiB", sizes.at(-1)! / MIB, {
+    commands: ["faultline image pack MEMORY --name NAME --store STORE --chunk-size SIZE"],
+    measures: stores.map(({ chunkSize, sizes }) =>
+      measure(`store, chunks of ${chunkSize}`, "MiB", sizes.at(-1)! / MIB, {
         reference: sizes[0]! / MIB,
         target: { of: "ratio", limit: GROWTH_LIMIT },
       }),
-    ],
-    samples: sizes.map((bytes) => ({ bytes })),
+    ),
+    samples: stores.flatMap(({ chunkSize, sizes }) => sizes.map((bytes) => ({ chunkSize, bytes }))),
   };
 }
 
-/** The size of the store after each snapshot. */
-async function ofGuest(run: PromiseRun, store: string, count: number): Promise<number[]> {
+/** A store, and its size after each snapshot. */
+class GrowingStore {
+  readonly chunkSize: string;
+  readonly sizes: number[] = [];
+  readonly #path: string;
+
+  constructor(path: string, chunkSize: string) {
+    this.#path = path;
+    this.chunkSize = chunkSize;
+  }
+
+  pack(memoryPath: string): void {
+    packImage(memoryPath, this.#path, `web-${this.sizes.length}`, ["--chunk-size", this.chunkSize]);
+    this.sizes.push(folderBytes(this.#path));
+  }
+}
+
+async function packGuest(
+  run: PromiseRun,
+  stores: readonly GrowingStore[],
+  count: number,
+): Promise<void> {
   const folder = run.newPath("guest");
   mkdirSync(folder);
   await using guest = await LinuxGuest.boot(folder, SEED);
   const oracle = new GuestOracle(SEED);
   const random = new Random(SEED);
-  const sizes: number[] = [];
-  while (sizes.length < count) {
-    if (sizes.length > 0) await delay(PAUSE_MS);
+  for (let index = 0; index < count; index++) {
+    if (index > 0) await delay(PAUSE_MS);
     const wrong = await wrongAnswers(guest, mixedQuestions(oracle, random, QUESTIONS));
     assert.deepEqual(wrong, []);
     await guest.qmp.execute("stop");
-    packImage(LinuxGuest.memoryFile(folder), store, `web-${sizes.length}`);
+    for (const store of stores) store.pack(LinuxGuest.memoryFile(folder));
     await guest.qmp.execute("cont");
-    sizes.push(folderBytes(store));
   }
-  return sizes;
 }
 
-function ofFile(run: PromiseRun, store: string, count: number): number[] {
+function packFile(run: PromiseRun, stores: readonly GrowingStore[], count: number): void {
   const path = run.newPath("mem");
   writeMemoryLike(path, 4 * MIB);
-  return Array.from({ length: count }, (_, index) => {
-    packImage(path, store, `web-${index}`);
-    return folderBytes(store);
-  });
+  for (let index = 0; index < count; index++) for (const store of stores) store.pack(path);
 }
 
 function folderBytes(folder: string): number {
