@@ -34,7 +34,7 @@ export async function snapshots(run: PromiseRun): Promise<Report> {
     bench: "snapshots",
     method:
       why === null
-        ? `${count} snapshots of a running Debian guest of 256 MiB in QEMU, a minute between two; ` +
+        ? `${count} snapshots of a running Debian guest of 256 MiB in QEMU, a minute apart; ` +
           `it answers ${QUESTIONS} questions in between. All files of the store.`
         : `The same file ${count} times (${why}).`,
     sides: ["the first", `all ${count}`],

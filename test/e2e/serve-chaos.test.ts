@@ -64,7 +64,7 @@ describe("a network with all faults at once", requires("userfaultfd", "cc", "ngi
 });
 
 describe("a cache folder", requires("userfaultfd", "cc", "nginx"), () => {
-  test("holds whole chunks only, whenever its servers were killed, one or two at once", async () => {
+  test("holds whole chunks only, whenever its servers were killed, one or two", async () => {
     using stage = new ImageStage();
     await using nginx = await Nginx.start();
     const memory = stage.path("memory");
