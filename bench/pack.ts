@@ -65,7 +65,8 @@ export async function pack(workspace: PromiseRun): Promise<Report> {
       `Medians of ${rounds.length} rounds, the sides in turns, each a whole process into an ` +
       "empty store, the file in the page cache: 512 MiB like a guest's memory, some 60 % of it " +
       "not zero, and the 256 MiB of a Debian guest with a warm service; ratios are medians of " +
-      "the rounds' ratios. CPU: user and system time of all threads. Zeroes: a file of written zeroes, less the time for " +
+      "the rounds' ratios. CPU: user and system time of all threads. Zeroes: a file of " +
+      "written zeroes, less the time for " +
       "one of holes.",
     commands: Object.values(commands(memory, folder))
       .filter(([program]) => hasCasync || program !== "casync")
