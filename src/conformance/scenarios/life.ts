@@ -70,16 +70,18 @@ export const lifeScenarios: readonly Scenario[] = [
     group: "life",
     proves: "A VM that is stopped with faults unanswered, and goes on later, finds them answered.",
     because:
-      "A signal takes the thread out of its fault; when it goes on it faults again. The first " +
-      "message is stale then, and the second may find the page present (EEXIST).",
+      "A signal takes the thread out of its fault; when it goes on it faults again. Two threads " +
+      "wait for each page then, and the second message finds it present (EEXIST).",
     play: async (stage) => {
       const [vm, handler] = await stage.attachFrozen();
       const pages = [...PROBE_PAGES, ...PROBE_PAGES];
       const reading = vm.read(pages, pages.length);
       await vm.untilBlocked(pages.length, true);
       await vm.freeze();
-      handler.thaw();
       vm.thaw();
+      // All of them have faulted anew, two for each page, before the handler sees the first.
+      await vm.untilBlocked(pages.length, true);
+      handler.thaw();
       vm.assess(pages, await reading, "file", "after the VM was stopped");
       await vm.expect([2, 3, 5], "file");
     },
