@@ -89,8 +89,8 @@ export class Acceptor {
         if (this.#handshakes === MAX_HANDSHAKES) return;
         assertFreeFds(this.#listener.fd, FDS_PER_HANDSHAKE);
         const connection = acceptUnix(this.#listener.fd);
-        this.#isFailing = false;
         if (connection === null) {
+          this.#isFailing = false;
           this.#awaitNext();
           return;
         }
@@ -125,7 +125,8 @@ export class Acceptor {
 
   /**
    * The listener stays readable while accept fails: without a pause the loop would spin. Told once,
-   * however long it lasts.
+   * however long it lasts: until nobody waits any more, as the descriptors of a VM that leaves come
+   * free one by one, and one VM taken is not the end of the shortage.
    */
   #pause(error: unknown): void {
     this.#retry = setTimeout(() => this.#acceptSome(), RETRY_AFTER_MS);
