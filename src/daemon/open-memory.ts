@@ -39,7 +39,7 @@ function servedFiles({ memory, layers }: MemoryOptions): ServedMemory {
     sizeBytes: files.sizeBytes,
     dataBytes: files.dataBytes,
     mapped: files.layers,
-    supply: { demand: (part) => files.load(part), release: () => {} },
+    supply: { demand: (part) => files.load(part), hurry: () => {}, release: () => {} },
     assertUnchanged: () => files.assertUnchanged(),
     close: async () => files.close(),
   };

@@ -58,11 +58,13 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
       dataBytes: image.dataBytes,
       mapped: image.mapped,
       supply: {
-        demand: (chunk) => {
-          const isHere = cache.demand(chunk);
-          around?.around(chunk);
+        demand: (chunk, isUrgent) => {
+          const isHere = cache.demand(chunk, isUrgent ? "demand" : "prefetch");
+          // What is fetched ahead of demand is chosen already.
+          if (isUrgent) around?.around(chunk);
           return isHere;
         },
+        hurry: (chunk) => cache.hurry(chunk),
         release: (chunk) => arena.unpin(chunk),
       },
       assertUnchanged: () => {},

@@ -9,8 +9,9 @@ import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
-import type { ErrorPolicy } from "./wire.ts";
+import type { ErrorPolicy, PrefaultSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
@@ -29,6 +30,10 @@ export interface AttachRequest {
   readonly regions: RegionMap;
   readonly image: MappedImage;
   readonly onError: ErrorPolicy;
+  /** What to install ahead of faults. */
+  readonly prefault?: PrefaultSetup | null;
+  /** Note what is demanded for this long. Below 2^32. */
+  readonly recordForUs?: number;
 }
 
 /** More threads than this have never helped: VMs are spread over them, not faults of one VM. */
@@ -75,7 +80,10 @@ export class Engine {
     const id = this.#nextId++;
     const { regions } = request;
     const pageTable = new SharedArrayBuffer(PageTable.sizeBytes(regions.pageLimit));
-    const session = new Session(id, request.pid, regions, pageTable);
+    const { recordForUs: forUs, prefault = null } = request;
+    const log = forUs === undefined ? null : DemandLog.allocate(regions.pageLimit);
+    const demandLog = log === null ? null : new DemandLog(log);
+    const session = new Session(id, request.pid, regions, pageTable, demandLog);
     worker.attach(session, {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
@@ -87,6 +95,8 @@ export class Engine {
       pageTable,
       stats: session.stats.buffer,
       onError: request.onError,
+      prefault,
+      recorder: log === null || forUs === undefined ? null : { log, forUs },
       mayKill: request.pid !== process.pid,
     });
     return session;
@@ -95,6 +105,11 @@ export class Engine {
   /** Lets go of a VM: our descriptors are closed, and its `ended` resolves. */
   detach(session: Session): void {
     for (const worker of this.#workers) worker.detach(session);
+  }
+
+  /** Installs nothing more ahead of a VM's faults. */
+  cancelPrefault(session: Session): void {
+    for (const worker of this.#workers) worker.cancelPrefault(session);
   }
 
   /** Stops all workers. VMs that are still attached freeze at their next missing page. */

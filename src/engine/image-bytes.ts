@@ -24,6 +24,8 @@ export interface ImageBytes {
   readonly runs: OwnerRuns;
   /** After ABSENT: a part that is missing. */
   readonly missingPart: number;
+  /** After ABSENT: where in the image that part ends. */
+  readonly missingEnd: number;
   /** Of the monotonic clock; the caller keeps it. What is known of the page cache grows old. */
   nowSeconds: number;
   /** The address of bytes of one owner. Or ABSENT. */
@@ -49,6 +51,7 @@ export function imageBytesOf(
 class FileBytes implements ImageBytes {
   readonly runs: OwnerRuns;
   missingPart = -1;
+  missingEnd = 0;
   nowSeconds = 0;
   readonly #layers: MappedLayers;
   readonly #buffers: PageBuffers;
@@ -93,6 +96,7 @@ class FileBytes implements ImageBytes {
     const block = firstColdBlock(fds[owner]!, notes, offset, lengthBytes, this.nowSeconds);
     if (block < 0) return true;
     this.missingPart = firstParts[owner]! + block;
+    this.missingEnd = (block + 1) * BLOCK_BYTES;
     this.#request(this.missingPart);
     return false;
   }
@@ -103,6 +107,7 @@ class FileBytes implements ImageBytes {
 class ChunkBytes implements ImageBytes {
   readonly runs: OwnerRuns;
   missingPart = -1;
+  missingEnd = 0;
   nowSeconds = 0;
   readonly #image: MappedChunks;
   readonly #buffers: PageBuffers;
@@ -170,6 +175,7 @@ class ChunkBytes implements ImageBytes {
     const address = this.#reader.acquire(chunk);
     if (address !== ABSENT) return address;
     this.missingPart = chunk;
+    this.missingEnd = runEnd(this.runs, run);
     this.#request(chunk);
     return ABSENT;
   }

@@ -28,6 +28,8 @@ const counterNames = [
   "overflowed",
   /** Pages that had to wait for a chunk of the image, or for the disk. */
   "awaitedPages",
+  /** Pages, with bytes or zeroes, that were installed before anybody asked for them. */
+  "prefaultedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -44,6 +46,7 @@ const DEFERRED = at("deferred");
 const POISONED_PAGES = at("poisonedPages");
 const OVERFLOWED = at("overflowed");
 const AWAITED_PAGES = at("awaitedPages");
+const PREFAULTED_PAGES = at("prefaultedPages");
 
 export class SessionStats {
   readonly buffer: SharedArrayBuffer;
@@ -96,6 +99,10 @@ export class SessionStats {
 
   addAwaited(pages: number): void {
     this.#counters[AWAITED_PAGES]! += pages;
+  }
+
+  addPrefaulted(pages: number): void {
+    this.#counters[PREFAULTED_PAGES]! += pages;
   }
 
   /** From the moment faults were read until their waiters were woken, of `count` of them. */

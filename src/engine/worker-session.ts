@@ -2,6 +2,7 @@
  * One VM in its fault worker: drains its userfaultfd, has the planner decide, carries the actions
  * out. Only this object operates the descriptor (design law 3).
  */
+import { assert } from "../base/assert.ts";
 import type { Outcome } from "../base/outcome.ts";
 import { formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import * as abi from "../linux/abi-userfaultfd.ts";
@@ -13,8 +14,10 @@ import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { EventBatch } from "../uffd/events.ts";
 import { Userfaultfd, type WakeOption } from "../uffd/userfaultfd.ts";
+import { DemandLog } from "./demand-log.ts";
 import { ABSENT, type ImageBytes, imageBytesOf, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
+import { SessionPrefault, type Step } from "./session-prefault.ts";
 import { SessionStats } from "./session-stats.ts";
 import type { ErrorPolicy, SessionSetup } from "./wire.ts";
 
@@ -23,8 +26,8 @@ export interface WorkerTools {
   readonly batch: EventBatch;
   readonly actions: ActionList;
   readonly buffers: PageBuffers;
-  /** Faults of a session wait for a part of its image: it has to be brought. */
-  need(session: WorkerSession, part: number): void;
+  /** A session lacks a part of its image: it has to be brought; urgently, if faults wait for it. */
+  need(session: WorkerSession, part: number, isUrgent: boolean): void;
   /** By policy a session waits for a page that cannot be had now: somebody should know. */
   tellWait(session: WorkerSession, loss: string): void;
 }
@@ -69,6 +72,9 @@ export class WorkerSession {
   failure = "";
   /** When this session last did something (monotonicUs). */
   lastActiveUs = 0;
+  /** What is installed ahead of faults; null: nothing, or no more. */
+  prefault: SessionPrefault | null = null;
+  readonly attachedUs = monotonicUs();
   readonly #socket: OwnedFd;
   readonly #regions: RegionMap;
   readonly #bytes: ImageBytes;
@@ -77,6 +83,11 @@ export class WorkerSession {
   readonly #policy: ErrorPolicy;
   #toldWaitUs = Number.NEGATIVE_INFINITY;
   readonly #tools: WorkerTools;
+  /** Notes what is demanded, until the restore is over. */
+  #recorder: DemandLog | null = null;
+  readonly #recordUntilUs: number = 0;
+  /** Whether it is a step ahead that asks for bytes. */
+  #isAhead = false;
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
@@ -99,17 +110,33 @@ export class WorkerSession {
     this.mayKill = setup.mayKill;
     this.#socket = new OwnedFd(setup.socket);
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
-    this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => tools.need(this, part));
+    this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) =>
+      tools.need(this, part, !this.#isAhead),
+    );
     this.#pageSizeBytes = setup.pageSizeBytes;
+    const table = new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable));
     this.#planner = new Planner({
       regions: this.#regions,
       runs: this.#bytes.runs,
-      table: new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable)),
+      table,
       maxRunPages: Math.max(1, MAX_RUN_BYTES / setup.pageSizeBytes),
     });
     this.#stats = new SessionStats(setup.stats);
     this.#policy = setup.onError;
     this.#tools = tools;
+    if (setup.recorder !== null) {
+      this.#recorder = new DemandLog(setup.recorder.log);
+      this.#recordUntilUs = this.attachedUs + setup.recorder.forUs;
+    }
+    if (setup.prefault === null) return;
+    this.prefault = new SessionPrefault(setup.prefault, {
+      uffd: this.uffd,
+      regions: this.#regions,
+      table,
+      bytes: this.#bytes,
+      buffers: tools.buffers,
+      stats: this.#stats,
+    });
   }
 
   /**
@@ -155,6 +182,31 @@ export class WorkerSession {
     return turn;
   }
 
+  /** Installs a little more ahead of the guest. Only when no fault waits. */
+  stepAhead(nowUs: number): Step {
+    assert(this.prefault !== null, "nothing to install ahead");
+    this.#bytes.nowSeconds = Math.floor(nowUs / 1e6);
+    this.#isAhead = true;
+    try {
+      return this.prefault.step(nowUs);
+    } finally {
+      this.#isAhead = false;
+    }
+  }
+
+  /**
+   * All pages are there: from now on the kernel answers for this memory, and nobody needs us. False:
+   * a fault is under way that has to be answered before. Throws if the VM is dead.
+   */
+  letGo(): boolean {
+    this.#drain();
+    if (this.#planner.queuedPages > 0 || this.#planner.parkedPages > 0) return false;
+    for (const { baseHostAddress, sizeBytes } of this.#regions.regions) {
+      this.uffd.unregister(baseHostAddress, sizeBytes);
+    }
+    return true;
+  }
+
   /** Closes every descriptor. The caller has taken them out of its epoll before. */
   close(): void {
     this.uffd.close();
@@ -197,7 +249,9 @@ export class WorkerSession {
       return;
     }
     const verdict = this.#planner.fault(address);
-    if (verdict === "outside") {
+    if (verdict === "first") {
+      if (this.#recorder !== null) this.#record(address);
+    } else if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
         "handshake announced.";
@@ -205,6 +259,13 @@ export class WorkerSession {
       this.#stats.addOverflowed();
       this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);
     }
+  }
+
+  #record(address: number): void {
+    const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
+    const nowUs = this.lastActiveUs;
+    const isOver = nowUs > this.#recordUntilUs || !this.#recorder!.add(page, nowUs - this.attachedUs);
+    if (isOver) this.#recorder = null;
   }
 
   /** Plans and carries out. `again`: the next plan may go on at once. */

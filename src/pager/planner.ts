@@ -36,8 +36,13 @@ export const STREAK_LIMIT = 128;
 /** The first few attempts go on at once: most collisions are over by then. */
 const STREAK_UNTIL_BACKOFF = 8;
 
-/** `overflow`: the queue is full; wake the page's waiters, they will fault again. */
-export type FaultVerdict = "queued" | "known" | "outside" | "overflow";
+/**
+ * - `first`: queued, and never asked for before (or given up meanwhile).
+ * - `queued`: it was asked for before, and has lost what it was given.
+ * - `known`: it is queued already.
+ * - `overflow`: the queue is full; wake the page's waiters, they will fault again.
+ */
+export type FaultVerdict = "first" | "queued" | "known" | "outside" | "overflow";
 
 /**
  * What the engine does next:
@@ -115,9 +120,10 @@ export class Planner {
     const state = this.#table.get(page);
     if (state === PageState.pending) return "known";
     if (this.#queueLength + this.#parkedLength === QUEUE_CAPACITY) return "overflow";
-    if (state === PageState.missing) this.#table.set(page, PageState.pending);
     this.#queue[this.#queueLength++] = page;
-    return "queued";
+    if (state !== PageState.missing) return "queued";
+    this.#table.set(page, PageState.pending);
+    return "first";
   }
 
   /** Takes a REMOVE (or UNMAP) of host addresses `start` to `end`, exclusive. Returns the pages. */
@@ -363,7 +369,8 @@ export class Planner {
   }
 }
 
-function kindOf(owner: number): ActionKind {
+/** How bytes of this owner are installed. */
+export function kindOf(owner: number): ActionKind {
   if (owner === ZERO_OWNER) return ActionKind.zero;
   return owner === MIXED_OWNERS ? ActionKind.assemble : ActionKind.copy;
 }

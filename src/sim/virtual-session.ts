@@ -13,6 +13,7 @@ import { ActionKind, ActionList } from "../pager/actions.ts";
 import type { Planner, Settlement } from "../pager/planner.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { sightOf, type Tally } from "./tally.ts";
+import type { Step, VirtualPrefault } from "./virtual-prefault.ts";
 import type { Message, VirtualKernel } from "./virtual-kernel.ts";
 import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
 
@@ -47,6 +48,8 @@ export interface SessionOptions {
   /** Asks for a part of the snapshot. */
   readonly need: (session: VirtualSession, part: number) => void;
   readonly tally: Tally;
+  /** What is installed ahead of faults. */
+  readonly prefault: VirtualPrefault | null;
 }
 
 /** Why a session failed: the page that could not be had, or what the VMM did. */
@@ -62,6 +65,7 @@ export class VirtualSession {
   /** Whether the worker's epoll holds the userfaultfd. */
   isWatched = true;
   failure: Failure | null = null;
+  prefault: VirtualPrefault | null;
   protected readonly options: SessionOptions;
   protected readonly actions = new ActionList();
   readonly #messages: Message[] = [];
@@ -81,6 +85,7 @@ export class VirtualSession {
     this.options = options;
     this.kernel = options.kernel;
     this.mayKill = options.mayKill;
+    this.prefault = options.prefault;
     this.#pageSizeBytes = options.regions.pageSizeBytes;
   }
 
@@ -115,6 +120,18 @@ export class VirtualSession {
     this.settledPart = NO_PART;
     this.isPartLost = false;
     return turn;
+  }
+
+  stepAhead(nowUs: number): Step {
+    return this.prefault!.step(this, this.options, nowUs);
+  }
+
+  letGo(): boolean {
+    const { planner } = this.options;
+    this.drain();
+    if (planner.queuedPages > 0 || planner.parkedPages > 0) return false;
+    this.kernel.letGo();
+    return true;
   }
 
   close(): void {
