@@ -264,6 +264,8 @@ class FaultWorker {
     try {
       if (!session.letGo()) {
         session.prefault!.dueUs = nowUs + LATER_US;
+        // What it has read will not be announced again.
+        this.#turn(session, nowUs);
         return;
       }
     } catch {

@@ -194,6 +194,7 @@ export class VirtualWorker {
       this.#leaving.set(session, nowUs + FAREWELL_US);
     } else {
       session.prefault!.dueUs = nowUs + LATER_US;
+      this.turn(session, nowUs);
     }
   }
 
