@@ -25,6 +25,7 @@ import {
 } from "../base/working-set.ts";
 
 const MAGIC = Buffer.from("FLWSET\r\n");
+export const WORKING_SET_MAGIC_BYTES = MAGIC.length;
 const VERSION = 1;
 const HEADER_BYTES = 72;
 const DIGEST_BYTES = 32;
@@ -73,6 +74,11 @@ export function encodeWorkingSet({ set, indexSha256 }: WorkingSetFile): Uint8Arr
   return bytes.subarray(0, sizeOfFile);
 }
 
+/** Whether it is, or was once, the file of a working set of any version. */
+export function beginsAsWorkingSet(bytes: Uint8Array): boolean {
+  return MAGIC.equals(bytes.subarray(0, MAGIC.length));
+}
+
 /**
  * @param name what messages call the file
  * @throws FaultlineError `image-corrupt`
@@ -84,7 +90,7 @@ export function decodeWorkingSet(bytes: Uint8Array, name: string): WorkingSetFil
   };
   expect(file.length <= MAX_WORKING_SET_FILE_BYTES, `it has ${formatBytes(file.length)}`);
   expect(file.length >= HEADER_BYTES + DIGEST_BYTES, `it has only ${file.length} bytes`);
-  expect(file.subarray(0, MAGIC.length).equals(MAGIC), "it does not begin as one");
+  expect(beginsAsWorkingSet(file), "it does not begin as one");
   const version = file.readUInt32LE(8);
   expect(version === VERSION, `it has version ${version}, not ${VERSION}`);
   const contentBytes = file.length - DIGEST_BYTES;

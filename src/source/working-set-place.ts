@@ -11,22 +11,24 @@ import { FaultlineError } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
 import type { WorkingSet } from "../base/working-set.ts";
 import {
+  beginsAsWorkingSet,
   decodeWorkingSet,
   encodeWorkingSet,
+  WORKING_SET_MAGIC_BYTES,
   type WorkingSetFile,
 } from "../snapshot/working-set-file.ts";
-import type { ObjectStore } from "./object-store.ts";
 import { type StoredImage, workingSetObjectName } from "./stored-image.ts";
 
 /**
  * What was found:
- * - `unusable`: damaged, or another image's; only the next write changes that.
+ * - `damaged`: nobody can use it; the next write replaces it.
+ * - `foreign`: whole, but learnt from another image, or for a memory of another size.
  * - `unreadable`: the store does not let us look; there may be none at all.
  */
 export type WorkingSetFinding =
   | { readonly kind: "found"; readonly set: WorkingSet; readonly bytes: Uint8Array }
   | { readonly kind: "none" }
-  | { readonly kind: "unusable" | "unreadable"; readonly reason: string };
+  | { readonly kind: "damaged" | "foreign" | "unreadable"; readonly reason: string };
 
 export interface WorkingSetPlace {
   /** What messages call the working set. */
@@ -75,7 +77,7 @@ export async function readWorkingSet(
     file.indexSha256 === image.indexSha256 ? whyUnfit(file, image.index.sizeBytes) : OTHER_IMAGE;
   try {
     const finding = await examine(await store.read(objectName, signal), name, fits);
-    if (finding.kind !== "unusable") return finding;
+    if (finding.kind !== "damaged") return finding;
     const refetch = store.refetch ?? store.read;
     return examine(await refetch.call(store, objectName, signal), name, fits);
   } catch (error) {
@@ -87,7 +89,10 @@ export async function readWorkingSet(
 
 const OTHER_IMAGE = "it was learnt from another image of this name";
 
-/** In a file of its own. The folder must be there, and be writable to write. */
+/**
+ * In a file of its own, in a folder that is there. A file that holds something else (the memory, by
+ * a slip of the hand) is never replaced: that is `store-refused`.
+ */
 export function fileWorkingSet(path: string, sizeBytes: number): WorkingSetPlace {
   const failed = (verb: string, error: unknown): FaultlineError =>
     new FaultlineError(
@@ -110,10 +115,11 @@ export function fileWorkingSet(path: string, sizeBytes: number): WorkingSetPlace
     },
     write: async (set, signal) => {
       try {
+        await assertReplaceable(path);
         await replaceFile(path, encodeWorkingSet({ set, indexSha256: null }), signal);
       } catch (error) {
         signal.throwIfAborted();
-        throw failed("written", error);
+        throw error instanceof FaultlineError ? error : failed("written", error);
       }
     },
   };
@@ -129,10 +135,10 @@ function examine(
     const file = decodeWorkingSet(bytes, name);
     const reason = whyNot(file);
     if (reason === null) return { kind: "found", set: file.set, bytes };
-    return { kind: "unusable", reason: `${name} is not used: ${reason}.` };
+    return { kind: "foreign", reason: `${name} is not used: ${reason}.` };
   } catch (error) {
     if (!(error instanceof FaultlineError)) throw error;
-    return { kind: "unusable", reason: error.message };
+    return { kind: "damaged", reason: error.message };
   }
 }
 
@@ -140,6 +146,22 @@ function whyUnfit({ set }: WorkingSetFile, sizeBytes: number): string | null {
   if (set.sizeBytes === sizeBytes) return null;
   const [its, ours] = [formatBytes(set.sizeBytes), formatBytes(sizeBytes)];
   return `it is for a memory of ${its} (${set.sizeBytes} bytes), and this one has ${ours}`;
+}
+
+async function assertReplaceable(path: string): Promise<void> {
+  const start = new Uint8Array(WORKING_SET_MAGIC_BYTES);
+  try {
+    await using file = await open(path, "r");
+    const { bytesRead } = await file.read(start);
+    if (bytesRead === 0 || beginsAsWorkingSet(start)) return;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
+    throw error;
+  }
+  throw new FaultlineError(
+    "store-refused",
+    `${path} holds something else than a working set, and is not replaced: give another path.`,
+  );
 }
 
 /** Written beside it, flushed, then renamed: a crash leaves the old file or the new one. */
