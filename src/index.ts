@@ -10,9 +10,11 @@ export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
 export type { Outcome } from "./base/outcome.ts";
 export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
+export type { WorkingSet } from "./base/working-set.ts";
 export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";
 export { type ServeOptions, Server } from "./daemon/server.ts";
 export type { SocketOwner } from "./daemon/socket-file.ts";
+export { type KeeperOptions, WorkingSetKeeper } from "./daemon/working-set-keeper.ts";
 export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
 export type { CounterName, Counters, SessionStats } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
@@ -20,6 +22,8 @@ export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
+export { type PrefaultOptions, type PrefaultRuns, prefaultRuns } from "./pager/prefault-runs.ts";
+export { mergeRecording, type RestoreRecording } from "./pager/working-set.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
 export type {
   ListDepth,
@@ -36,6 +40,7 @@ export { PolicyStore } from "./source/store-policy.ts";
 export { readLatencyMs, type StoreCounters, type StoreStats } from "./source/store-stats.ts";
 export { type TierCounters, type TierOptions, TierStore } from "./source/tier-store.ts";
 export type { Timing } from "./source/timing.ts";
+export { fileWorkingSet, imageWorkingSet, type WorkingSetPlace } from "./source/working-set-place.ts";
 export { adoptUserfaultfd } from "./uffd/adopt.ts";
 export type { CreateOptions, CreateVia } from "./uffd/create.ts";
 export {

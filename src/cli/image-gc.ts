@@ -55,9 +55,12 @@ async function gc(flags: GcFlags): Promise<void> {
 function describe(report: GcReport): string {
   const { indexes, usedChunks, removedChunks, removedBytes, spared, dryRun } = report;
   const verb = dryRun ? "would remove" : "removed";
+  const sets = report.removedWorkingSets;
+  const setsText = sets === 0 ? "" : `${verb} ${sets} working sets of images that are gone\n`;
   const young = spared === 0 ? "" : `; ${spared} unused ones are too young (--min-age)`;
   return (
     `${verb} ${removedChunks} chunks, ${formatBytes(removedBytes)}${young}\n` +
+    setsText +
     `${usedChunks} chunks are used by ${indexes} indexes\n`
   );
 }

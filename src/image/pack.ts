@@ -5,7 +5,7 @@
  *
  * Order of writing: chunks, then a refresh of all of them (so that a concurrent gc keeps even
  * those that are old, see gc.ts), then `NAME.state`, `NAME.json`, and last `NAME.caibx`, which
- * makes the image.
+ * makes the image. A child begins with the working set of its parent.
  */
 import { readFileSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
@@ -23,6 +23,7 @@ import {
   sha256,
   stateObjectName,
 } from "../source/stored-image.ts";
+import { imageWorkingSet, readWorkingSet } from "../source/working-set-place.ts";
 import { openSink } from "./chunk-sink.ts";
 import { Packing } from "./packing.ts";
 import { MAX_ATTEMPTS, missingChunks, refreshChunks } from "./refresh-chunks.ts";
@@ -170,6 +171,20 @@ async function publish(
   };
   if (state !== null) await store.write(stateObjectName(name), state, signal);
   await store.write(infoObjectName(name), encodeImageInfo(info), signal);
+  if (parent !== null) await inheritWorkingSet(options, parent, sizeBytes, info.indexSha256);
   await assertUnused(store, name, signal);
   await store.write(indexObjectName(name), index, signal);
+}
+
+/** The same guest will need much the same pages; what has changed is learnt by the next restores. */
+async function inheritWorkingSet(
+  { store, name, signal }: PackOptions,
+  parent: StoredImage,
+  sizeBytes: number,
+  indexSha256: string,
+): Promise<void> {
+  const found = await readWorkingSet(parent, signal);
+  if (found.kind !== "found" || found.set.sizeBytes !== sizeBytes) return;
+  const child = { store, name, indexSha256, index: { sizeBytes } };
+  await imageWorkingSet(child).write(found.set, signal);
 }
