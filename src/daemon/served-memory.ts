@@ -4,6 +4,7 @@
  */
 import type { PartSupply } from "../engine/worker-handle.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
+import type { WorkingSetPlace } from "../source/working-set-place.ts";
 
 export interface ServedMemory {
   readonly sizeBytes: number;
@@ -11,6 +12,10 @@ export interface ServedMemory {
   readonly dataBytes: number;
   readonly mapped: MappedImage;
   readonly supply: PartSupply;
+  /** What may be fetched before anybody asks. */
+  readonly spareBytes: number;
+  /** Where what restores need is kept; null: nowhere. */
+  readonly workingSet: WorkingSetPlace | null;
   /**
    * Whether new VMs may still be given these bytes.
    * @throws FaultlineError `memory-changed`
@@ -30,9 +35,16 @@ export interface MemoryOptions {
   readonly cacheBytes?: number;
   /** A folder for chunks of a store that is not on this host. Default: none are kept. */
   readonly cacheFolder?: string;
+  /**
+   * A file for what restores need, or "off". Default: with an image, beside it in its store; with
+   * memory files, none.
+   */
+  readonly workingSet?: string;
   /** What that folder may hold; default: 10 GiB. */
   readonly cacheFolderBytes?: number;
 }
 
 export const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
 export const DEFAULT_CACHE_FOLDER_BYTES = 10 * 2 ** 30;
+/** Instead of a file for the working set: none is used, and nothing recorded. */
+export const OFF = "off";

@@ -5,7 +5,7 @@
 import { setMaxListeners } from "node:events";
 import { availableParallelism } from "node:os";
 import { describeError, FaultlineError } from "../base/errors.ts";
-import { formatBytes, formatHex, HUGE_PAGE_BYTES } from "../base/units.ts";
+import { formatBytes, formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
 import { SessionStats } from "../engine/session-stats.ts";
@@ -13,6 +13,7 @@ import type { ErrorPolicy } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
+import { prefaultRuns } from "../pager/prefault-runs.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
@@ -23,11 +24,14 @@ import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
+import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
+import { type PrefaultMode, RestoreWatch } from "./restore-watch.ts";
 import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
+import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
 export interface ServeOptions extends MemoryOptions {
   readonly socketPath: string;
@@ -42,6 +46,12 @@ export interface ServeOptions extends MemoryOptions {
   readonly workers?: number;
   readonly spin?: SpinMode;
   readonly handshakeTimeoutMs?: number;
+  /** What is installed ahead of faults, if earlier restores are known; default: `concurrent`. */
+  readonly prefault?: PrefaultMode;
+  /** What is demanded in this time is what a restore needs; default: 10 s. 0: learn nothing. */
+  readonly recordForMs?: number;
+  /** Fetch what restores need as soon as the server starts; default: true. */
+  readonly prefetch?: boolean;
   readonly logger?: Logger;
 }
 
@@ -50,9 +60,11 @@ interface ServerParts {
   readonly socket: SocketFile;
   readonly engine: Engine;
   readonly log: Logger;
+  readonly keeper: WorkingSetKeeper | null;
 }
 
 export const DEFAULT_MAX_VMS = 1024;
+export const DEFAULT_RECORD_FOR_MS = 10_000;
 
 export class Server {
   /** Resolves when the server has ended, by `close()` or after the one VM of `once`. */
@@ -70,6 +82,9 @@ export class Server {
   readonly #log: Logger;
   readonly #acceptor: Acceptor;
   readonly #refusals: RefusalLog;
+  readonly #keeper: WorkingSetKeeper | null;
+  readonly #restores: RestoreWatch;
+  readonly #prefetching = new AbortController();
   readonly #sessions = new Set<Session>();
   readonly #endedStats = new SessionStats();
   readonly #allowedUids: ReadonlySet<number>;
@@ -84,6 +99,14 @@ export class Server {
     this.#socket = parts.socket;
     this.#engine = parts.engine;
     this.#log = parts.log;
+    this.#keeper = parts.keeper;
+    this.#restores = new RestoreWatch({
+      mode: options.prefault ?? "concurrent",
+      recordForMs: options.recordForMs ?? DEFAULT_RECORD_FOR_MS,
+      keeper: parts.keeper,
+      engine: parts.engine,
+      log: parts.log,
+    });
     this.#refusals = new RefusalLog(parts.log);
     const ownUid = process.geteuid?.() ?? 0;
     this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
@@ -106,6 +129,7 @@ export class Server {
     if (options.onError === "poison") assertPoisonable();
     const log = options.logger ?? createLogger("warn", "json");
     const memory = await openMemory(options, log);
+    const keeper = await openKeeper(options, memory, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
@@ -116,8 +140,9 @@ export class Server {
         supply: memory.supply,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { memory, socket, engine, log });
+      const server = new Server(options, { memory, socket, engine, log, keeper });
       server.#acceptor.start();
+      if (options.prefetch !== false) void server.#prefetch();
       return server;
     } catch (error) {
       await engine?.close();
@@ -139,6 +164,11 @@ export class Server {
   /** Where the image's bytes are: which parts are data, and whose. */
   get image(): MappedImage {
     return this.#memory.mapped;
+  }
+
+  /** Called when nothing more is installed ahead of a VM. */
+  set onPrefaulted(listener: RestoreWatch["onPrefaulted"]) {
+    this.#restores.onPrefaulted = listener;
   }
 
   get sessions(): ReadonlySet<Session> {
@@ -169,10 +199,26 @@ export class Server {
     if (this.#isClosing) return this.ended;
     this.#isClosing = true;
     this.stopAccepting();
+    this.#prefetching.abort();
     await this.#engine.close();
+    await this.#keeper?.close();
     await this.#memory.close();
     this.#refusals.tellRest();
     this.#resolveEnded();
+  }
+
+  /** What earlier restores needed comes into memory before the first VM does. */
+  async #prefetch(): Promise<void> {
+    const set = this.#keeper?.current ?? null;
+    if (set === null) return;
+    const pageSizeBytes = SMALL_PAGE_BYTES;
+    const runs = prefaultRuns(set, { pageSizeBytes, leastNeed: 0, holdOut: null });
+    const { mapped: image, supply, spareBytes: budgetBytes } = this.#memory;
+    const { signal } = this.#prefetching;
+    const report = await prefetch({ image, supply, runs, pageSizeBytes, budgetBytes, signal });
+    if (report.parts + report.lost === 0) return;
+    const { parts, bytes, lost } = report;
+    this.#log.info({ parts, memory: formatBytes(bytes), lost }, "Prefetched what restores need");
   }
 
   /** One connection's handshake. Whatever is wrong with it concerns only itself. */
@@ -207,6 +253,7 @@ export class Server {
           lengthBytes,
         })),
       );
+      const plan = this.#restores.planFor(regions);
       const session = this.#engine.attach({
         pid: peer.pid,
         userfaultfd: uffd,
@@ -215,7 +262,9 @@ export class Server {
         regions,
         image: this.#memory.mapped,
         onError: this.#options.onError ?? "kill",
+        ...plan,
       });
+      this.#restores.follow(session, plan);
       // At once: the next handshake may be checked before this promise is settled.
       this.#sessions.add(session);
       if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
@@ -275,9 +324,21 @@ export class Server {
     const end = await session.ended;
     this.#sessions.delete(session);
     this.#endedStats.add(session.stats);
-    this.#log.info({ pid, reason: end.reason, ...describeSession(session) }, "Detached a VM");
+    const fields = { ...describeSession(session), ...this.#restores.describe(session) };
+    this.#log.info({ pid, reason: end.reason, ...fields }, "Detached a VM");
     if (this.#options.once === true && this.#sessions.size === 0) await this.close();
   }
+}
+
+/** Its code is loaded only where there is a place to keep what is learnt: a server starts fast. */
+async function openKeeper(
+  { prefault, recordForMs }: ServeOptions,
+  { workingSet: place }: ServedMemory,
+  log: Logger,
+): Promise<WorkingSetKeeper | null> {
+  if (place === null || (prefault === "off" && recordForMs === 0)) return null;
+  const { WorkingSetKeeper } = await import("./working-set-keeper.ts");
+  return await WorkingSetKeeper.open({ place, log });
 }
 
 /** With any other, a page that is partly there could neither be installed nor given up. */

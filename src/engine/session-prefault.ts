@@ -5,8 +5,8 @@
 import type { Outcome } from "../base/outcome.ts";
 import { HUGE_PAGE_BYTES, KIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { ActionKind } from "../pager/actions.ts";
-import { Prefaulter, type PrefaultSettlement } from "../pager/prefaulter.ts";
 import type { PageTable } from "../pager/page-table.ts";
+import { Prefaulter, type PrefaultSettlement } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { ABSENT, type ImageBytes, UNREADABLE } from "./image-bytes.ts";

@@ -1,8 +1,8 @@
 /** One attached VM as the main thread sees it: its memory, its numbers, its end. */
 import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
-import { SessionStats } from "./session-stats.ts";
 import type { DemandLog } from "./demand-log.ts";
+import { SessionStats } from "./session-stats.ts";
 import type { EndReason, PrefaultEnd } from "./wire.ts";
 
 /** How a session ended. `failure`: why the VM had to be killed, if it was. */

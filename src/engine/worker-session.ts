@@ -264,7 +264,8 @@ export class WorkerSession {
   #record(address: number): void {
     const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
     const nowUs = this.lastActiveUs;
-    const isOver = nowUs > this.#recordUntilUs || !this.#recorder!.add(page, nowUs - this.attachedUs);
+    const isOver =
+      nowUs > this.#recordUntilUs || !this.#recorder!.add(page, nowUs - this.attachedUs);
     if (isOver) this.#recorder = null;
   }
 

@@ -230,7 +230,8 @@ export class VirtualKernel {
 
   /** The handler's descriptor. The VMM has none left: what is missing would be zero from now on. */
   close(): void {
-    if (!this.isDead && !this.isLetGo) throw new HandlerFailure("closed the userfaultfd of a VM that lives");
+    if (!this.isDead && !this.isLetGo)
+      throw new HandlerFailure("closed the userfaultfd of a VM that lives");
     this.#isClosed = true;
   }
 

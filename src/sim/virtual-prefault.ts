@@ -4,9 +4,13 @@
  */
 import type { Outcome } from "../base/outcome.ts";
 import { ActionKind } from "../pager/actions.ts";
-import { Prefaulter, type PrefaulterOptions, type PrefaultSettlement } from "../pager/prefaulter.ts";
-import type { SessionOptions, VirtualSession } from "./virtual-session.ts";
+import {
+  Prefaulter,
+  type PrefaulterOptions,
+  type PrefaultSettlement,
+} from "../pager/prefaulter.ts";
 import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
+import type { SessionOptions, VirtualSession } from "./virtual-session.ts";
 
 const REST_US = 1e6;
 const DEFERRED_US = 1000;

@@ -13,9 +13,9 @@ import { ActionKind, ActionList } from "../pager/actions.ts";
 import type { Planner, Settlement } from "../pager/planner.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { sightOf, type Tally } from "./tally.ts";
-import type { Step, VirtualPrefault } from "./virtual-prefault.ts";
 import type { Message, VirtualKernel } from "./virtual-kernel.ts";
 import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
+import type { Step, VirtualPrefault } from "./virtual-prefault.ts";
 
 export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
 export type ErrorPolicy = "kill" | "poison" | "wait";
