@@ -41,6 +41,7 @@ interface ServeFlags {
   readonly workingSet?: string;
   readonly prefault: PrefaultMode;
   readonly prefetch: boolean;
+  readonly streams: boolean;
   /** Seconds. */
   readonly recordFor: number;
   readonly handshakeTimeout: number;
@@ -158,6 +159,7 @@ function withRestoreOptions(command: Command): Command {
       oneOf("--prefault", prefaultModes),
       "concurrent",
     )
+    .option("--no-streams", "give threads that scan memory no pages ahead of their faults")
     .option("--no-prefetch", "do not fetch what earlier restores needed as soon as this starts")
     .option(
       "--record-for <s>",
@@ -186,6 +188,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     ...(flags.workingSet === undefined ? {} : { workingSet: flags.workingSet }),
     prefault: flags.prefault,
     prefetch: flags.prefetch,
+    streams: flags.streams,
     recordForMs: flags.recordFor * 1000,
     logger: log,
     ...(flags.owner === undefined ? {} : { owner: flags.owner }),

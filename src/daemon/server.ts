@@ -50,6 +50,8 @@ export interface ServeOptions extends MemoryOptions {
   readonly prefault?: PrefaultMode;
   /** What is demanded in this time is what a restore needs; default: 10 s. 0: learn nothing. */
   readonly recordForMs?: number;
+  /** Give threads that scan memory pages ahead of their faults; default: true. */
+  readonly streams?: boolean;
   /** Fetch what restores need as soon as the server starts; default: true. */
   readonly prefetch?: boolean;
   readonly logger?: Logger;
@@ -138,6 +140,7 @@ export class Server {
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
         supply: memory.supply,
+        streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
       const server = new Server(options, { memory, socket, engine, log, keeper });

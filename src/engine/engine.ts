@@ -19,6 +19,8 @@ export interface EngineOptions {
   readonly spin: SpinMode;
   /** Brings what is not in memory; without it, all must be. */
   readonly supply?: PartSupply;
+  /** Give scans pages ahead of their faults; default: true. */
+  readonly streams?: boolean;
 }
 
 /** A VM whose handshake is done. The engine takes over the descriptors. */
@@ -41,6 +43,7 @@ export const MAX_WORKERS = 64;
 
 export class Engine {
   readonly #workers: readonly WorkerHandle[];
+  readonly #hasStreams: boolean;
   readonly #onProcessExit = (): void => {
     for (const worker of this.#workers) worker.requestStop();
   };
@@ -48,8 +51,9 @@ export class Engine {
   onWorkerCrash: (error: unknown) => void = () => {};
   #nextId = 1;
 
-  private constructor(workers: readonly WorkerHandle[]) {
+  private constructor(workers: readonly WorkerHandle[], hasStreams: boolean) {
     this.#workers = workers;
+    this.#hasStreams = hasStreams;
     process.once("exit", this.#onProcessExit);
   }
 
@@ -62,7 +66,7 @@ export class Engine {
       () => new WorkerHandle(options.spin, options.supply ?? null, onCrash),
     );
     await Promise.all(workers.map((worker) => worker.ready));
-    engine = new Engine(workers);
+    engine = new Engine(workers, options.streams ?? true);
     return engine;
   }
 
@@ -95,6 +99,7 @@ export class Engine {
       pageTable,
       stats: session.stats.buffer,
       onError: request.onError,
+      hasStreams: this.#hasStreams,
       prefault,
       recorder: log === null || forUs === undefined ? null : { log, forUs },
       mayKill: request.pid !== process.pid,

@@ -30,6 +30,8 @@ export interface ImageBytes {
   nowSeconds: number;
   /** The address of bytes of one owner. Or ABSENT. */
   locate(owner: number, offset: number, lengthBytes: number): number;
+  /** How many of these bytes, from the first on, can be located now. Asks for nothing. */
+  atHand(owner: number, offset: number, lengthBytes: number): number;
   /** The address of bytes of several owners, put together. Or ABSENT, UNREADABLE. */
   assemble(offset: number, lengthBytes: number): number;
   /** Whether any of these bytes lie in a part. */
@@ -67,6 +69,13 @@ class FileBytes implements ImageBytes {
   locate(owner: number, offset: number, lengthBytes: number): number {
     if (!this.#isWarm(owner, offset, lengthBytes)) return ABSENT;
     return this.#layers.addresses[owner]! + offset;
+  }
+
+  atHand(owner: number, offset: number, lengthBytes: number): number {
+    const { fds, residency } = this.#layers;
+    const notes = residency[owner]!;
+    const block = firstColdBlock(fds[owner]!, notes, offset, lengthBytes, this.nowSeconds);
+    return block < 0 ? lengthBytes : Math.max(0, block * BLOCK_BYTES - offset);
   }
 
   assemble(offset: number, lengthBytes: number): number {
@@ -126,6 +135,11 @@ class ChunkBytes implements ImageBytes {
     const address = this.#acquire(runOfOwner(owner));
     if (address === ABSENT) return ABSENT;
     return address + (offset - this.runs.starts[runOfOwner(owner)]!);
+  }
+
+  /** One owner, one chunk: all of it is there, or none. */
+  atHand(_owner: number, _offset: number, lengthBytes: number): number {
+    return lengthBytes;
   }
 
   assemble(offset: number, lengthBytes: number): number {

@@ -72,7 +72,7 @@ export class SessionPrefault {
   step(nowUs: number): Step {
     this.dueUs = 0;
     const prefaulter = this.#prefaulter;
-    for (let left = this.#stepPages; left > 0; left -= prefaulter.pageCount) {
+    for (let left = this.#stepPages; left > 0; ) {
       if (!prefaulter.next(left)) return this.#endPass(nowUs);
       const outcome = this.#install();
       if (outcome === "absent") {
@@ -80,6 +80,7 @@ export class SessionPrefault {
         prefaulter.wait(missingPart, Math.floor(missingEnd / this.#pageSizeBytes));
         continue;
       }
+      left -= prefaulter.pageCount;
       const settlement = prefaulter.settle(outcome, this.#tools.uffd.doneBytes);
       if (outcome === "installed" || outcome === "partial") this.#count();
       if (settlement !== "next") return this.#end(settlement, nowUs);

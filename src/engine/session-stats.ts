@@ -30,6 +30,8 @@ const counterNames = [
   "awaitedPages",
   /** Pages, with bytes or zeroes, that were installed before anybody asked for them. */
   "prefaultedPages",
+  /** Pages that a scan was given before it came to them. */
+  "streamedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -47,6 +49,7 @@ const POISONED_PAGES = at("poisonedPages");
 const OVERFLOWED = at("overflowed");
 const AWAITED_PAGES = at("awaitedPages");
 const PREFAULTED_PAGES = at("prefaultedPages");
+const STREAMED_PAGES = at("streamedPages");
 
 export class SessionStats {
   readonly buffer: SharedArrayBuffer;
@@ -99,6 +102,10 @@ export class SessionStats {
 
   addAwaited(pages: number): void {
     this.#counters[AWAITED_PAGES]! += pages;
+  }
+
+  addStreamed(): void {
+    this.#counters[STREAMED_PAGES]! += 1;
   }
 
   addPrefaulted(pages: number): void {

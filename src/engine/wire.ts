@@ -53,6 +53,8 @@ export interface SessionSetup {
   readonly pageTable: SharedArrayBuffer;
   readonly stats: SharedArrayBuffer;
   readonly onError: ErrorPolicy;
+  /** Whether scans are given pages ahead of their faults. */
+  readonly hasStreams: boolean;
   readonly prefault: PrefaultSetup | null;
   readonly recorder: RecorderSetup | null;
   /** False only when the process to kill would be our own (the rehearsal). */

@@ -54,6 +54,8 @@ const TELL_WAIT_EVERY_US = 60e6;
 const DONT_WAKE: WakeOption = { dontWake: true };
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
+/** A fault of a scan brings at most this much: it waits for all of it, some 50 µs. */
+const MAX_STREAM_BYTES = 64 * SMALL_PAGE_BYTES;
 /**
  * Faults that are answered together are woken together, after at most this much: a thread that is
  * woken takes the CPU at once, often ours, and then the others wait for it too. A copy that is
@@ -120,6 +122,7 @@ export class WorkerSession {
       runs: this.#bytes.runs,
       table,
       maxRunPages: Math.max(1, MAX_RUN_BYTES / setup.pageSizeBytes),
+      maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / setup.pageSizeBytes : 0,
     });
     this.#stats = new SessionStats(setup.stats);
     this.#policy = setup.onError;
@@ -250,7 +253,7 @@ export class WorkerSession {
     }
     const verdict = this.#planner.fault(address);
     if (verdict === "first") {
-      if (this.#recorder !== null) this.#record(address);
+      if (this.#recorder !== null) this.#recordFault(address);
     } else if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
@@ -261,11 +264,15 @@ export class WorkerSession {
     }
   }
 
-  #record(address: number): void {
-    const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
+  #recordFault(address: number): void {
+    this.#record(this.#regions.pageAt(this.#regions.regionAt(address), address));
+  }
+
+  #record(page: number): void {
+    if (this.#recorder === null) return;
     const nowUs = this.lastActiveUs;
     const isOver =
-      nowUs > this.#recordUntilUs || !this.#recorder!.add(page, nowUs - this.attachedUs);
+      nowUs > this.#recordUntilUs || !this.#recorder.add(page, nowUs - this.attachedUs);
     if (isOver) this.#recorder = null;
   }
 
@@ -275,6 +282,7 @@ export class WorkerSession {
     const count = this.#planner.plan(actions);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
+      if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(actions, index);
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
       let outcome = this.#carryOut(actions, index, lengthBytes, wakes);
@@ -299,6 +307,16 @@ export class WorkerSession {
     }
     if (this.#unwokenBytes > 0 && turn !== "gone") this.#wakeInstalled(nowUs);
     return turn;
+  }
+
+  /** What nobody has asked for yet is worth no wait. */
+  #keepToWhatIsAtHand(actions: ActionList, index: number): void {
+    if (actions.kinds[index] !== ActionKind.copy) return;
+    const offset = actions.firstPages[index]! * this.#pageSizeBytes;
+    const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
+    const atHand = this.#bytes.atHand(actions.owners[index]!, offset, lengthBytes);
+    if (atHand === lengthBytes) return;
+    this.#planner.shrink(actions, index, Math.floor(atHand / this.#pageSizeBytes));
   }
 
   /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */
@@ -364,6 +382,16 @@ export class WorkerSession {
     const pages = this.uffd.doneBytes / this.#pageSizeBytes;
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
+    if (actions.aheadPages[index]! > 0) this.#countAhead(actions, index, pages);
+  }
+
+  /** What a scan was given ahead counts as demanded: it would have been, in a moment. */
+  #countAhead(actions: ActionList, index: number, pages: number): void {
+    const demanded = actions.pageCounts[index]! - actions.aheadPages[index]!;
+    for (let page = demanded; page < pages; page++) {
+      this.#stats.addStreamed();
+      this.#record(actions.firstPages[index]! + page);
+    }
   }
 
   /** What action `index` has installed is woken with what comes next. */

@@ -60,6 +60,8 @@ export const sights = [
   "run split around a lost part",
   "waited for a lost part",
   "piece installed ahead",
+  "scan given pages ahead",
+  "pages ahead that are not at hand",
   // How turns and sessions ended.
   "turn: idle",
   "turn: again",

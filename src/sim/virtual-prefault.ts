@@ -38,13 +38,14 @@ export class VirtualPrefault {
   step(session: VirtualSession, options: SessionOptions, nowUs: number): Step {
     this.dueUs = 0;
     const prefaulter = this.#prefaulter;
-    for (let left = this.#options.stepPages; left > 0; left -= prefaulter.pageCount) {
+    for (let left = this.#options.stepPages; left > 0; ) {
       if (!prefaulter.next(left)) return this.#endPass(nowUs);
       const absent = this.#absentPart(session, options);
       if (absent !== null) {
         prefaulter.wait(absent, prefaulter.firstPage + 1);
         continue;
       }
+      left -= prefaulter.pageCount;
       const outcome = this.#install(options);
       const settlement = prefaulter.settle(outcome, options.kernel.doneBytes);
       options.tally.add("piece installed ahead");

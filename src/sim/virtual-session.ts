@@ -177,6 +177,7 @@ export class VirtualSession {
     const count = planner.plan(actions);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
+      if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(index);
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
       let outcome = this.carryOut(index, wakes);
@@ -196,6 +197,21 @@ export class VirtualSession {
     }
     if (this.#unwokenBytes > 0 && turn !== "gone") this.wakeInstalled();
     return turn;
+  }
+
+  /** What nobody has asked for yet is worth no wait. */
+  #keepToWhatIsAtHand(index: number): void {
+    const { source, planner, tally } = this.options;
+    const { actions } = this;
+    tally.add("scan given pages ahead");
+    if (actions.kinds[index] !== ActionKind.copy) return;
+    const first = actions.firstPages[index]!;
+    const count = actions.pageCounts[index]!;
+    let atHand = 0;
+    while (atHand < count && source.absentParts(first + atHand, 1).length === 0) atHand += 1;
+    if (atHand === count) return;
+    tally.add("pages ahead that are not at hand");
+    planner.shrink(actions, index, atHand);
   }
 
   /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */

@@ -137,13 +137,13 @@ export class VirtualVm {
       runs: flattenLayers(regions.totalBytes, this.#image.extents),
       table: new PageTable(pages, new Uint8Array(PageTable.sizeBytes(pages))),
     };
-    const planner = makePlanner({ ...common, maxRunPages: random.pick([1, 3, 8, 512]) });
+    const planner = makePlanner({ ...common, ...drawLimits(random) });
     const prefault = this.climate.ahead
       ? new VirtualPrefault({
           ...common,
           pages: drawRuns(random, pages),
           isComplete: random.chance(0.5),
-          stepPages: random.pick([1, 4, 32]),
+          stepPages: this.climate.crowd ? 512 : random.pick([1, 4, 32]),
           ...(parts.makePrefaulter === undefined ? {} : { makePrefaulter: parts.makePrefaulter }),
         })
       : null;
@@ -180,6 +180,10 @@ export class VirtualVm {
     const set = Object.entries(this.climate).filter(([, value]) => value !== 0 && value !== false);
     trace(`climate: ${set.map(([name, value]) => `${name} ${value}`).join(", ")}`);
   }
+}
+
+function drawLimits(random: Random): Pick<PlannerOptions, "maxRunPages" | "maxStreamPages"> {
+  return { maxRunPages: random.pick([1, 3, 8, 512]), maxStreamPages: random.pick([0, 4, 64]) };
 }
 
 /** In any order, some of them twice, or beyond the end. */

@@ -50,6 +50,7 @@ export class PlannerStage {
       ),
       table: this.table,
       maxRunPages: options.maxRunPages ?? 512,
+      maxStreamPages: 0,
     });
   }
 

@@ -87,7 +87,7 @@ describe("what a page gets", () => {
     stage.fault(0);
     assert.deepEqual(stage.turn("installed"), ["done"]);
     assert.equal(stage.state(0), "installed");
-    assert.equal(stage.fault(0), "first");
+    assert.equal(stage.fault(0), "queued");
     assert.deepEqual(stage.plan(), ["zero 0+1"]);
   });
 
@@ -117,7 +117,7 @@ describe("what a page gets", () => {
     const stage = new PlannerStage({ layers: [data(2)] });
     stage.remove(0, 1);
     for (let round = 0; round < 5; round++) {
-      assert.equal(stage.fault(0), "first");
+      assert.equal(stage.fault(0), "queued");
       assert.deepEqual(stage.plan(), ["zero 0+1"], `round ${round}`);
       assert.equal(stage.settle(0, "installed"), "done");
       assert.equal(stage.planner.finishPlan(), 0);
@@ -265,7 +265,7 @@ describe("the queue", () => {
     const { regions } = new PlannerStage({ layers: [data(4)] });
     const table = new PageTable(3, new Uint8Array(1));
     const runs = flattenLayers(regions.totalBytes, [[]]);
-    assert.throws(() => new Planner({ regions, runs, table, maxRunPages: 1 }), {
+    assert.throws(() => new Planner({ regions, runs, table, maxRunPages: 1, maxStreamPages: 0 }), {
       name: "AssertionError",
     });
   });
