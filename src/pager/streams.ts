@@ -56,13 +56,18 @@ export class Streams {
     }
   }
 
-  /** The stream that goes on at `page`: pages that were there already do not end it. */
+  /**
+   * The stream that goes on at `page`, of several the longest. Pages that were there already do not
+   * end it.
+   */
   #following(page: number): number {
+    let best = -1;
     for (let stream = 0; stream < STREAMS; stream++) {
       const next = this.#nexts[stream]!;
-      if (page >= next && page < next + this.#steps[stream]! && next >= 0) return stream;
+      if (next < 0 || page < next || page >= next + this.#steps[stream]!) continue;
+      if (best < 0 || this.#steps[stream]! > this.#steps[best]!) best = stream;
     }
-    return -1;
+    return best;
   }
 
   #go(stream: number, page: number): void {
