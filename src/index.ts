@@ -40,7 +40,11 @@ export { PolicyStore } from "./source/store-policy.ts";
 export { readLatencyMs, type StoreCounters, type StoreStats } from "./source/store-stats.ts";
 export { type TierCounters, type TierOptions, TierStore } from "./source/tier-store.ts";
 export type { Timing } from "./source/timing.ts";
-export { fileWorkingSet, imageWorkingSet, type WorkingSetPlace } from "./source/working-set-place.ts";
+export {
+  fileWorkingSet,
+  imageWorkingSet,
+  type WorkingSetPlace,
+} from "./source/working-set-place.ts";
 export { adoptUserfaultfd } from "./uffd/adopt.ts";
 export type { CreateOptions, CreateVia } from "./uffd/create.ts";
 export {

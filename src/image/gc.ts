@@ -82,10 +82,7 @@ interface Marked {
   readonly orphans: readonly StoredObject[];
 }
 
-async function markUsed(
-  store: CollectableStore,
-  signal: AbortSignal,
-): Promise<Marked> {
+async function markUsed(store: CollectableStore, signal: AbortSignal): Promise<Marked> {
   const used = new Set<ChunkId>();
   const images = new Set<string>();
   const sets: StoredObject[] = [];

@@ -24,8 +24,7 @@ export interface StoredImage {
 export const indexObjectName = (image: string): string => `${image}${INDEX_EXTENSION}`;
 export const infoObjectName = (image: string): string => `${image}.json`;
 export const stateObjectName = (image: string): string => `${image}.state`;
-export const workingSetObjectName = (image: string): string =>
-  `${image}${WORKING_SET_EXTENSION}`;
+export const workingSetObjectName = (image: string): string => `${image}${WORKING_SET_EXTENSION}`;
 
 /** An image, and the objects that describe it, byte by byte. */
 export interface ImageFiles {
