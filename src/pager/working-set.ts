@@ -152,7 +152,11 @@ class AheadRuns {
     assert(aheadStarts.length === aheadCounts.length && aheadStarts.length <= PLACES, "ahead runs");
     this.#counts = aheadCounts;
     this.#perPage = smallPagesPer(pageSizeBytes);
-    this.#keys = Float64Array.from(aheadStarts, (start, place) => start * PLACES + place).sort();
+    this.#keys = new Float64Array(aheadStarts.length);
+    for (let place = 0; place < aheadStarts.length; place++) {
+      this.#keys[place] = aheadStarts[place]! * PLACES + place;
+    }
+    this.#keys.sort();
   }
 
   has(page: number): boolean {
