@@ -22,7 +22,7 @@ export interface KeeperOptions {
   readonly restMs?: number;
 }
 
-/** For one read or one write, with all attempts of the store. A server does not start without it. */
+/** For one read or one write, with all attempts of the store. A server starts after its read. */
 const IO_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 5000;
 /** A storm of restores costs a write of at most some MiB in so long. */

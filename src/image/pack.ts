@@ -176,7 +176,7 @@ async function publish(
   await store.write(indexObjectName(name), index, signal);
 }
 
-/** The same guest will need much the same pages; what has changed is learnt by the next restores. */
+/** The same guest needs much the same pages; what has changed is learnt by the next restores. */
 async function inheritWorkingSet(
   { store, name, signal }: PackOptions,
   parent: StoredImage,

@@ -40,7 +40,7 @@ export interface PrefaultRuns {
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** Needed in less than half of the restores: after all that is needed more often than not. */
 const LIKELY_NEED = 128;
-/** A run grows over what is needed within twice its time and this: some ten faults' time. */
+/** A run grows over what is needed within twice its time and this: some tens of faults. */
 const SLACK_US = 500;
 /**
  * Pages are held back by blocks: each cuts a run in two, so a sample of single pages would cost

@@ -33,7 +33,7 @@ export interface RestoreRecording {
   /** Of the memory image. */
   readonly sizeBytes: number;
   readonly pageSizeBytes: number;
-  /** In the order in which they were demanded first; of a page that stands twice the first counts. */
+  /** In the order in which they were demanded; of a page that stands twice the first counts. */
   readonly pages: Uint32Array;
   /** When, for each of them, since the handler met the VM. */
   readonly timesUs: Float64Array | Uint32Array;
@@ -48,7 +48,7 @@ export interface RestoreRecording {
  * take hundreds of restores to be learnt.
  */
 const NEWEST_WEIGHT = 1 / 8;
-/** Half of what one restore gives: a page that is not needed again leaves with the fifth after it. */
+/** Half of what one restore gives: a page that is not needed again leaves five restores later. */
 const LEAST_NEED = 16;
 /** A number of a page and its place in the recording fit into one exact number up to here. */
 const PLACES = 2 ** 21;

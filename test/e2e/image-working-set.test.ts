@@ -73,7 +73,7 @@ describe("the working set of an image", () => {
     });
     assert.match(
       stage.run("inspect", "web").stdout,
-      /\nworking set +500 pages, 2 MiB, 50\.0 % of the memory, from 12 restores\nneeded +1000 KiB of/,
+      /\nworking set +500 pages, 2 MiB, 50\.0 % of the memory, from 12 restores\nneeded +1000 KiB/,
     );
     assert.equal(stage.json<VerifyReport>("verify", "web").workingSet.kind, "found");
     assert.match(stage.run("verify", "web").stdout, /^web is whole: .*, and a working set\n$/);

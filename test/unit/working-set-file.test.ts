@@ -67,9 +67,9 @@ describe("a working set", () => {
 
   test("comes back as it was, whatever is in it", () => {
     fc.assert(
-      fc.property(anySet(2 ** 32 - 1), (any) => {
-        const file = { set: any, indexSha256 };
-        assert.deepEqual(decodeWorkingSet(encodeWorkingSet(file), "any"), file);
+      fc.property(anySet(2 ** 32 - 1), (random) => {
+        const file = { set: random, indexSha256 };
+        assert.deepEqual(decodeWorkingSet(encodeWorkingSet(file), "random"), file);
       }),
     );
   });

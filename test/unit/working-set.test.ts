@@ -179,7 +179,7 @@ const PAGES = 200;
 
 describe("every merge", () => {
   for (const perPage of [1, 8]) {
-    test(`of pages of ${4 * perPage} KiB does to each page what its part in the restore says`, () => {
+    test(`of pages of ${4 * perPage} KiB does to each page what it should`, () => {
       fc.assert(
         fc.property(fc.option(anySet(PAGES)), anyRecording(PAGES, perPage), (before, recording) => {
           const after = mergeRecording(before, recording);
