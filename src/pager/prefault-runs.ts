@@ -22,7 +22,7 @@ export interface PrefaultOptions {
 }
 
 export interface HoldOut {
-  /** One block of 64 KiB in so many, from 1 on. */
+  /** One block of 64 KiB in so many, of larger pages one page; from 1 on. */
   readonly every: number;
   /** Another one for each VM: 32 bits that choose other blocks. */
   readonly salt: number;

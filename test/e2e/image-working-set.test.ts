@@ -18,7 +18,7 @@ import {
 import { ImageStage, writeDiff, writeMemory } from "../support/image-stage.ts";
 import { Nginx } from "../support/nginx.ts";
 import { requires } from "../support/requires.ts";
-import { type Row, setOf } from "../support/working-sets.ts";
+import { plantWorkingSet, type Row, setOf } from "../support/working-sets.ts";
 
 const never = new AbortController().signal;
 const PAGES = 1001;
@@ -39,10 +39,7 @@ function pack(stage: ImageStage, name: string, seed: number): Buffer {
 }
 
 async function learn(path: string, name: string, restores: number): Promise<void> {
-  const store = DirectoryStore.open(path);
-  const image = await openImage(store, name, never);
-  await imageWorkingSet(image).write(learntSet(restores), never);
-  await store.close();
+  await plantWorkingSet(path, name, learntSet(restores));
 }
 
 async function workingSetOf(path: string, name: string): Promise<WorkingSetFinding> {

@@ -2,6 +2,9 @@
 import fc from "fast-check";
 import type { WorkingSet } from "../../src/base/working-set.ts";
 import type { RestoreRecording } from "../../src/pager/working-set.ts";
+import { DirectoryStore } from "../../src/source/directory-store.ts";
+import { openImage } from "../../src/source/stored-image.ts";
+import { imageWorkingSet } from "../../src/source/working-set-place.ts";
 import { PAGE_BYTES } from "./fixtures.ts";
 
 /** [page, need, timeUs] */
@@ -19,6 +22,14 @@ export function setOf(rows: readonly Row[], pageCount = 1000, restores = 1): Wor
 
 export function rowsOf({ pages, needs, timesUs }: WorkingSet): Row[] {
   return Array.from(pages, (page, index) => [page, needs[index]!, timesUs[index]!]);
+}
+
+/** Gives an image in a folder this working set, as a server would. */
+export async function plantWorkingSet(path: string, name: string, set: WorkingSet): Promise<void> {
+  const { signal } = new AbortController();
+  const store = DirectoryStore.open(path);
+  await imageWorkingSet(await openImage(store, name, signal)).write(set, signal);
+  await store.close();
 }
 
 export interface RecordingParts {

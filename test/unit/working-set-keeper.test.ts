@@ -151,7 +151,7 @@ describe("the keeper", () => {
     assert.deepEqual([...place.stored!.pages], [1, 2, 3]);
   });
 
-  test("merges into what another server wrote, and begins anew if somebody removed it", async () => {
+  test("merges into what another server wrote; begins anew if somebody removed it", async () => {
     const place = new ScriptedPlace();
     const { log, warnings } = listener();
     const keeper = await WorkingSetKeeper.open({ place, log, restMs: 0 });
