@@ -4,6 +4,7 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
+ * - Learn what restores need: `WorkingSetKeeper`, and `prefaultRuns` to install it ahead.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
 export { AssertionError } from "./base/assert.ts";

@@ -30,7 +30,8 @@ export function gcCommand(): Command {
   return withStoreOptions(command)
     .addHelpText(
       "after",
-      "\nTo remove an image, remove its NAME.caibx (and NAME.json, NAME.state), then run this.\n" +
+      "\nTo remove an image, remove its NAME.caibx (and NAME.json, NAME.state and " +
+        "NAME.workingset), then run this.\n" +
         "\nExample:\n  faultline image gc --store /var/lib/images --dry-run\n",
     )
     .action(gc);

@@ -22,7 +22,7 @@ export interface KeeperOptions {
   readonly restMs?: number;
 }
 
-/** For one read or one write, with all attempts of the store. A server does not start without it. */
+/** For one read or one write, with all attempts of the store. A server starts after its read. */
 const IO_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 5000;
 /** A storm of restores costs a write of at most some MiB in so long. */
@@ -107,13 +107,12 @@ export class WorkingSetKeeper {
     await nextTurn();
     let set = baseOf(await this.#read(), this.#current, this.#isUnwritten);
     const before = set;
-    // More may come while these are merged: what waits then is merged too.
-    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
-      set = this.#merge(set, next);
+    for (const recording of this.#waiting.splice(0)) {
+      set = this.#merge(set, recording);
       await nextTurn();
     }
     this.#current = set;
-    if (set === null || (set === before && !this.#isUnwritten)) return;
+    if (set === null || set.restores === 0 || (set === before && !this.#isUnwritten)) return;
     this.#isUnwritten = true;
     try {
       const written = set;
@@ -163,10 +162,16 @@ export class WorkingSetKeeper {
     this.#givenUp.signal.throwIfAborted();
     const io = new AbortController();
     this.#io = io;
+    const late = new Error(`Its place did not answer within ${IO_TIMEOUT_MS} ms`);
+    const timer = setTimeout(() => io.abort(late), IO_TIMEOUT_MS);
+    // A disk that hangs does not even answer to an abort.
+    const aborted = new Promise<never>((_, reject) => {
+      io.signal.addEventListener("abort", () => reject(io.signal.reason));
+    });
     try {
-      return await withDeadline(work(io.signal), IO_TIMEOUT_MS, "Its place did not answer");
+      return await Promise.race([work(io.signal), aborted]);
     } finally {
-      io.abort();
+      clearTimeout(timer);
     }
   }
 

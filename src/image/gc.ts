@@ -126,6 +126,7 @@ class Sweep {
   }
 
   async finish(): Promise<void> {
+    if (this.#found.size === 0) return;
     const names = [...this.#found.keys()];
     const removed = this.#dryRun
       ? names

@@ -4,8 +4,8 @@
  * finds and need not write again.
  *
  * Order of writing: chunks, then a refresh of all of them (so that a concurrent gc keeps even
- * those that are old, see gc.ts), then `NAME.state`, `NAME.json`, and last `NAME.caibx`, which
- * makes the image. A child begins with the working set of its parent.
+ * those that are old, see gc.ts), then `NAME.state`, `NAME.json`, the working set that a child has
+ * from its parent, and last `NAME.caibx`, which makes the image.
  */
 import { readFileSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
@@ -176,7 +176,7 @@ async function publish(
   await store.write(indexObjectName(name), index, signal);
 }
 
-/** The same guest will need much the same pages; what has changed is learnt by the next restores. */
+/** The same guest needs much the same pages; what has changed is learnt by the next restores. */
 async function inheritWorkingSet(
   { store, name, signal }: PackOptions,
   parent: StoredImage,

@@ -22,7 +22,7 @@ export interface PrefaultOptions {
 }
 
 export interface HoldOut {
-  /** One block of 64 KiB in so many, 1 to 2^32. */
+  /** One block of 64 KiB in so many, of larger pages one page; from 1 on. */
   readonly every: number;
   /** Another one for each VM: 32 bits that choose other blocks. */
   readonly salt: number;
@@ -40,7 +40,7 @@ export interface PrefaultRuns {
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** Needed in less than half of the restores: after all that is needed more often than not. */
 const LIKELY_NEED = 128;
-/** A run grows over what is needed within twice its time and this: some ten faults' time. */
+/** A run grows over what is needed within twice its time and this: some tens of faults. */
 const SLACK_US = 500;
 /**
  * Pages are held back by blocks: each cuts a run in two, so a sample of single pages would cost
@@ -51,31 +51,63 @@ const HOLD_OUT_BLOCK_BYTES = 64 * 1024;
 export function prefaultRuns(set: WorkingSet, options: PrefaultOptions): PrefaultRuns {
   const { kept, heldOut } = choosePages(guestPages(set, options.pageSizeBytes), options);
   const maxCount = Math.max(1, Math.floor(MAX_RUN_BYTES / options.pageSizeBytes));
-  const { pages } = kept;
-  const starts = new Uint32Array(pages.length);
-  const counts = new Uint32Array(pages.length);
-  const isTaken = new Uint8Array(pages.length);
+  const order = byTime(kept);
+  const growth = new Growth(kept, maxCount);
+  const starts = new Uint32Array(order.length);
+  const counts = new Uint32Array(order.length);
   let runs = 0;
-  for (const seed of byTime(kept)) {
-    if (isTaken[seed] === 1) continue;
-    const isLikely = kept.needs[seed]! >= LIKELY_NEED;
-    const untilUs = kept.timesUs[seed]! * 2 + SLACK_US;
-    const joins = (index: number): boolean =>
-      isTaken[index] === 0 &&
-      kept.timesUs[index]! <= untilUs &&
-      kept.needs[index]! >= LIKELY_NEED === isLikely;
-    // Guests read upwards more often than downwards.
-    let end = seed + 1;
-    while (end - seed < maxCount && pages[end] === pages[end - 1]! + 1 && joins(end)) end++;
-    let first = seed;
-    while (end - first < maxCount && pages[first - 1] === pages[first]! - 1 && joins(first - 1)) {
-      first--;
-    }
-    isTaken.fill(1, first, end);
-    starts[runs] = pages[first]!;
-    counts[runs++] = end - first;
+  for (let place = 0; place < order.length; place++) {
+    if (!growth.grow(order[place]!)) continue;
+    starts[runs] = kept.pages[growth.first]!;
+    counts[runs++] = growth.end - growth.first;
   }
   return { starts: starts.slice(0, runs), counts: counts.slice(0, runs), heldOut };
+}
+
+/** Grows runs out of single pages, each page into one run. Places are those in the columns. */
+class Growth {
+  first = 0;
+  end = 0;
+  readonly #columns: Columns;
+  readonly #maxCount: number;
+  readonly #isTaken: Uint8Array;
+  #untilUs = 0;
+  #isLikely = false;
+
+  constructor(columns: Columns, maxCount: number) {
+    this.#columns = columns;
+    this.#maxCount = maxCount;
+    this.#isTaken = new Uint8Array(columns.pages.length);
+  }
+
+  /** A run from `first` to `end` that holds `seed`; false if that is in a run already. */
+  grow(seed: number): boolean {
+    if (this.#isTaken[seed] === 1) return false;
+    const { pages, needs, timesUs } = this.#columns;
+    this.#untilUs = timesUs[seed]! * 2 + SLACK_US;
+    this.#isLikely = needs[seed]! >= LIKELY_NEED;
+    let first = seed;
+    let end = seed + 1;
+    const limit = Math.min(pages.length, seed + this.#maxCount);
+    // Upwards first: that is how guests read more often.
+    while (end < limit && pages[end] === pages[end - 1]! + 1 && this.#joins(end)) end++;
+    const least = Math.max(0, end - this.#maxCount);
+    while (first > least && pages[first - 1] === pages[first]! - 1 && this.#joins(first - 1)) {
+      first--;
+    }
+    this.#isTaken.fill(1, first, end);
+    this.first = first;
+    this.end = end;
+    return true;
+  }
+
+  #joins(place: number): boolean {
+    const { needs, timesUs } = this.#columns;
+    const isLikely = needs[place]! >= LIKELY_NEED;
+    return (
+      this.#isTaken[place] === 0 && timesUs[place]! <= this.#untilUs && isLikely === this.#isLikely
+    );
+  }
 }
 
 type Columns = Pick<WorkingSet, "pages" | "needs" | "timesUs">;
@@ -113,28 +145,56 @@ interface Chosen {
 }
 
 function choosePages(all: Columns, { pageSizeBytes, leastNeed, holdOut }: PrefaultOptions): Chosen {
-  assert(holdOut === null || (holdOut.every >= 1 && holdOut.every <= 2 ** 32), "one of so many");
+  const sample = new Sample(holdOut);
   const perBlock = Math.max(1, HOLD_OUT_BLOCK_BYTES / pageSizeBytes);
-  const kept = new Uint32Array(all.pages.length);
+  const pages = new Uint32Array(all.pages.length);
+  const needs = new Uint8Array(all.pages.length);
+  const timesUs = new Uint32Array(all.pages.length);
   const heldOut = new Uint32Array(all.pages.length);
-  let keptCount = 0;
+  let count = 0;
   let heldOutCount = 0;
-  for (let index = 0; index < all.pages.length; index++) {
-    if (all.needs[index]! < leastNeed) continue;
-    const block = Math.floor(all.pages[index]! / perBlock);
-    const isHeldOut = holdOut !== null && hash(block, holdOut.salt) % holdOut.every === 0;
-    if (isHeldOut) heldOut[heldOutCount++] = all.pages[index]!;
-    else kept[keptCount++] = index;
+  for (let place = 0; place < all.pages.length; place++) {
+    const page = all.pages[place]!;
+    if (all.needs[place]! < leastNeed) continue;
+    if (sample.has(Math.floor(page / perBlock))) {
+      heldOut[heldOutCount++] = page;
+      continue;
+    }
+    pages[count] = page;
+    needs[count] = all.needs[place]!;
+    timesUs[count++] = all.timesUs[place]!;
   }
-  const indexes = kept.subarray(0, keptCount);
   return {
     kept: {
-      pages: Uint32Array.from(indexes, (index) => all.pages[index]!),
-      needs: Uint8Array.from(indexes, (index) => all.needs[index]!),
-      timesUs: Uint32Array.from(indexes, (index) => all.timesUs[index]!),
+      pages: pages.subarray(0, count),
+      needs: needs.subarray(0, count),
+      timesUs: timesUs.subarray(0, count),
     },
     heldOut: heldOut.slice(0, heldOutCount),
   };
+}
+
+/** Which blocks are held back; asked for in ascending order, many pages of one block in a row. */
+class Sample {
+  readonly #limit: number;
+  readonly #salt: number;
+  #block = -1;
+  #isIn = false;
+
+  constructor(holdOut: HoldOut | null) {
+    const { every, salt } = holdOut ?? { every: Number.POSITIVE_INFINITY, salt: 0 };
+    assert(every >= 1, "one block in so many");
+    this.#limit = 2 ** 32 / every;
+    this.#salt = salt;
+  }
+
+  has(block: number): boolean {
+    if (block !== this.#block) {
+      this.#block = block;
+      this.#isIn = hash(block, this.#salt) < this.#limit;
+    }
+    return this.#isIn;
+  }
 }
 
 /** 32 bits that depend on every bit of both (the last steps of splitmix32). */
@@ -156,17 +216,24 @@ function timeClass(timeUs: number): number {
   return (shift + 1) * STEPS + ((timeUs >>> shift) & (STEPS - 1));
 }
 
+/** Likely pages come before all others. */
+function classOf(timeUs: number, need: number): number {
+  return timeClass(timeUs) + (need >= LIKELY_NEED ? 0 : TIME_CLASSES);
+}
+
 /**
- * Places of the pages: likely ones first, then by time, then by address. Counted, not compared:
- * a VM waits for this, and it is ten times as fast.
+ * Places of the pages: likely ones first, then by time, then by address. Counted, not compared: a
+ * VM waits for this, and it is several times as fast.
  */
 function byTime({ needs, timesUs }: Columns): Uint32Array {
-  const classOf = (index: number): number =>
-    timeClass(timesUs[index]!) + (needs[index]! >= LIKELY_NEED ? 0 : TIME_CLASSES);
-  const places = new Uint32Array(2 * TIME_CLASSES + 1);
-  for (let index = 0; index < needs.length; index++) places[classOf(index) + 1]!++;
-  for (let at = 1; at < places.length; at++) places[at]! += places[at - 1]!;
+  const next = new Uint32Array(2 * TIME_CLASSES + 1);
+  for (let place = 0; place < needs.length; place++) {
+    next[classOf(timesUs[place]!, needs[place]!) + 1]!++;
+  }
+  for (let at = 1; at < next.length; at++) next[at]! += next[at - 1]!;
   const order = new Uint32Array(needs.length);
-  for (let index = 0; index < needs.length; index++) order[places[classOf(index)]!++] = index;
+  for (let place = 0; place < needs.length; place++) {
+    order[next[classOf(timesUs[place]!, needs[place]!)]!++] = place;
+  }
   return order;
 }

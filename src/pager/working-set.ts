@@ -33,7 +33,7 @@ export interface RestoreRecording {
   /** Of the memory image. */
   readonly sizeBytes: number;
   readonly pageSizeBytes: number;
-  /** In the order in which they were demanded first; of a page that stands twice the first counts. */
+  /** In the order in which they were demanded; of a page that stands twice the first counts. */
   readonly pages: Uint32Array;
   /** When, for each of them, since the handler met the VM. */
   readonly timesUs: Float64Array | Uint32Array;
@@ -48,7 +48,7 @@ export interface RestoreRecording {
  * take hundreds of restores to be learnt.
  */
 const NEWEST_WEIGHT = 1 / 8;
-/** Half of what one restore gives: a page that is not needed again leaves with the fifth after it. */
+/** Half of what one restore gives: a page that is not needed again leaves five restores later. */
 const LEAST_NEED = 16;
 /** A number of a page and its place in the recording fit into one exact number up to here. */
 const PLACES = 2 ** 21;
@@ -152,7 +152,11 @@ class AheadRuns {
     assert(aheadStarts.length === aheadCounts.length && aheadStarts.length <= PLACES, "ahead runs");
     this.#counts = aheadCounts;
     this.#perPage = smallPagesPer(pageSizeBytes);
-    this.#keys = Float64Array.from(aheadStarts, (start, place) => start * PLACES + place).sort();
+    this.#keys = new Float64Array(aheadStarts.length);
+    for (let place = 0; place < aheadStarts.length; place++) {
+      this.#keys[place] = aheadStarts[place]! * PLACES + place;
+    }
+    this.#keys.sort();
   }
 
   has(page: number): boolean {

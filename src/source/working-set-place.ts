@@ -76,10 +76,10 @@ export async function readWorkingSet(
   const fits = (file: WorkingSetFile): string | null =>
     file.indexSha256 === image.indexSha256 ? whyUnfit(file, image.index.sizeBytes) : OTHER_IMAGE;
   try {
-    const finding = await examine(await store.read(objectName, signal), name, fits);
+    const finding = await examine(await store.read(objectName, signal, "prefetch"), name, fits);
     if (finding.kind !== "damaged") return finding;
     const refetch = store.refetch ?? store.read;
-    return examine(await refetch.call(store, objectName, signal), name, fits);
+    return examine(await refetch.call(store, objectName, signal, "prefetch"), name, fits);
   } catch (error) {
     // Where nobody may list, S3 answers to a missing object as to a forbidden one.
     if (!(error instanceof FaultlineError && error.code === "store-refused")) throw error;
