@@ -4,18 +4,15 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
- * - Learn what restores need: `WorkingSetKeeper`, and `prefaultRuns` to install it ahead.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
 export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
 export type { Outcome } from "./base/outcome.ts";
 export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
-export type { WorkingSet } from "./base/working-set.ts";
 export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";
 export { type ServeOptions, Server } from "./daemon/server.ts";
 export type { SocketOwner } from "./daemon/socket-file.ts";
-export { type KeeperOptions, WorkingSetKeeper } from "./daemon/working-set-keeper.ts";
 export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
 export type { CounterName, Counters, SessionStats } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
@@ -24,7 +21,6 @@ export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
 export { type PrefaultOptions, type PrefaultRuns, prefaultRuns } from "./pager/prefault-runs.ts";
-export { mergeRecording, type RestoreRecording } from "./pager/working-set.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
 export type {
   ListDepth,
