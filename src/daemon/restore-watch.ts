@@ -14,6 +14,7 @@ import {
   type PrefaultVerdict,
   prefaultVerdict,
 } from "../pager/prefault-verdict.ts";
+import type { PageRuns } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { type HostState, hostState } from "./host-state.ts";
 import type { Logger } from "./log.ts";
@@ -183,7 +184,10 @@ export class RestoreWatch {
     const { demandLog, regions } = session;
     if (keeper === null || demandLog === null) return;
     const pages = demandLog.pages().slice();
-    const ahead = installedAhead(plan.runs, pages, session.pageTable);
+    const isWhole = pages.length < demandLog.capacity;
+    const ahead = isWhole
+      ? installedAhead(plan.runs, pages, session.pageTable)
+      : everything(regions.pageLimit);
     keeper.add({
       sizeBytes: regions.totalBytes,
       pageSizeBytes: regions.pageSizeBytes,
@@ -193,6 +197,11 @@ export class RestoreWatch {
       aheadCounts: ahead.counts,
     });
   }
+}
+
+/** Of a log that was full nobody can say what was not demanded: so nothing fades by it. */
+function everything(pageCount: number): PageRuns {
+  return { starts: Uint32Array.of(0), counts: Uint32Array.of(pageCount) };
 }
 
 /** Needed in three of four restores. */

@@ -198,8 +198,8 @@ export class WorkerSession {
   }
 
   /**
-   * All pages are there: from now on the kernel answers for this memory, and nobody needs us. False:
-   * a fault is under way that has to be answered before. Throws if the VM is dead.
+   * All pages are there: from now on the kernel answers for this memory, and nobody needs us.
+   * False: a fault is under way that has to be answered before. Throws if the VM is dead.
    */
   letGo(): boolean {
     this.#drain();

@@ -1,4 +1,4 @@
-/** What is learnt from one restore and installed ahead of the next; VMs that need nobody any more. */
+/** What one restore teaches the next; VMs that need nobody any more. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -219,7 +219,7 @@ describe("with --prefault all", needs, () => {
     await scene.check(second, usedPages);
   });
 
-  test("holes and diff layers are complete too, and what is given back meanwhile is zero", async () => {
+  test("holes and diff layers too; what is given back meanwhile is zero", async () => {
     using scene = new Scene();
     rmSync(scene.memory);
     writeSparse(scene.memory, PAGE_COUNT, [{ first: 10, end: 510 }], 4);
