@@ -39,6 +39,7 @@ function servedFiles({ memory, layers }: MemoryOptions): ServedMemory {
     sizeBytes: files.sizeBytes,
     dataBytes: files.dataBytes,
     mapped: files.layers,
+    identity: { kind: "files", files: files.identities },
     supply: { demand: (part) => files.load(part), release: () => {} },
     assertUnchanged: () => files.assertUnchanged(),
     close: async () => files.close(),

@@ -3,6 +3,7 @@
  * the bytes, and somebody who brings those that are not in memory.
  */
 import type { PartSupply } from "../engine/worker-handle.ts";
+import type { ServedIdentity } from "../snapshot/session-file.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 
 export interface ServedMemory {
@@ -10,6 +11,8 @@ export interface ServedMemory {
   /** How many of them are not known to be zero. */
   readonly dataBytes: number;
   readonly mapped: MappedImage;
+  /** What these bytes are, for session files. */
+  readonly identity: ServedIdentity;
   readonly supply: PartSupply;
   /**
    * Whether new VMs may still be given these bytes.

@@ -21,6 +21,7 @@ import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
 import { RefusalLog } from "./refusal-log.ts";
@@ -38,6 +39,8 @@ export interface ServeOptions extends MemoryOptions {
   /** VMs at the same time; more are refused. */
   readonly maxVms?: number;
   readonly onError?: ErrorPolicy;
+  /** A folder: what each VM writes is recorded there, in `PID.session`. Default: nowhere. */
+  readonly trackDirty?: string;
   /** Fault workers; default: one less than CPUs, 1 to 4. */
   readonly workers?: number;
   readonly spin?: SpinMode;
@@ -49,6 +52,7 @@ interface ServerParts {
   readonly memory: ServedMemory;
   readonly socket: SocketFile;
   readonly engine: Engine;
+  readonly tracking: DirtyTracking | null;
   readonly log: Logger;
 }
 
@@ -67,6 +71,7 @@ export class Server {
   readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
   readonly #engine: Engine;
+  readonly #tracking: DirtyTracking | null;
   readonly #log: Logger;
   readonly #acceptor: Acceptor;
   readonly #refusals: RefusalLog;
@@ -83,6 +88,7 @@ export class Server {
     this.#memory = parts.memory;
     this.#socket = parts.socket;
     this.#engine = parts.engine;
+    this.#tracking = parts.tracking;
     this.#log = parts.log;
     this.#refusals = new RefusalLog(parts.log);
     const ownUid = process.geteuid?.() ?? 0;
@@ -109,6 +115,9 @@ export class Server {
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
+      const { trackDirty } = options;
+      const tracking =
+        trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
       socket = SocketFile.listen(options.socketPath, BACKLOG, options.owner);
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
@@ -116,7 +125,7 @@ export class Server {
         supply: memory.supply,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { memory, socket, engine, log });
+      const server = new Server(options, { memory, socket, engine, tracking, log });
       server.#acceptor.start();
       return server;
     } catch (error) {
@@ -197,6 +206,7 @@ export class Server {
       timeoutMs,
       this.#stopped.signal,
     );
+    let tracked: TrackedVm | null = null;
     try {
       const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
@@ -207,6 +217,7 @@ export class Server {
           lengthBytes,
         })),
       );
+      tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
       const session = this.#engine.attach({
         pid: peer.pid,
         userfaultfd: uffd,
@@ -215,12 +226,15 @@ export class Server {
         regions,
         image: this.#memory.mapped,
         onError: this.#options.onError ?? "kill",
+        tracking: tracked?.setup ?? null,
       });
+      tracked?.follow(session.ended);
       // At once: the next handshake may be checked before this promise is settled.
       this.#sessions.add(session);
       if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
       return session;
     } catch (error) {
+      tracked?.discard();
       descriptor.close();
       throw error;
     }

@@ -10,7 +10,7 @@ import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Session } from "./session.ts";
-import type { ErrorPolicy } from "./wire.ts";
+import type { ErrorPolicy, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
@@ -29,6 +29,8 @@ export interface AttachRequest {
   readonly regions: RegionMap;
   readonly image: MappedImage;
   readonly onError: ErrorPolicy;
+  /** The regions are registered for write protection: writes are recorded there. */
+  readonly tracking?: TrackingSetup | null;
 }
 
 /** More threads than this have never helped: VMs are spread over them, not faults of one VM. */
@@ -87,6 +89,7 @@ export class Engine {
       pageTable,
       stats: session.stats.buffer,
       onError: request.onError,
+      tracking: request.tracking ?? null,
       mayKill: request.pid !== process.pid,
     });
     return session;

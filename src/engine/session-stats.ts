@@ -28,6 +28,8 @@ const counterNames = [
   "overflowed",
   /** Pages that had to wait for a chunk of the image, or for the disk. */
   "awaitedPages",
+  /** Pages whose first write was recorded, and their protection lifted. */
+  "unprotectedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -44,6 +46,7 @@ const DEFERRED = at("deferred");
 const POISONED_PAGES = at("poisonedPages");
 const OVERFLOWED = at("overflowed");
 const AWAITED_PAGES = at("awaitedPages");
+const UNPROTECTED_PAGES = at("unprotectedPages");
 
 export class SessionStats {
   readonly buffer: SharedArrayBuffer;
@@ -96,6 +99,10 @@ export class SessionStats {
 
   addAwaited(pages: number): void {
     this.#counters[AWAITED_PAGES]! += pages;
+  }
+
+  addUnprotected(pages: number): void {
+    this.#counters[UNPROTECTED_PAGES]! += pages;
   }
 
   /** From the moment faults were read until their waiters were woken, of `count` of them. */

@@ -18,6 +18,13 @@ export interface WorkerSetup {
   readonly controlFd: number;
 }
 
+/** A session file in this process's memory (`snapshot/session-file.ts`). */
+export interface TrackingSetup {
+  readonly address: number;
+  readonly headerBytes: number;
+  readonly bitmapBytes: number;
+}
+
 /** One VM, handed to the worker that owns it from now on, descriptors included. */
 export interface SessionSetup {
   /** Unique in this process; below 2^32. */
@@ -32,6 +39,8 @@ export interface SessionSetup {
   readonly pageTable: SharedArrayBuffer;
   readonly stats: SharedArrayBuffer;
   readonly onError: ErrorPolicy;
+  /** Where writes are recorded, if they are. */
+  readonly tracking: TrackingSetup | null;
   /** False only when the process to kill would be our own (the rehearsal). */
   readonly mayKill: boolean;
 }

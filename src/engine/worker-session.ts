@@ -13,6 +13,7 @@ import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { EventBatch } from "../uffd/events.ts";
 import { Userfaultfd, type WakeOption } from "../uffd/userfaultfd.ts";
+import { DirtyTracker } from "./dirty-tracker.ts";
 import { ABSENT, type ImageBytes, imageBytesOf, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 import { SessionStats } from "./session-stats.ts";
@@ -73,6 +74,8 @@ export class WorkerSession {
   readonly #regions: RegionMap;
   readonly #bytes: ImageBytes;
   readonly #planner: Planner;
+  /** Null: nobody wants to know what the VM writes. */
+  readonly #tracker: DirtyTracker | null;
   readonly #stats: SessionStats;
   readonly #policy: ErrorPolicy;
   #toldWaitUs = Number.NEGATIVE_INFINITY;
@@ -101,10 +104,13 @@ export class WorkerSession {
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
     this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => tools.need(this, part));
     this.#pageSizeBytes = setup.pageSizeBytes;
+    const table = new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable));
+    const { tracking } = setup;
+    this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
       runs: this.#bytes.runs,
-      table: new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable)),
+      table,
       maxRunPages: Math.max(1, MAX_RUN_BYTES / setup.pageSizeBytes),
     });
     this.#stats = new SessionStats(setup.stats);
@@ -124,14 +130,18 @@ export class WorkerSession {
     for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
       const hasMore = this.#drain();
       if (this.failure !== "") return "failed";
-      if (this.#planner.queuedPages === 0) return hasMore ? "again" : "idle";
+      const isLifted = this.#tracker === null || this.#lift(this.#tracker, nowUs);
+      if (this.#planner.queuedPages === 0) {
+        if (!isLifted) continue;
+        return hasMore ? "again" : "idle";
+      }
       const queuedBefore = this.#planner.queuedPages;
       const verdict = this.#resolve(nowUs);
       if (verdict === "gone" || verdict === "failed") return verdict;
       const queuedAfter = this.#planner.finishPlan();
       if (queuedAfter < queuedBefore) hasProgress = true;
       if (verdict === "later" || verdict === "rest") return verdict;
-      if (queuedAfter === 0 && !hasMore) {
+      if (queuedAfter === 0 && !hasMore && isLifted) {
         this.#stalls = 0;
         return "idle";
       }
@@ -164,6 +174,14 @@ export class WorkerSession {
 
   /** Reads all pending events into the planner. True if the bound was reached before the end. */
   #drain(): boolean {
+    if (this.#tracker === null) return this.#read();
+    this.#tracker.beginReading();
+    const hasMore = this.#read();
+    this.#tracker.endReading();
+    return hasMore;
+  }
+
+  #read(): boolean {
     const { batch } = this.#tools;
     for (let read = 0; read < MAX_READS_PER_TURN; read++) {
       const count = this.uffd.drain(batch);
@@ -180,6 +198,7 @@ export class WorkerSession {
       this.#takeFault(batch.faultAddress(index), batch.faultFlags(index));
     } else if (code === abi.UFFD_EVENT_REMOVE || code === abi.UFFD_EVENT_UNMAP) {
       const removed = this.#planner.remove(batch.rangeStart(index), batch.rangeEnd(index));
+      this.#tracker?.remove(batch.rangeStart(index), batch.rangeEnd(index));
       this.#stats.addRemoved(removed);
     } else {
       this.failure =
@@ -190,13 +209,18 @@ export class WorkerSession {
 
   #takeFault(address: number, flags: number): void {
     this.#stats.addFault();
-    if ((flags & (abi.UFFD_PAGEFAULT_FLAG_WP | abi.UFFD_PAGEFAULT_FLAG_MINOR)) !== 0) {
+    const isProtected = (flags & abi.UFFD_PAGEFAULT_FLAG_WP) !== 0;
+    const isMinor = (flags & abi.UFFD_PAGEFAULT_FLAG_MINOR) !== 0;
+    if (isMinor || (isProtected && this.#tracker === null)) {
       this.failure =
         `The page at ${formatHex(address)} raised a write-protect or minor fault. Only memory ` +
         "registered for missing faults can be served.";
       return;
     }
-    const verdict = this.#planner.fault(address);
+    if (!isProtected) this.#tracker?.fault(address, flags);
+    const verdict = isProtected
+      ? this.#tracker!.protectedFault(address)
+      : this.#planner.fault(address);
     if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
@@ -220,6 +244,7 @@ export class WorkerSession {
         if (this.#isAwaited(actions, index)) continue;
         outcome = "badSource";
       }
+      this.#noteZeroes(actions, index, outcome);
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
       this.#count(actions, index, outcome);
       if (outcome === "installed" || outcome === "partial") {
@@ -259,6 +284,25 @@ export class WorkerSession {
     return true;
   }
 
+  /** Lets writers go on. False: some still wait, and it has to be tried again. */
+  #lift(tracker: DirtyTracker, nowUs: number): boolean {
+    if (tracker.queuedPages === 0) return true;
+    const outcome = tracker.lift(this.uffd);
+    this.lastActiveUs = monotonicUs();
+    this.#stats.addUnprotected(tracker.liftedPages);
+    this.#stats.addLatency(this.lastActiveUs - nowUs, tracker.liftedPages);
+    if (outcome === "deferred") this.#stats.addDeferred();
+    // Of a VM that is gone nobody waits; whoever watches it learns of its end.
+    return outcome !== "deferred";
+  }
+
+  #noteZeroes(actions: ActionList, index: number, outcome: Outcome): void {
+    if (this.#tracker === null || actions.kinds[index] !== ActionKind.zero) return;
+    if (outcome !== "installed" && outcome !== "partial") return;
+    const pages = this.uffd.doneBytes / this.#pageSizeBytes;
+    this.#tracker.zeroesInstalled(actions.firstPages[index]!, pages);
+  }
+
   /** `absent`: the bytes have been asked for. */
   #carryOut(
     actions: ActionList,
@@ -273,26 +317,43 @@ export class WorkerSession {
     switch (actions.kinds[index]) {
       case ActionKind.copy: {
         const source = this.#bytes.locate(actions.owners[index]!, offset, lengthBytes);
-        return this.#copy(target, source, lengthBytes, mode);
+        return this.#copy(target, source, lengthBytes, page, mode);
       }
-      case ActionKind.zero:
-        if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
+      case ActionKind.zero: {
+        const protection = this.#protection(page, lengthBytes);
+        // UFFDIO_ZEROPAGE knows no protection, and hugetlb does not know UFFDIO_ZEROPAGE.
+        if (this.#pageSizeBytes === SMALL_PAGE_BYTES && protection === 0) {
           return this.uffd.zeropage(target, lengthBytes, wakes ? undefined : DONT_WAKE);
         }
-        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes, mode);
+        const { zeroAddress } = this.#tools.buffers;
+        return this.uffd.copy(target, zeroAddress, lengthBytes, mode | protection);
+      }
       default: {
         const source = this.#bytes.assemble(offset, lengthBytes);
-        return this.#copy(target, source, lengthBytes, mode);
+        return this.#copy(target, source, lengthBytes, page, mode);
       }
     }
   }
 
-  #copy(target: number, source: number, lengthBytes: number, mode: number): Outcome | "absent" {
+  #copy(
+    target: number,
+    source: number,
+    lengthBytes: number,
+    firstPage: number,
+    mode: number,
+  ): Outcome | "absent" {
     if (source === UNREADABLE) return "badSource";
     if (source === ABSENT) return "absent";
-    const outcome = this.uffd.copy(target, source, lengthBytes, mode);
+    const protection = this.#protection(firstPage, lengthBytes);
+    const outcome = this.uffd.copy(target, source, lengthBytes, mode | protection);
     this.#bytes.release();
     return outcome;
+  }
+
+  /** As bits of UFFDIO_COPY. Whoever installs pages asks right before: bits are set by it. */
+  #protection(firstPage: number, lengthBytes: number): number {
+    if (this.#tracker === null) return 0;
+    return this.#tracker.installMode(firstPage, lengthBytes / this.#pageSizeBytes);
   }
 
   #count(actions: ActionList, index: number, outcome: Outcome): void {
@@ -376,6 +437,7 @@ export class WorkerSession {
       return "rest";
     }
     if (this.#policy === "poison") {
+      this.#tracker?.poisoned(actions.firstPages[index]!);
       switch (this.uffd.poison(address, this.#pageSizeBytes)) {
         case "installed":
           this.#stats.addPoisoned();

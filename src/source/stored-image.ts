@@ -14,6 +14,8 @@ export interface StoredImage {
   readonly store: ObjectStore;
   readonly name: string;
   readonly index: ImageIndex;
+  /** Of the index as it is stored: who the image is. */
+  readonly indexSha256: string;
   /** Null for an image that casync or desync made. */
   readonly info: ImageInfo | null;
 }
@@ -88,12 +90,14 @@ async function readOnce(
   const indexBytes = await store.read(indexName, signal);
   if (indexBytes === null) return null;
   const index = decodeIndex(indexBytes, `${indexName} in ${store.location}`);
+  const indexSha256 = sha256(indexBytes);
   const infoBytes = await store.read(infoName, signal);
-  if (infoBytes === null)
-    return { image: { store, name, index, info: null }, indexBytes, infoBytes };
+  if (infoBytes === null) {
+    return { image: { store, name, index, indexSha256, info: null }, indexBytes, infoBytes };
+  }
   const described = decodeImageInfo(infoBytes, `${infoName} in ${store.location}`);
-  const info = described.indexSha256 === sha256(indexBytes) ? described : null;
-  return { image: { store, name, index, info }, indexBytes, infoBytes };
+  const info = described.indexSha256 === indexSha256 ? described : null;
+  return { image: { store, name, index, indexSha256, info }, indexBytes, infoBytes };
 }
 
 /** The names of the images of a store, in order. */
