@@ -54,8 +54,8 @@ export class DirtyTracking {
     if (!features.has("pagefaultFlagWp")) {
       throw new FaultlineError(
         "unsupported",
-        "--track-dirty needs write protection by userfaultfd, which Linux has since 5.7 on x86-64 " +
-          "and 6.10 on arm64. Serve without it.",
+        "--track-dirty needs write protection by userfaultfd, which Linux has since 5.7 on " +
+          "x86-64 and since 6.10 on arm64. Serve without it.",
       );
     }
     this.#folder = folder;

@@ -43,6 +43,8 @@ export class DirtyTracker {
   #queueLength = 0;
   /** Pages that the last `lift()` has unprotected. */
   liftedPages = 0;
+  /** Calls of `lift()` in a row that could not lift all. */
+  deferredLifts = 0;
 
   constructor(setup: TrackingSetup, regions: RegionMap, table: PageTable) {
     const { address, headerBytes, bitmapBytes } = setup;
@@ -149,6 +151,7 @@ export class DirtyTracker {
       done = next;
     }
     if (outcome === "gone") done = this.#queueLength;
+    this.deferredLifts = outcome === "deferred" ? this.deferredLifts + 1 : 0;
     this.#queue.copyWithin(0, done, this.#queueLength);
     this.#queueLength -= done;
     return outcome;

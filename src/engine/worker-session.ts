@@ -16,6 +16,7 @@ import { Userfaultfd, type WakeOption } from "../uffd/userfaultfd.ts";
 import { DirtyTracker } from "./dirty-tracker.ts";
 import { ABSENT, type ImageBytes, imageBytesOf, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
+import { describeLoss } from "./page-loss.ts";
 import { SessionStats } from "./session-stats.ts";
 import type { ErrorPolicy, SessionSetup } from "./wire.ts";
 
@@ -130,18 +131,14 @@ export class WorkerSession {
     for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
       const hasMore = this.#drain();
       if (this.failure !== "") return "failed";
-      const isLifted = this.#tracker === null || this.#lift(this.#tracker, nowUs);
-      if (this.#planner.queuedPages === 0) {
-        if (!isLifted) continue;
-        return hasMore ? "again" : "idle";
-      }
+      if (this.#planner.queuedPages === 0) return hasMore ? "again" : "idle";
       const queuedBefore = this.#planner.queuedPages;
       const verdict = this.#resolve(nowUs);
       if (verdict === "gone" || verdict === "failed") return verdict;
       const queuedAfter = this.#planner.finishPlan();
       if (queuedAfter < queuedBefore) hasProgress = true;
       if (verdict === "later" || verdict === "rest") return verdict;
-      if (queuedAfter === 0 && !hasMore && isLifted) {
+      if (queuedAfter === 0 && !hasMore) {
         this.#stalls = 0;
         return "idle";
       }
@@ -165,6 +162,11 @@ export class WorkerSession {
     return turn;
   }
 
+  /** Writers wait, and it does not help to try at once: the VM's own thread has to go on first. */
+  get hasStuckWriters(): boolean {
+    return this.#tracker !== null && this.#tracker.deferredLifts >= STALLS_BEFORE_WAITING;
+  }
+
   /** Closes every descriptor. The caller has taken them out of its epoll before. */
   close(): void {
     this.uffd.close();
@@ -172,15 +174,27 @@ export class WorkerSession {
     this.#socket.close();
   }
 
-  /** Reads all pending events into the planner. True if the bound was reached before the end. */
+  /** Takes all pending events. True if there is more to do before the next are waited for. */
   #drain(): boolean {
-    if (this.#tracker === null) return this.#read();
-    this.#tracker.beginReading();
+    const tracker = this.#tracker;
+    if (tracker === null) return this.#read();
+    tracker.beginReading();
     const hasMore = this.#read();
-    this.#tracker.endReading();
-    return hasMore;
+    tracker.endReading();
+    if (tracker.queuedPages > 0) this.#lift(tracker);
+    return hasMore || tracker.queuedPages > 0;
   }
 
+  /** Lets writers go on whose pages are recorded. */
+  #lift(tracker: DirtyTracker): void {
+    const sinceUs = this.lastActiveUs;
+    if (tracker.lift(this.uffd) === "deferred") this.#stats.addDeferred();
+    this.lastActiveUs = monotonicUs();
+    this.#stats.addUnprotected(tracker.liftedPages);
+    this.#stats.addLatency(this.lastActiveUs - sinceUs, tracker.liftedPages);
+  }
+
+  /** Reads into the planner. True if the bound was reached before the end. */
   #read(): boolean {
     const { batch } = this.#tools;
     for (let read = 0; read < MAX_READS_PER_TURN; read++) {
@@ -282,18 +296,6 @@ export class WorkerSession {
     this.#tellWait(this.#describeLoss(address, page, "badSource"));
     this.#planner.park(actions, index, part);
     return true;
-  }
-
-  /** Lets writers go on. False: some still wait, and it has to be tried again. */
-  #lift(tracker: DirtyTracker, nowUs: number): boolean {
-    if (tracker.queuedPages === 0) return true;
-    const outcome = tracker.lift(this.uffd);
-    this.lastActiveUs = monotonicUs();
-    this.#stats.addUnprotected(tracker.liftedPages);
-    this.#stats.addLatency(this.lastActiveUs - nowUs, tracker.liftedPages);
-    if (outcome === "deferred") this.#stats.addDeferred();
-    // Of a VM that is gone nobody waits; whoever watches it learns of its end.
-    return outcome !== "deferred";
   }
 
   #noteZeroes(actions: ActionList, index: number, outcome: Outcome): void {
@@ -468,23 +470,7 @@ export class WorkerSession {
   }
 
   #describeLoss(address: number, page: number, outcome: Outcome): string {
-    if (outcome === "badSource") {
-      const offset = formatHex(page * this.#pageSizeBytes);
-      if (this.#lossMessage !== "") {
-        return `The bytes at image offset ${offset} cannot be had: ${this.#lossMessage}`;
-      }
-      return (
-        `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
-        "it was served, or has its disk failed?"
-      );
-    }
-    const what = `The page at ${formatHex(address)} cannot be installed`;
-    if (outcome === "unregistered") {
-      return `${what}: it keeps faulting, but no registered mapping holds it any more.`;
-    }
-    if (this.#pageSizeBytes >= HUGE_PAGE_BYTES) {
-      return `${what}: the pool of 2 MiB pages is empty. Raise vm.nr_hugepages, or run fewer VMs.`;
-    }
-    return `${what}: the host is out of memory.`;
+    const offset = page * this.#pageSizeBytes;
+    return describeLoss(outcome, address, offset, this.#pageSizeBytes, this.#lossMessage);
   }
 }

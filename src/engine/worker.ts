@@ -127,7 +127,8 @@ class FaultWorker {
     this.#conclude(session, turn, nowUs);
   }
 
-  #conclude(session: WorkerSession, turn: Turn, nowUs: number): void {
+  #conclude(session: WorkerSession, ended: Turn, nowUs: number): void {
+    const turn = ended === "again" && session.hasStuckWriters ? "later" : ended;
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
     else if (turn === "rest") this.#unfinished.set(session, nowUs + REST_US);

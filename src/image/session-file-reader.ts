@@ -78,8 +78,8 @@ export class SessionFileReader {
     throw new FaultlineError(
       "session-file",
       `${this.path} is being written to, and does not come to rest. If the VM runs, pause it. If ` +
-        "its handler has died or is stopped in the middle of an event, what the VM did last is not " +
-        "recorded: have the VMM write its memory file instead.",
+        "its handler has died or is stopped in the middle of an event, what the VM did last is " +
+        "not recorded: have the VMM write its memory file instead.",
     );
   }
 
@@ -97,8 +97,8 @@ export class SessionFileReader {
     if (isSame) return;
     throw new FaultlineError(
       "vm-changed",
-      `The VM of process ${this.layout.pid} ran while its memory was read, so the image would mix ` +
-        "moments. Pause the VM (Firecracker: PATCH /vm), pack, then resume it.",
+      `The VM of process ${this.layout.pid} ran while its memory was read, so the image would ` +
+        "mix moments. Pause the VM (Firecracker: PATCH /vm), pack, then resume it.",
     );
   }
 

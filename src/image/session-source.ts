@@ -80,9 +80,9 @@ function openBelow(
     if (parent === null) return openFiles(served.files);
     throw new FaultlineError(
       "bad-option",
-      `The VM of ${path} was restored from ${served.files[0]!.path}, not from an image, so nobody ` +
-        `knows whether ${parent.name} is the same. Leave --parent out: what the store has is not ` +
-        "stored again.",
+      `The VM of ${path} was restored from ${served.files[0]!.path}, not from an image, so ` +
+        `nobody knows whether ${parent.name} is the same. Leave --parent out: what the store has is ` +
+        "not stored again.",
     );
   }
   const wanted = `${served.name} in ${served.store}`;

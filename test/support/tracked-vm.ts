@@ -1,4 +1,4 @@
-/** `serve --track-dirty`, a VM on it that writes, and images packed of the VM while it is paused. */
+/** `serve --track-dirty`, a VM on it that writes, and images of the VM while it is paused. */
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import type { PackReport } from "../../src/image/pack.ts";
