@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
+import { HUGE_PAGE_BYTES } from "../../src/base/units.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { PAGE_BYTES } from "../support/fixtures.ts";
 import { cliPath, ImageStage, writeDiff, writeMemory } from "../support/image-stage.ts";
@@ -150,6 +151,11 @@ describe("what is recorded", needs, () => {
     await tracked.vm.order("remove 1024 512");
     const { written, removed, pageCount } = await tracked.bits();
     assert.deepEqual([[...written], [...removed], pageCount], [[1], [2], 8]);
+    await tracked.vm.pause();
+    const { session } = tracked.pack("live", "--parent", "web-1");
+    assert.deepEqual(session, { dirtyBytes: 2 * HUGE_PAGE_BYTES, processBytes: HUGE_PAGE_BYTES });
+    tracked.vm.resume();
+    assertSameMemory(tracked.extract("live"), await tracked.dump());
   });
 
   test("the file tells whose it is, and goes with the VM", async () => {
