@@ -160,13 +160,13 @@ function reportOf(
   return {
     bench: "dirty",
     method:
-      `${rounds.length} rounds, each side first in turns: a VM faults each page of ${sizeMib} MiB ` +
-      "once, at random; another reads all, then writes to each page once, at random (without " +
-      "tracking no handler is asked for that). On two CPUs, without spinning; medians, and medians " +
-      `of the rounds' ratios. Then ${packs.length} VMs restored from an image read all, write to ` +
-      "1 % of their pages at random, and are packed while they are paused; beside it, the time of " +
-      "packing the whole memory file, which the VMM had to write first. Both images had the same " +
-      "chunks.",
+      `${rounds.length} rounds, each side first in turns: a VM faults each page of ${sizeMib} ` +
+      "MiB once, at random; another reads all, then writes to each page once, at random (without " +
+      "tracking no handler is asked for that). On two CPUs, without spinning; medians, and " +
+      `medians of the rounds' ratios. Then VMs restored from an image (${packs.length}, one ` +
+      "after the other) read all, write to 1 % of their pages at random, and are packed while " +
+      "they are paused; beside it, the time of packing the whole memory file, which the VMM had " +
+      "to write first. Both images had the same chunks.",
     sides: ["untracked", "tracked"],
     commands,
     measures: [

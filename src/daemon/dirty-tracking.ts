@@ -173,7 +173,7 @@ function registerProtected(uffd: Userfaultfd, start: number, lengthBytes: number
 function markPresent(pid: number, regions: RegionMap, written: Uint8Array): void {
   using presence = PagePresence.open(pid);
   for (const [index, { baseHostAddress, sizeBytes }] of regions.regions.entries()) {
-    presence.forEachPresent(baseHostAddress, sizeBytes, (address) => {
+    presence.forEachPage(baseHostAddress, sizeBytes, (address) => {
       setBit(written, regions.pageAt(index, address));
     });
   }

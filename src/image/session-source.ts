@@ -81,8 +81,8 @@ function openBelow(
     throw new FaultlineError(
       "bad-option",
       `The VM of ${path} was restored from ${served.files[0]!.path}, not from an image, so ` +
-        `nobody knows whether ${parent.name} is the same. Leave --parent out: what the store has is ` +
-        "not stored again.",
+        `nobody knows whether ${parent.name} is the same. Leave --parent out: what the store has ` +
+        "is not stored again.",
     );
   }
   const wanted = `${served.name} in ${served.store}`;
@@ -143,7 +143,9 @@ function findDirty({ pid, pageCount, regions }: SessionLayout, bitmaps: Bitmaps)
     const address = regions.addressOf(region, page);
     const offset = page * pageSizeBytes;
     const present = new Set<number>();
-    presence.forEachPresent(address, (end - page) * pageSizeBytes, (at) => present.add(at));
+    presence.forEachPage(address, (end - page) * pageSizeBytes, (at, isPresent) => {
+      if (isPresent) present.add(at);
+    });
     for (let done = 0; done < (end - page) * pageSizeBytes; done += SMALL_PAGE_BYTES) {
       const small = { start: offset + done, end: offset + done + SMALL_PAGE_BYTES };
       const isRemoved = hasBit(removed, page + Math.floor(done / pageSizeBytes));

@@ -13,7 +13,8 @@ import * as sys from "./sys.ts";
 /** An entry of pagemap: 8 bytes, of which the last holds what we ask. See proc_pid_pagemap(5). */
 const ENTRY_BYTES = 8;
 const FLAGS_BYTE = 7;
-const PRESENT_OR_SWAPPED = 0xc0;
+const PRESENT = 0x80;
+const SWAPPED = 0x40;
 const ENTRIES_AT_ONCE = 8192;
 
 /** Which pages a process has: mapped now, or swapped out. */
@@ -35,10 +36,15 @@ export class PagePresence {
   }
 
   /**
-   * Calls `onPresent` for every small page of a range that is mapped or swapped out, ascending.
-   * Pages of files and shared memory that are only in the page cache are not among them.
+   * Calls `onPage` for every small page of a range that is present, or swapped out, ascending. What
+   * counts as swapped out may also be the mere memory of a protection. Pages of files and shared
+   * memory that are only in the page cache are not told.
    */
-  forEachPresent(start: number, lengthBytes: number, onPresent: (address: number) => void): void {
+  forEachPage(
+    start: number,
+    lengthBytes: number,
+    onPage: (address: number, isPresent: boolean) => void,
+  ): void {
     const limit = start + lengthBytes;
     for (let from = start; from < limit; ) {
       const wanted = Math.min(ENTRIES_AT_ONCE, (limit - from) / SMALL_PAGE_BYTES) * ENTRY_BYTES;
@@ -47,7 +53,8 @@ export class PagePresence {
       // The memory of a process that has ended has no pages.
       if (count < ENTRY_BYTES) throw goneError(this.#pid);
       for (let at = 0; at + ENTRY_BYTES <= count; at += ENTRY_BYTES, from += SMALL_PAGE_BYTES) {
-        if ((this.#entries[at + FLAGS_BYTE]! & PRESENT_OR_SWAPPED) !== 0) onPresent(from);
+        const flags = this.#entries[at + FLAGS_BYTE]! & (PRESENT | SWAPPED);
+        if (flags !== 0) onPage(from, (flags & PRESENT) !== 0);
       }
     }
   }

@@ -98,6 +98,23 @@ describe(`images of a paused VM (seed ${SEED})`, needs, () => {
     assert.equal(report.session!.dirtyBytes, 150 * PAGE_BYTES);
   });
 
+  test("… nor about shared memory that was taken out of its file", async () => {
+    using stage = new ImageStage();
+    await using tracked = await restoreImage(stage, "--shared");
+    await tracked.vm.order("read 0 100");
+    await tracked.vm.order("write 50 50");
+    await tracked.vm.order("punch 20 60");
+    await tracked.vm.pause();
+    tracked.serve.kill("SIGKILL");
+    await tracked.serve.exited;
+    const report = tracked.pack("live", "--parent", "web-1");
+    const expected = readFileSync(stage.path("memory"));
+    const live = tracked.extract("live");
+    expected.fill(0, 20 * PAGE_BYTES, 80 * PAGE_BYTES);
+    assert.deepEqual(differentPages(live, expected, 100), range(80, 100));
+    assert.equal(report.session!.processBytes, 20 * PAGE_BYTES);
+  });
+
   test("of one after the other: each is the parent of the next restore", async () => {
     using stage = new ImageStage();
     {

@@ -177,7 +177,9 @@ describe("the memory of a process, from outside", needs, () => {
     peer.uffd.copy(peer.address + PAGE, stage.source(), 2 * PAGE);
     using presence = PagePresence.open(pid!);
     const present: number[] = [];
-    presence.forEachPresent(peer.address, peer.sizeBytes, (at) => present.push(at));
+    presence.forEachPage(peer.address, peer.sizeBytes, (at, isPresent) => {
+      if (isPresent) present.push(at);
+    });
     assert.deepEqual(present, [peer.address + PAGE, peer.address + 2 * PAGE]);
     assert.equal(presence.isReadable(peer.address + PAGE), true);
     assert.equal(presence.isReadable(peer.address), false);
@@ -194,7 +196,7 @@ describe("the memory of a process, from outside", needs, () => {
     peer.process.kill("SIGKILL");
     await peer.exited();
     const gone = /no memory any more/;
-    const look = (): void => presence.forEachPresent(peer.address, PAGE, () => undefined);
+    const look = (): void => presence.forEachPage(peer.address, PAGE, () => undefined);
     assert.throws(look, gone);
     assert.throws(() => readProcess(pid, new Uint8Array(8), peer.address), gone);
     assert.throws(() => PagePresence.open(pid), gone);

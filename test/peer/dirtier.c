@@ -16,6 +16,7 @@
  *   read FIRST COUNT            reads a word of each page                                   -> {"sum":N}
  *   write FIRST COUNT           writes a word that was never there into each page           -> {"done":N}
  *   remove FIRST COUNT          gives pages back with MADV_DONTNEED                         -> {"done":N}
+ *   punch FIRST COUNT           takes pages of shared memory out of its file (MADV_REMOVE)  -> {"done":N}
  *   random OPERATIONS THREADS SEED
  *                               so many threads do so many operations each: reads, writes, whole pages, writes by the
  *                               kernel (getrandom), pages given back, runs of each, anywhere      -> {"done":N}
@@ -155,14 +156,14 @@ static uint64_t read_word(size_t page, size_t word) {
 }
 
 /* Whole pages of the backing only: rounds inwards, and stays in one region. */
-static size_t remove_pages(size_t first, size_t count) {
+static size_t remove_pages(size_t first, size_t count, int advice) {
   struct region *region = region_of(first * PAGE);
   size_t start = (first * PAGE + page_size - 1) / page_size * page_size;
   size_t end = (first + count) * PAGE;
   if (end > region->offset + region->size) end = region->offset + region->size;
   end = end / page_size * page_size;
   if (start >= end) return 0;
-  if (madvise(region->base + (start - region->offset), end - start, MADV_DONTNEED) < 0) die("madvise: %m");
+  if (madvise(region->base + (start - region->offset), end - start, advice) < 0) die("madvise: %m");
   return (end - start) / PAGE;
 }
 
@@ -228,7 +229,7 @@ static void one_random_operation(uint64_t *state) {
   size_t word = next_random(state) % (PAGE / 8), kind = next_random(state) % 8;
   if (kind == 7) { /* a huge page goes only as a whole */
     size_t unit = page_size / PAGE;
-    remove_pages(first / unit * unit, page_size == PAGE ? run : unit);
+    remove_pages(first / unit * unit, page_size == PAGE ? run : unit, MADV_DONTNEED);
     return;
   }
   for (size_t page = first; page < first + run; page++) {
@@ -305,7 +306,9 @@ static void obey(char *line) {
     for (size_t page = a; page < a + b; page++) write_word(page, page % (PAGE / 8));
     printf("{\"done\":%zu}\n", b);
   } else if (sscanf(line, "remove %zu %zu", &a, &b) == 2) {
-    printf("{\"done\":%zu}\n", remove_pages(a, b));
+    printf("{\"done\":%zu}\n", remove_pages(a, b, MADV_DONTNEED));
+  } else if (sscanf(line, "punch %zu %zu", &a, &b) == 2) {
+    printf("{\"done\":%zu}\n", remove_pages(a, b, MADV_REMOVE));
   } else if (sscanf(line, "random %zu %zu %" SCNu64, &a, &b, &seed) == 3) {
     run_at_random(a, b, seed);
     printf("{\"done\":%zu}\n", a * b);
