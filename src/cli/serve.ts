@@ -36,6 +36,7 @@ interface ServeFlags {
   readonly once: boolean;
   readonly maxVms: number;
   readonly onError: ErrorPolicy;
+  readonly trackDirty?: string;
   readonly workers?: number;
   readonly spin: SpinMode;
   readonly workingSet?: string;
@@ -83,6 +84,7 @@ export function serveCommand(): Command {
       oneOf("--on-error", errorPolicies),
       "kill",
     )
+    .option("--track-dirty <folder>", "record what each VM writes, in <folder>/PID.session")
     .option(
       "--workers <n>",
       "fault threads (default: CPUs - 1, at most 4)",
@@ -192,6 +194,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     recordForMs: flags.recordFor * 1000,
     logger: log,
     ...(flags.owner === undefined ? {} : { owner: flags.owner }),
+    ...(flags.trackDirty === undefined ? {} : { trackDirty: flags.trackDirty }),
     ...(flags.workers === undefined ? {} : { workers: flags.workers }),
   });
   lowerPriority(notFaultWorkers, NICE_BY);

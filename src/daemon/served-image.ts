@@ -66,6 +66,12 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
       sizeBytes: image.sizeBytes,
       dataBytes: image.dataBytes,
       mapped: image.mapped,
+      identity: {
+        kind: "image",
+        store: store.location,
+        name: reference.name,
+        indexSha256: image.stored.indexSha256,
+      },
       supply: {
         demand: (chunk, isUrgent) => {
           const isHere = cache.demand(chunk, isUrgent ? "demand" : "prefetch");

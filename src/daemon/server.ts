@@ -22,6 +22,7 @@ import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
 import { prefetch } from "./prefetch.ts";
@@ -42,6 +43,8 @@ export interface ServeOptions extends MemoryOptions {
   /** VMs at the same time; more are refused. */
   readonly maxVms?: number;
   readonly onError?: ErrorPolicy;
+  /** A folder: what each VM writes is recorded there, in `PID.session`. Default: nowhere. */
+  readonly trackDirty?: string;
   /** Fault workers; default: one less than CPUs, 1 to 4. */
   readonly workers?: number;
   readonly spin?: SpinMode;
@@ -61,6 +64,7 @@ interface ServerParts {
   readonly memory: ServedMemory;
   readonly socket: SocketFile;
   readonly engine: Engine;
+  readonly tracking: DirtyTracking | null;
   readonly log: Logger;
   readonly keeper: WorkingSetKeeper | null;
 }
@@ -81,6 +85,7 @@ export class Server {
   readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
   readonly #engine: Engine;
+  readonly #tracking: DirtyTracking | null;
   readonly #log: Logger;
   readonly #acceptor: Acceptor;
   readonly #refusals: RefusalLog;
@@ -100,6 +105,7 @@ export class Server {
     this.#memory = parts.memory;
     this.#socket = parts.socket;
     this.#engine = parts.engine;
+    this.#tracking = parts.tracking;
     this.#log = parts.log;
     this.#keeper = parts.keeper;
     this.#restores = new RestoreWatch({
@@ -129,12 +135,16 @@ export class Server {
    */
   static async start(options: ServeOptions): Promise<Server> {
     if (options.onError === "poison") assertPoisonable();
+    if (options.trackDirty !== undefined && options.prefault === "all") throw letGoUntracked();
     const log = options.logger ?? createLogger("warn", "json");
     const memory = await openMemory(options, log);
     const keeper = await openKeeper(options, memory, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
+      const { trackDirty } = options;
+      const tracking =
+        trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
       socket = SocketFile.listen(options.socketPath, BACKLOG, options.owner);
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
@@ -143,7 +153,7 @@ export class Server {
         streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { memory, socket, engine, log, keeper });
+      const server = new Server(options, { memory, socket, engine, tracking, log, keeper });
       server.#acceptor.start();
       if (options.prefetch !== false) void server.#prefetch();
       return server;
@@ -246,6 +256,7 @@ export class Server {
       timeoutMs,
       this.#stopped.signal,
     );
+    let tracked: TrackedVm | null = null;
     try {
       const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
@@ -256,6 +267,7 @@ export class Server {
           lengthBytes,
         })),
       );
+      tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
       const plan = this.#restores.planFor(regions);
       const session = this.#engine.attach({
         pid: peer.pid,
@@ -266,13 +278,16 @@ export class Server {
         image: this.#memory.mapped,
         onError: this.#options.onError ?? "kill",
         ...plan,
+        tracking: tracked?.setup ?? null,
       });
       this.#restores.follow(session, plan);
+      tracked?.follow(session.ended);
       // At once: the next handshake may be checked before this promise is settled.
       this.#sessions.add(session);
       if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
       return session;
     } catch (error) {
+      tracked?.discard();
       descriptor.close();
       throw error;
     }
@@ -366,6 +381,13 @@ function checkExtent(regions: RegionMap, imageBytes: number): void {
       : `The VM has ${totalBytes} bytes of memory (${formatBytes(totalBytes)}), but the snapshot ` +
         `has ${imageBytes}.`;
   throw new FaultlineError("handshake", `${what} Its state file belongs to another memory file.`);
+}
+
+function letGoUntracked(): FaultlineError {
+  return new FaultlineError(
+    "bad-option",
+    "--prefault all lets a VM go, and --track-dirty has to stay with it. Use --prefault concurrent.",
+  );
 }
 
 function assertPoisonable(): void {
