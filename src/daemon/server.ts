@@ -386,7 +386,7 @@ function checkExtent(regions: RegionMap, imageBytes: number): void {
 function letGoUntracked(): FaultlineError {
   return new FaultlineError(
     "bad-option",
-    "--prefault all lets a VM go, and --track-dirty has to stay with it. Use --prefault concurrent.",
+    "--prefault all lets a VM go, and --track-dirty has to stay. Use --prefault concurrent.",
   );
 }
 
