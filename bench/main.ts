@@ -21,6 +21,7 @@ import { formatScenario } from "../src/bench/table.ts";
 import { warmMemory } from "../src/bench/workspace.ts";
 import { cachedImage } from "./cached-image.ts";
 import { cycles } from "./cycles.ts";
+import { dirty } from "./dirty.ts";
 import { fanOut } from "./fan-out.ts";
 import { farStore } from "./far-store.ts";
 import { firstFault } from "./first-fault.ts";
@@ -50,6 +51,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "cached-image": cachedImage,
   "far-store": farStore,
   snapshots,
+  dirty,
 };
 const smokeSettings: Settings = {
   rounds: 1,

@@ -30,7 +30,8 @@ export function gcCommand(): Command {
   return withStoreOptions(command)
     .addHelpText(
       "after",
-      "\nTo remove an image, remove its NAME.caibx (and NAME.json, NAME.state), then run this.\n" +
+      "\nTo remove an image, remove its NAME.caibx (and NAME.json, NAME.state and " +
+        "NAME.workingset), then run this.\n" +
         "\nExample:\n  faultline image gc --store /var/lib/images --dry-run\n",
     )
     .action(gc);
@@ -55,9 +56,12 @@ async function gc(flags: GcFlags): Promise<void> {
 function describe(report: GcReport): string {
   const { indexes, usedChunks, removedChunks, removedBytes, spared, dryRun } = report;
   const verb = dryRun ? "would remove" : "removed";
+  const sets = report.removedWorkingSets;
+  const setsText = sets === 0 ? "" : `${verb} ${sets} working sets of images that are gone\n`;
   const young = spared === 0 ? "" : `; ${spared} unused ones are too young (--min-age)`;
   return (
     `${verb} ${removedChunks} chunks, ${formatBytes(removedBytes)}${young}\n` +
+    setsText +
     `${usedChunks} chunks are used by ${indexes} indexes\n`
   );
 }

@@ -74,6 +74,7 @@ function describeImage(report: InspectReport): string {
     ],
     ["data", `${report.uniqueChunks} different chunks, ${formatBytes(report.uniqueBytes)}`],
     ...describeShare(report),
+    ...describeWorkingSet(report),
   ];
   return formatTable(rows);
 }
@@ -92,6 +93,20 @@ function describeShare({ inStore, uniqueBytes }: InspectReport): string[][] {
     rows.push(["MISSING", `${missingChunks} chunks: see faultline image verify`]);
   }
   return rows;
+}
+
+function describeWorkingSet({ workingSet, memorySizeBytes }: InspectReport): string[][] {
+  if (workingSet === null) return [["working set", "none"]];
+  if ("unusable" in workingSet) return [["working set", `cannot be used: ${workingSet.unusable}`]];
+  const { restores, pages, bytes, usualBytes } = workingSet;
+  return [
+    [
+      "working set",
+      `${pages} pages, ${formatBytes(bytes)}, ${share(bytes, memorySizeBytes)} of the memory, ` +
+        `from ${restores} restores`,
+    ],
+    ["needed", `${formatBytes(usualBytes)} of it in at least 3 of 4 restores`],
+  ];
 }
 
 function share(part: number, whole: number): string {

@@ -79,6 +79,19 @@ function describe(report: TransferReport, seconds: number, verb: string): string
     `${verb} ${name} to ${to}: ${formatBytes(memorySizeBytes)} of memory in ` +
     `${seconds.toFixed(2)} s\n` +
     `${chunks} chunks: ${sharedChunks} were there, ${sentChunks} copied, ` +
-    `${formatBytes(sentBytes)}${again}\n`
+    `${formatBytes(sentBytes)}${again}\n${describeWorkingSet(report)}`
   );
+}
+
+function describeWorkingSet({ workingSet }: TransferReport): string {
+  switch (workingSet.kind) {
+    case "none":
+      return "";
+    case "copied":
+      return "its working set was copied\n";
+    case "kept":
+      return "its working set was there, from as many restores or more\n";
+    case "leftOut":
+      return `its working set was left out. ${workingSet.reason}\n`;
+  }
 }

@@ -3,7 +3,7 @@ import { Command } from "commander";
 import { ExitCode } from "../base/errors.ts";
 import { formatBytes, formatHex } from "../base/units.ts";
 import type { DamagedChunk } from "../image/read-chunks.ts";
-import { type VerifyReport, verifyImage } from "../image/verify.ts";
+import { type VerifyReport, verifyImage, type WorkingSetVerdict } from "../image/verify.ts";
 import {
   IMAGE_ARGUMENT,
   printResult,
@@ -21,7 +21,7 @@ export function verifyCommand(): Command {
   return withJobs(withStoreOptions(command))
     .addHelpText(
       "after",
-      "\nExit codes: 0 every chunk is whole, 3 some are not.\n" +
+      "\nExit codes: 0 every chunk and the working set are whole, 3 something is not.\n" +
         "\nExample:\n  faultline image verify web-1 --store /var/lib/images\n",
     )
     .action(verify);
@@ -38,18 +38,25 @@ async function verify(
     const report = await verifyImage(stored, { jobs, onProgress: progress.update, signal });
     progress[Symbol.dispose]();
     printResult(flags, report, describe(report));
-    if (report.damaged.length > 0) process.exitCode = ExitCode.badSnapshot;
+    const isWhole = report.damaged.length === 0 && report.workingSet.kind !== "damaged";
+    if (!isWhole) process.exitCode = ExitCode.badSnapshot;
   });
 }
 
-function describe({ name, chunks, bytes, damaged }: VerifyReport): string {
+function describe({ name, chunks, bytes, damaged, workingSet }: VerifyReport): string {
   const all = `${chunks} chunks, ${formatBytes(bytes)}`;
-  if (damaged.length === 0) return `${name} is whole: ${all}\n`;
+  const set = describeWorkingSet(workingSet);
+  if (damaged.length === 0) return `${name} is whole: ${all}${set}\n`;
   return (
-    `${name} is damaged: ${damaged.length} of ${all}\n` +
+    `${name} is damaged: ${damaged.length} of ${all}${set}\n` +
     damaged.map((chunk) => `  ${describeChunk(chunk)}\n`).join("") +
     "Restore these chunks from another store, or pack the snapshot again under another name.\n"
   );
+}
+
+function describeWorkingSet({ kind, reason }: WorkingSetVerdict): string {
+  if (kind === "none") return "";
+  return kind === "found" ? ", and a working set" : `\nNo working set is used. ${reason}`;
 }
 
 function describeChunk({ id, reason, offsets }: DamagedChunk): string {

@@ -10,8 +10,9 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
+import { type PrefaultMode, prefaultModes } from "../daemon/restore-watch.ts";
 import { DEFAULT_CACHE_BYTES, DEFAULT_CACHE_FOLDER_BYTES } from "../daemon/served-memory.ts";
-import { DEFAULT_MAX_VMS, Server } from "../daemon/server.ts";
+import { DEFAULT_MAX_VMS, DEFAULT_RECORD_FOR_MS, Server } from "../daemon/server.ts";
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import { MAX_WORKERS } from "../engine/engine.ts";
@@ -35,8 +36,15 @@ interface ServeFlags {
   readonly once: boolean;
   readonly maxVms: number;
   readonly onError: ErrorPolicy;
+  readonly trackDirty?: string;
   readonly workers?: number;
   readonly spin: SpinMode;
+  readonly workingSet?: string;
+  readonly prefault: PrefaultMode;
+  readonly prefetch: boolean;
+  readonly streams: boolean;
+  /** Seconds. */
+  readonly recordFor: number;
   readonly handshakeTimeout: number;
   readonly drainTimeout: number;
   readonly statsInterval?: number;
@@ -76,6 +84,7 @@ export function serveCommand(): Command {
       oneOf("--on-error", errorPolicies),
       "kill",
     )
+    .option("--track-dirty <folder>", "record what each VM writes, in <folder>/PID.session")
     .option(
       "--workers <n>",
       "fault threads (default: CPUs - 1, at most 4)",
@@ -107,7 +116,7 @@ export function serveCommand(): Command {
       "auto",
     )
     .option("--json", "print the ready line as JSON", false);
-  return withImageOptions(command)
+  return withRestoreOptions(withImageOptions(command))
     .addHelpText(
       "after",
       "\nExample:\n  faultline serve --memory vm.mem --socket /run/vm.sock\n" +
@@ -139,6 +148,29 @@ function withImageOptions(command: Command): Command {
     );
 }
 
+/** What is learnt from restores, and done for the next ones. */
+function withRestoreOptions(command: Command): Command {
+  return command
+    .option(
+      "--working-set <file>",
+      "keep here what restores need, or off (default: beside an image, in its store)",
+    )
+    .option(
+      "--prefault <mode>",
+      "install what earlier restores needed: before-resume, concurrent, all of memory, or off",
+      oneOf("--prefault", prefaultModes),
+      "concurrent",
+    )
+    .option("--no-streams", "give threads that scan memory no pages ahead of their faults")
+    .option("--no-prefetch", "do not fetch what earlier restores needed as soon as this starts")
+    .option(
+      "--record-for <s>",
+      "what a VM demands in this time is what a restore needs; 0: learn nothing",
+      wholeNumber("--record-for", 0, 3600),
+      DEFAULT_RECORD_FOR_MS / 1000,
+    );
+}
+
 async function serve(flags: ServeFlags): Promise<void> {
   const log = createLogger(flags.log, flags.logFormat);
   const notFaultWorkers = threadIds();
@@ -155,14 +187,21 @@ async function serve(flags: ServeFlags): Promise<void> {
     onError: flags.onError,
     spin: flags.spin,
     handshakeTimeoutMs: flags.handshakeTimeout,
+    ...(flags.workingSet === undefined ? {} : { workingSet: flags.workingSet }),
+    prefault: flags.prefault,
+    prefetch: flags.prefetch,
+    streams: flags.streams,
+    recordForMs: flags.recordFor * 1000,
     logger: log,
     ...(flags.owner === undefined ? {} : { owner: flags.owner }),
+    ...(flags.trackDirty === undefined ? {} : { trackDirty: flags.trackDirty }),
     ...(flags.workers === undefined ? {} : { workers: flags.workers }),
   });
   lowerPriority(notFaultWorkers, NICE_BY);
   const stopSignals = stopOnSignals(server, log, flags.drainTimeout * 1000);
   const stopStats = reportStats(server, log, flags.statsInterval);
   announce(server, flags.json);
+  if (flags.prefault === "before-resume") announcePrefaults(server, flags.json);
   tellServiceManager("READY=1", log);
   await server.ended;
   stopStats();
@@ -178,6 +217,17 @@ function announce(server: Server, asJson: boolean): void {
     : `ready: ${server.socketPath} serves ${formatBytes(sizeBytes)} of guest memory, ` +
       `${formatBytes(dataBytes)} of it data`;
   process.stdout.write(`${line}\n`);
+}
+
+/** For whoever resumes a VM only when its pages are there. */
+function announcePrefaults(server: Server, asJson: boolean): void {
+  server.onPrefaulted = ({ pid, stats }, { end }) => {
+    const pages = stats.counters().prefaultedPages;
+    const line = asJson
+      ? JSON.stringify({ event: "prefaulted", pid, pages, end })
+      : `prefaulted: ${pid} has ${pages} pages`;
+    process.stdout.write(`${line}\n`);
+  };
 }
 
 /** A service manager that cannot be reached is worth a warning, not the VMs. */

@@ -2,15 +2,17 @@
 import { existsSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { MemoryFiles } from "../source/memory-files.ts";
+import type { WorkingSetPlace } from "../source/working-set-place.ts";
+import { hostState } from "./host-state.ts";
 import type { Logger } from "./log.ts";
-import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
+import { type MemoryOptions, OFF, type ServedMemory } from "./served-memory.ts";
 
 /** Names the store of images that are given without one. */
 const STORE_VARIABLE = "FAULTLINE_STORE";
 
 /** @throws FaultlineError what is wrong with the files, the image, or its store */
 export async function openMemory(options: MemoryOptions, log: Logger): Promise<ServedMemory> {
-  if (!namesImage(options)) return servedFiles(options);
+  if (!namesImage(options)) return await servedFiles(options);
   if ((options.layers ?? []).length > 0) {
     throw new FaultlineError(
       "bad-option",
@@ -33,14 +35,28 @@ function namesImage({ memory, store }: MemoryOptions): boolean {
   return (store ?? process.env[STORE_VARIABLE] ?? "") !== "";
 }
 
-function servedFiles({ memory, layers }: MemoryOptions): ServedMemory {
-  const files = MemoryFiles.open(memory, layers);
+async function servedFiles(options: MemoryOptions): Promise<ServedMemory> {
+  const files = MemoryFiles.open(options.memory, options.layers);
+  const workingSet = await placeOf(options, files.sizeBytes);
   return {
+    workingSet,
+    spareBytes: hostState().spareBytes,
     sizeBytes: files.sizeBytes,
     dataBytes: files.dataBytes,
     mapped: files.layers,
-    supply: { demand: (part) => files.load(part), release: () => {} },
+    identity: { kind: "files", files: files.identities },
+    supply: { demand: (part) => files.load(part), hurry: () => {}, release: () => {} },
     assertUnchanged: () => files.assertUnchanged(),
     close: async () => files.close(),
   };
+}
+
+/** A memory file has no place of its own for what its restores need. */
+async function placeOf(
+  { workingSet = OFF }: MemoryOptions,
+  sizeBytes: number,
+): Promise<WorkingSetPlace | null> {
+  if (workingSet === OFF) return null;
+  const { fileWorkingSet } = await import("../source/working-set-place.ts");
+  return fileWorkingSet(workingSet, sizeBytes);
 }

@@ -15,11 +15,17 @@ import type { ObjectStore } from "../source/object-store.ts";
 import { openStore } from "../source/open-store.ts";
 import { ReadAround } from "../source/read-around.ts";
 import { TierStore } from "../source/tier-store.ts";
+import {
+  fileWorkingSet,
+  imageWorkingSet,
+  type WorkingSetPlace,
+} from "../source/working-set-place.ts";
 import type { Logger } from "./log.ts";
 import {
   DEFAULT_CACHE_BYTES,
   DEFAULT_CACHE_FOLDER_BYTES,
   type MemoryOptions,
+  OFF,
   type ServedMemory,
 } from "./served-memory.ts";
 
@@ -54,15 +60,26 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
     // The next chunk of a folder is as near as this one.
     const around = isFar(store) ? new ReadAround(image.mapped, cache) : null;
     return {
+      workingSet: placeOf(options, image),
+      // The rest is for what guests ask for.
+      spareBytes: arena.sizeBytes / 2,
       sizeBytes: image.sizeBytes,
       dataBytes: image.dataBytes,
       mapped: image.mapped,
+      identity: {
+        kind: "image",
+        store: store.location,
+        name: reference.name,
+        indexSha256: image.stored.indexSha256,
+      },
       supply: {
-        demand: (chunk) => {
-          const isHere = cache.demand(chunk);
-          around?.around(chunk);
+        demand: (chunk, isUrgent) => {
+          const isHere = cache.demand(chunk, isUrgent ? "demand" : "prefetch");
+          // What is fetched ahead of demand is chosen already.
+          if (isUrgent) around?.around(chunk);
           return isHere;
         },
+        hurry: (chunk) => cache.hurry(chunk),
         release: (chunk) => arena.unpin(chunk),
       },
       assertUnchanged: () => {},
@@ -72,6 +89,12 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
     await close();
     throw error;
   }
+}
+
+function placeOf({ workingSet }: MemoryOptions, image: ChunkedImage): WorkingSetPlace | null {
+  if (workingSet === OFF) return null;
+  if (workingSet !== undefined) return fileWorkingSet(workingSet, image.sizeBytes);
+  return imageWorkingSet(image.stored);
 }
 
 /** A folder of this host needs no copies on this host. */

@@ -3,14 +3,22 @@
  * the bytes, and somebody who brings those that are not in memory.
  */
 import type { PartSupply } from "../engine/worker-handle.ts";
+import type { ServedIdentity } from "../snapshot/session-file.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
+import type { WorkingSetPlace } from "../source/working-set-place.ts";
 
 export interface ServedMemory {
   readonly sizeBytes: number;
   /** How many of them are not known to be zero. */
   readonly dataBytes: number;
   readonly mapped: MappedImage;
+  /** What these bytes are, for session files. */
+  readonly identity: ServedIdentity;
   readonly supply: PartSupply;
+  /** What may be fetched before anybody asks. */
+  readonly spareBytes: number;
+  /** Where what restores need is kept; null: nowhere. */
+  readonly workingSet: WorkingSetPlace | null;
   /**
    * Whether new VMs may still be given these bytes.
    * @throws FaultlineError `memory-changed`
@@ -30,9 +38,16 @@ export interface MemoryOptions {
   readonly cacheBytes?: number;
   /** A folder for chunks of a store that is not on this host. Default: none are kept. */
   readonly cacheFolder?: string;
+  /**
+   * A file for what restores need, or "off". Default: with an image, beside it in its store; with
+   * memory files, none.
+   */
+  readonly workingSet?: string;
   /** What that folder may hold; default: 10 GiB. */
   readonly cacheFolderBytes?: number;
 }
 
 export const DEFAULT_CACHE_BYTES = 256 * 2 ** 20;
 export const DEFAULT_CACHE_FOLDER_BYTES = 10 * 2 ** 30;
+/** Instead of a file for the working set: none is used, and nothing recorded. */
+export const OFF = "off";

@@ -5,7 +5,7 @@
 import { setMaxListeners } from "node:events";
 import { availableParallelism } from "node:os";
 import { describeError, FaultlineError } from "../base/errors.ts";
-import { formatBytes, formatHex, HUGE_PAGE_BYTES } from "../base/units.ts";
+import { formatBytes, formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
 import { SessionStats } from "../engine/session-stats.ts";
@@ -13,6 +13,7 @@ import type { ErrorPolicy } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
+import { prefaultRuns } from "../pager/prefault-runs.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
@@ -21,13 +22,17 @@ import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
+import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
+import { type PrefaultMode, RestoreWatch } from "./restore-watch.ts";
 import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
 import { describeSession } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
+import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
 export interface ServeOptions extends MemoryOptions {
   readonly socketPath: string;
@@ -38,10 +43,20 @@ export interface ServeOptions extends MemoryOptions {
   /** VMs at the same time; more are refused. */
   readonly maxVms?: number;
   readonly onError?: ErrorPolicy;
+  /** A folder: what each VM writes is recorded there, in `PID.session`. Default: nowhere. */
+  readonly trackDirty?: string;
   /** Fault workers; default: one less than CPUs, 1 to 4. */
   readonly workers?: number;
   readonly spin?: SpinMode;
   readonly handshakeTimeoutMs?: number;
+  /** What is installed ahead of faults, if earlier restores are known; default: `concurrent`. */
+  readonly prefault?: PrefaultMode;
+  /** What is demanded in this time is what a restore needs; default: 10 s. 0: learn nothing. */
+  readonly recordForMs?: number;
+  /** Give threads that scan memory pages ahead of their faults; default: true. */
+  readonly streams?: boolean;
+  /** Fetch what restores need as soon as the server starts; default: true. */
+  readonly prefetch?: boolean;
   readonly logger?: Logger;
 }
 
@@ -49,10 +64,13 @@ interface ServerParts {
   readonly memory: ServedMemory;
   readonly socket: SocketFile;
   readonly engine: Engine;
+  readonly tracking: DirtyTracking | null;
   readonly log: Logger;
+  readonly keeper: WorkingSetKeeper | null;
 }
 
 export const DEFAULT_MAX_VMS = 1024;
+export const DEFAULT_RECORD_FOR_MS = 10_000;
 
 export class Server {
   /** Resolves when the server has ended, by `close()` or after the one VM of `once`. */
@@ -67,9 +85,13 @@ export class Server {
   readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
   readonly #engine: Engine;
+  readonly #tracking: DirtyTracking | null;
   readonly #log: Logger;
   readonly #acceptor: Acceptor;
   readonly #refusals: RefusalLog;
+  readonly #keeper: WorkingSetKeeper | null;
+  readonly #restores: RestoreWatch;
+  readonly #prefetching = new AbortController();
   readonly #sessions = new Set<Session>();
   readonly #endedStats = new SessionStats();
   readonly #allowedUids: ReadonlySet<number>;
@@ -83,7 +105,16 @@ export class Server {
     this.#memory = parts.memory;
     this.#socket = parts.socket;
     this.#engine = parts.engine;
+    this.#tracking = parts.tracking;
     this.#log = parts.log;
+    this.#keeper = parts.keeper;
+    this.#restores = new RestoreWatch({
+      mode: options.prefault ?? "concurrent",
+      recordForMs: options.recordForMs ?? DEFAULT_RECORD_FOR_MS,
+      keeper: parts.keeper,
+      engine: parts.engine,
+      log: parts.log,
+    });
     this.#refusals = new RefusalLog(parts.log);
     const ownUid = process.geteuid?.() ?? 0;
     this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
@@ -104,20 +135,27 @@ export class Server {
    */
   static async start(options: ServeOptions): Promise<Server> {
     if (options.onError === "poison") assertPoisonable();
+    if (options.trackDirty !== undefined && options.prefault === "all") throw letGoUntracked();
     const log = options.logger ?? createLogger("warn", "json");
     const memory = await openMemory(options, log);
+    const keeper = await openKeeper(options, memory, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
+      const { trackDirty } = options;
+      const tracking =
+        trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
       socket = SocketFile.listen(options.socketPath, BACKLOG, options.owner);
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
         supply: memory.supply,
+        streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { memory, socket, engine, log });
+      const server = new Server(options, { memory, socket, engine, tracking, log, keeper });
       server.#acceptor.start();
+      if (options.prefetch !== false) void server.#prefetch();
       return server;
     } catch (error) {
       await engine?.close();
@@ -139,6 +177,11 @@ export class Server {
   /** Where the image's bytes are: which parts are data, and whose. */
   get image(): MappedImage {
     return this.#memory.mapped;
+  }
+
+  /** Called when nothing more is installed ahead of a VM. */
+  set onPrefaulted(listener: RestoreWatch["onPrefaulted"]) {
+    this.#restores.onPrefaulted = listener;
   }
 
   get sessions(): ReadonlySet<Session> {
@@ -169,10 +212,26 @@ export class Server {
     if (this.#isClosing) return this.ended;
     this.#isClosing = true;
     this.stopAccepting();
+    this.#prefetching.abort();
     await this.#engine.close();
+    await this.#keeper?.close();
     await this.#memory.close();
     this.#refusals.tellRest();
     this.#resolveEnded();
+  }
+
+  /** What earlier restores needed comes into memory before the first VM does. */
+  async #prefetch(): Promise<void> {
+    const set = this.#keeper?.current ?? null;
+    if (set === null) return;
+    const pageSizeBytes = SMALL_PAGE_BYTES;
+    const runs = prefaultRuns(set, { pageSizeBytes, leastNeed: 0, holdOut: null });
+    const { mapped: image, supply, spareBytes: budgetBytes } = this.#memory;
+    const { signal } = this.#prefetching;
+    const report = await prefetch({ image, supply, runs, pageSizeBytes, budgetBytes, signal });
+    if (report.parts + report.lost === 0) return;
+    const { parts, bytes, lost } = report;
+    this.#log.info({ parts, memory: formatBytes(bytes), lost }, "Prefetched what restores need");
   }
 
   /** One connection's handshake. Whatever is wrong with it concerns only itself. */
@@ -197,6 +256,7 @@ export class Server {
       timeoutMs,
       this.#stopped.signal,
     );
+    let tracked: TrackedVm | null = null;
     try {
       const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
@@ -207,6 +267,8 @@ export class Server {
           lengthBytes,
         })),
       );
+      tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
+      const plan = this.#restores.planFor(regions);
       const session = this.#engine.attach({
         pid: peer.pid,
         userfaultfd: uffd,
@@ -215,12 +277,17 @@ export class Server {
         regions,
         image: this.#memory.mapped,
         onError: this.#options.onError ?? "kill",
+        ...plan,
+        tracking: tracked?.setup ?? null,
       });
+      this.#restores.follow(session, plan);
+      tracked?.follow(session.ended);
       // At once: the next handshake may be checked before this promise is settled.
       this.#sessions.add(session);
       if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
       return session;
     } catch (error) {
+      tracked?.discard();
       descriptor.close();
       throw error;
     }
@@ -275,9 +342,21 @@ export class Server {
     const end = await session.ended;
     this.#sessions.delete(session);
     this.#endedStats.add(session.stats);
-    this.#log.info({ pid, reason: end.reason, ...describeSession(session) }, "Detached a VM");
+    const fields = { ...describeSession(session), ...this.#restores.describe(session) };
+    this.#log.info({ pid, reason: end.reason, ...fields }, "Detached a VM");
     if (this.#options.once === true && this.#sessions.size === 0) await this.close();
   }
+}
+
+/** Its code is loaded only where there is a place to keep what is learnt: a server starts fast. */
+async function openKeeper(
+  { prefault, recordForMs }: ServeOptions,
+  { workingSet: place }: ServedMemory,
+  log: Logger,
+): Promise<WorkingSetKeeper | null> {
+  if (place === null || (prefault === "off" && recordForMs === 0)) return null;
+  const { WorkingSetKeeper } = await import("./working-set-keeper.ts");
+  return await WorkingSetKeeper.open({ place, log });
 }
 
 /** With any other, a page that is partly there could neither be installed nor given up. */
@@ -302,6 +381,13 @@ function checkExtent(regions: RegionMap, imageBytes: number): void {
       : `The VM has ${totalBytes} bytes of memory (${formatBytes(totalBytes)}), but the snapshot ` +
         `has ${imageBytes}.`;
   throw new FaultlineError("handshake", `${what} Its state file belongs to another memory file.`);
+}
+
+function letGoUntracked(): FaultlineError {
+  return new FaultlineError(
+    "bad-option",
+    "--prefault all lets a VM go, and --track-dirty has to stay. Use --prefault concurrent.",
+  );
 }
 
 function assertPoisonable(): void {

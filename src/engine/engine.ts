@@ -9,8 +9,9 @@ import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
-import type { ErrorPolicy } from "./wire.ts";
+import type { ErrorPolicy, PrefaultSetup, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
@@ -18,6 +19,8 @@ export interface EngineOptions {
   readonly spin: SpinMode;
   /** Brings what is not in memory; without it, all must be. */
   readonly supply?: PartSupply;
+  /** Give scans pages ahead of their faults; default: true. */
+  readonly streams?: boolean;
 }
 
 /** A VM whose handshake is done. The engine takes over the descriptors. */
@@ -29,6 +32,12 @@ export interface AttachRequest {
   readonly regions: RegionMap;
   readonly image: MappedImage;
   readonly onError: ErrorPolicy;
+  /** What to install ahead of faults. */
+  readonly prefault?: PrefaultSetup | null;
+  /** Note what is demanded for this long. Below 2^32. */
+  readonly recordForUs?: number;
+  /** The regions are registered for write protection: writes are recorded there. */
+  readonly tracking?: TrackingSetup | null;
 }
 
 /** More threads than this have never helped: VMs are spread over them, not faults of one VM. */
@@ -36,6 +45,7 @@ export const MAX_WORKERS = 64;
 
 export class Engine {
   readonly #workers: readonly WorkerHandle[];
+  readonly #hasStreams: boolean;
   readonly #onProcessExit = (): void => {
     for (const worker of this.#workers) worker.requestStop();
   };
@@ -43,8 +53,9 @@ export class Engine {
   onWorkerCrash: (error: unknown) => void = () => {};
   #nextId = 1;
 
-  private constructor(workers: readonly WorkerHandle[]) {
+  private constructor(workers: readonly WorkerHandle[], hasStreams: boolean) {
     this.#workers = workers;
+    this.#hasStreams = hasStreams;
     process.once("exit", this.#onProcessExit);
   }
 
@@ -57,7 +68,7 @@ export class Engine {
       () => new WorkerHandle(options.spin, options.supply ?? null, onCrash),
     );
     await Promise.all(workers.map((worker) => worker.ready));
-    engine = new Engine(workers);
+    engine = new Engine(workers, options.streams ?? true);
     return engine;
   }
 
@@ -75,7 +86,10 @@ export class Engine {
     const id = this.#nextId++;
     const { regions } = request;
     const pageTable = new SharedArrayBuffer(PageTable.sizeBytes(regions.pageLimit));
-    const session = new Session(id, request.pid, regions, pageTable);
+    const { recordForUs: forUs, prefault = null } = request;
+    const log = forUs === undefined ? null : DemandLog.allocate(regions.pageLimit);
+    const demandLog = log === null ? null : new DemandLog(log);
+    const session = new Session(id, request.pid, regions, pageTable, demandLog);
     worker.attach(session, {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
@@ -87,6 +101,10 @@ export class Engine {
       pageTable,
       stats: session.stats.buffer,
       onError: request.onError,
+      hasStreams: this.#hasStreams,
+      prefault,
+      recorder: log === null || forUs === undefined ? null : { log, forUs },
+      tracking: request.tracking ?? null,
       mayKill: request.pid !== process.pid,
     });
     return session;
@@ -95,6 +113,11 @@ export class Engine {
   /** Lets go of a VM: our descriptors are closed, and its `ended` resolves. */
   detach(session: Session): void {
     for (const worker of this.#workers) worker.detach(session);
+  }
+
+  /** Installs nothing more ahead of a VM's faults. */
+  cancelPrefault(session: Session): void {
+    for (const worker of this.#workers) worker.cancelPrefault(session);
   }
 
   /** Stops all workers. VMs that are still attached freeze at their next missing page. */

@@ -24,10 +24,14 @@ export interface ImageBytes {
   readonly runs: OwnerRuns;
   /** After ABSENT: a part that is missing. */
   readonly missingPart: number;
+  /** After ABSENT: where in the image that part ends. */
+  readonly missingEnd: number;
   /** Of the monotonic clock; the caller keeps it. What is known of the page cache grows old. */
   nowSeconds: number;
   /** The address of bytes of one owner. Or ABSENT. */
   locate(owner: number, offset: number, lengthBytes: number): number;
+  /** How many of these bytes, from the first on, can be located now. Asks for nothing. */
+  atHand(owner: number, offset: number, lengthBytes: number): number;
   /** The address of bytes of several owners, put together. Or ABSENT, UNREADABLE. */
   assemble(offset: number, lengthBytes: number): number;
   /** Whether any of these bytes lie in a part. */
@@ -49,6 +53,7 @@ export function imageBytesOf(
 class FileBytes implements ImageBytes {
   readonly runs: OwnerRuns;
   missingPart = -1;
+  missingEnd = 0;
   nowSeconds = 0;
   readonly #layers: MappedLayers;
   readonly #buffers: PageBuffers;
@@ -64,6 +69,13 @@ class FileBytes implements ImageBytes {
   locate(owner: number, offset: number, lengthBytes: number): number {
     if (!this.#isWarm(owner, offset, lengthBytes)) return ABSENT;
     return this.#layers.addresses[owner]! + offset;
+  }
+
+  atHand(owner: number, offset: number, lengthBytes: number): number {
+    const { fds, residency } = this.#layers;
+    const notes = residency[owner]!;
+    const block = firstColdBlock(fds[owner]!, notes, offset, lengthBytes, this.nowSeconds);
+    return block < 0 ? lengthBytes : Math.max(0, block * BLOCK_BYTES - offset);
   }
 
   assemble(offset: number, lengthBytes: number): number {
@@ -93,6 +105,7 @@ class FileBytes implements ImageBytes {
     const block = firstColdBlock(fds[owner]!, notes, offset, lengthBytes, this.nowSeconds);
     if (block < 0) return true;
     this.missingPart = firstParts[owner]! + block;
+    this.missingEnd = (block + 1) * BLOCK_BYTES;
     this.#request(this.missingPart);
     return false;
   }
@@ -103,6 +116,7 @@ class FileBytes implements ImageBytes {
 class ChunkBytes implements ImageBytes {
   readonly runs: OwnerRuns;
   missingPart = -1;
+  missingEnd = 0;
   nowSeconds = 0;
   readonly #image: MappedChunks;
   readonly #buffers: PageBuffers;
@@ -121,6 +135,11 @@ class ChunkBytes implements ImageBytes {
     const address = this.#acquire(runOfOwner(owner));
     if (address === ABSENT) return ABSENT;
     return address + (offset - this.runs.starts[runOfOwner(owner)]!);
+  }
+
+  /** One owner, one chunk: all of it is there, or none. */
+  atHand(_owner: number, _offset: number, lengthBytes: number): number {
+    return lengthBytes;
   }
 
   assemble(offset: number, lengthBytes: number): number {
@@ -170,6 +189,7 @@ class ChunkBytes implements ImageBytes {
     const address = this.#reader.acquire(chunk);
     if (address !== ABSENT) return address;
     this.missingPart = chunk;
+    this.missingEnd = runEnd(this.runs, run);
     this.#request(chunk);
     return ABSENT;
   }

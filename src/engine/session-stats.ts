@@ -28,6 +28,12 @@ const counterNames = [
   "overflowed",
   /** Pages that had to wait for a chunk of the image, or for the disk. */
   "awaitedPages",
+  /** Pages, with bytes or zeroes, that were installed before anybody asked for them. */
+  "prefaultedPages",
+  /** Pages that a scan was given before it came to them. */
+  "streamedPages",
+  /** Pages whose first write was recorded, and their protection lifted. */
+  "unprotectedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -44,6 +50,9 @@ const DEFERRED = at("deferred");
 const POISONED_PAGES = at("poisonedPages");
 const OVERFLOWED = at("overflowed");
 const AWAITED_PAGES = at("awaitedPages");
+const PREFAULTED_PAGES = at("prefaultedPages");
+const STREAMED_PAGES = at("streamedPages");
+const UNPROTECTED_PAGES = at("unprotectedPages");
 
 export class SessionStats {
   readonly buffer: SharedArrayBuffer;
@@ -96,6 +105,18 @@ export class SessionStats {
 
   addAwaited(pages: number): void {
     this.#counters[AWAITED_PAGES]! += pages;
+  }
+
+  addStreamed(): void {
+    this.#counters[STREAMED_PAGES]! += 1;
+  }
+
+  addPrefaulted(pages: number): void {
+    this.#counters[PREFAULTED_PAGES]! += pages;
+  }
+
+  addUnprotected(pages: number): void {
+    this.#counters[UNPROTECTED_PAGES]! += pages;
   }
 
   /** From the moment faults were read until their waiters were woken, of `count` of them. */

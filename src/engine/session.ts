@@ -1,13 +1,21 @@
 /** One attached VM as the main thread sees it: its memory, its numbers, its end. */
 import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
+import type { DemandLog } from "./demand-log.ts";
 import { SessionStats } from "./session-stats.ts";
-import type { EndReason } from "./wire.ts";
+import type { EndReason, PrefaultEnd } from "./wire.ts";
 
 /** How a session ended. `failure`: why the VM had to be killed, if it was. */
 export interface SessionEnd {
   readonly reason: EndReason | "stopped";
   readonly failure?: string;
+}
+
+/** How what was installed ahead of a VM's faults came to its end. */
+export interface PrefaultReport {
+  readonly end: PrefaultEnd;
+  /** Since the VM was attached. */
+  readonly afterUs: number;
 }
 
 /** Something is wrong with a session; `kill` tells what became of its VM. */
@@ -29,11 +37,22 @@ export class Session {
   onFailure: (failure: SessionFailure) => void = () => {};
   /** Called now and then while the session waits, by policy, for a page that cannot be had. */
   onWait: (reason: string) => void = () => {};
+  /** Called once if pages are installed ahead, when that is over. */
+  onPrefaulted: (report: PrefaultReport) => void = () => {};
+  /** What the VM has demanded, if that is recorded. */
+  readonly demandLog: DemandLog | null;
   readonly #resolveEnded: (end: SessionEnd) => void;
   #failure: string | undefined;
 
-  constructor(id: number, pid: number, regions: RegionMap, pageStates: SharedArrayBuffer) {
+  constructor(
+    id: number,
+    pid: number,
+    regions: RegionMap,
+    pageStates: SharedArrayBuffer,
+    demandLog: DemandLog | null,
+  ) {
     this.id = id;
+    this.demandLog = demandLog;
     this.pid = pid;
     this.regions = regions;
     this.pageTable = new PageTable(regions.pageLimit, new Uint8Array(pageStates));
@@ -49,6 +68,11 @@ export class Session {
   fail(failure: SessionFailure): void {
     this.#failure = failure.message;
     this.onFailure(failure);
+  }
+
+  /** The engine's: nothing more is installed ahead. */
+  endPrefault(end: PrefaultEnd, afterUs: number): void {
+    this.onPrefaulted({ end, afterUs });
   }
 
   /** The engine's: the session is over. */

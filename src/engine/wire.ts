@@ -3,6 +3,7 @@
  * not run its event loop, so every message to it is followed by a signal on its control eventfd.
  */
 import type { SpinMode } from "../pager/pacing.ts";
+import type { PageRuns } from "../pager/prefaulter.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 
@@ -16,6 +17,33 @@ export type ErrorPolicy = (typeof errorPolicies)[number];
 export interface WorkerSetup {
   readonly spin: SpinMode;
   readonly controlFd: number;
+}
+
+/** What to install ahead of a VM's faults. */
+export interface PrefaultSetup {
+  /** The most needed first; in shared memory. */
+  readonly pages: PageRuns;
+  /** The guest runs meanwhile: small steps. */
+  readonly isPaced: boolean;
+  /** Then all the rest, and the VM does without us from then on. */
+  readonly completes: boolean;
+}
+
+/** Where to note what a VM demands. */
+export interface RecorderSetup {
+  readonly log: SharedArrayBuffer;
+  /** From the moment the VM is attached. Below 2^32. */
+  readonly forUs: number;
+}
+
+/** How a prefault ended: all is `done`, memory was short (`stopped`), or it was told to end. */
+export type PrefaultEnd = "done" | "stopped" | "cancelled";
+
+/** A session file in this process's memory (`snapshot/session-file.ts`). */
+export interface TrackingSetup {
+  readonly address: number;
+  readonly headerBytes: number;
+  readonly bitmapBytes: number;
 }
 
 /** One VM, handed to the worker that owns it from now on, descriptors included. */
@@ -32,6 +60,12 @@ export interface SessionSetup {
   readonly pageTable: SharedArrayBuffer;
   readonly stats: SharedArrayBuffer;
   readonly onError: ErrorPolicy;
+  /** Whether scans are given pages ahead of their faults. */
+  readonly hasStreams: boolean;
+  readonly prefault: PrefaultSetup | null;
+  readonly recorder: RecorderSetup | null;
+  /** Where writes are recorded, if they are. */
+  readonly tracking: TrackingSetup | null;
   /** False only when the process to kill would be our own (the rehearsal). */
   readonly mayKill: boolean;
 }
@@ -39,14 +73,19 @@ export interface SessionSetup {
 export type ToWorker =
   | { readonly type: "attach"; readonly session: SessionSetup }
   | { readonly type: "detach"; readonly id: number }
+  /** Install nothing more ahead. */
+  | { readonly type: "cancelPrefault"; readonly id: number }
   /** A part that the worker needed is in memory, and stays until `settled`. */
   | { readonly type: "arrived"; readonly part: number }
   /** A part that the worker needed cannot be had. */
   | { readonly type: "lost"; readonly part: number; readonly message: string }
   | { readonly type: "stop" };
 
-/** Why a session ended: its process exited, lost the memory that we served (exec), or we let go. */
-export type EndReason = "exited" | "gone" | "detached";
+/**
+ * Why a session ended: its process exited, lost the memory that we served (exec), has all of its
+ * memory (complete), or we let go.
+ */
+export type EndReason = "exited" | "gone" | "complete" | "detached";
 
 export type FromWorker =
   | { readonly type: "ready" }
@@ -54,7 +93,9 @@ export type FromWorker =
    * Faults wait for this part of an image: a chunk, or a block of a file
    * (`source/mapped-image.ts`). Asked once until the answer: `arrived` or `lost`.
    */
-  | { readonly type: "need"; readonly part: number }
+  | { readonly type: "need"; readonly part: number; readonly isUrgent: boolean }
+  /** Faults now wait for a part that was asked for without urgency. */
+  | { readonly type: "hurry"; readonly part: number }
   /** The faults that waited for what `arrived` are settled: it may go. */
   | { readonly type: "settled"; readonly part: number }
   /** The session cannot go on; `kill` tells whether its VM could be killed. */
@@ -65,5 +106,12 @@ export type FromWorker =
       readonly kill: "killed" | "gone" | "denied";
     }
   /** By policy the session waits for a page that cannot be had now. */
+  | {
+      readonly type: "prefaulted";
+      readonly id: number;
+      readonly end: PrefaultEnd;
+      /** Since the VM was attached. */
+      readonly afterUs: number;
+    }
   | { readonly type: "waits"; readonly id: number; readonly message: string }
   | { readonly type: "ended"; readonly id: number; readonly reason: EndReason };

@@ -11,8 +11,13 @@ import type { FromWorker, SessionSetup, ToWorker } from "./wire.ts";
 
 /** Brings parts of images to where fault workers find them. The main thread's. */
 export interface PartSupply {
-  /** Resolves when the part is in memory, where it stays until `release`; or rejects. */
-  demand(part: number): Promise<void>;
+  /**
+   * Resolves when the part is in memory, where it stays until `release`; or rejects. `isUrgent`:
+   * guests wait for it.
+   */
+  demand(part: number, isUrgent: boolean): Promise<void>;
+  /** Guests now wait for what was demanded without urgency. */
+  hurry(part: number): void;
   release(part: number): void;
 }
 
@@ -75,6 +80,11 @@ export class WorkerHandle {
     if (this.#sessions.has(session.id)) this.#send({ type: "detach", id: session.id });
   }
 
+  /** Installs nothing more ahead of a session's faults, if it is one of this worker's. */
+  cancelPrefault(session: Session): void {
+    if (this.#sessions.has(session.id)) this.#send({ type: "cancelPrefault", id: session.id });
+  }
+
   /**
    * Asks the thread to end, without waiting. A thread that waits for faults in the kernel ends only
    * if it is asked: process.exit() would hang on it for ever.
@@ -101,7 +111,11 @@ export class WorkerHandle {
 
   #onMessage(message: Exclude<FromWorker, { type: "ready" }>): void {
     if (message.type === "need") {
-      void this.#bring(message.part);
+      void this.#bring(message.part, message.isUrgent);
+      return;
+    }
+    if (message.type === "hurry") {
+      this.#supply?.hurry(message.part);
       return;
     }
     if (message.type === "settled") {
@@ -114,6 +128,10 @@ export class WorkerHandle {
       entry.session.onWait(message.message);
       return;
     }
+    if (message.type === "prefaulted") {
+      entry.session.endPrefault(message.end, message.afterUs);
+      return;
+    }
     if (message.type === "failed") {
       entry.session.fail({ message: message.message, kill: message.kill });
       return;
@@ -122,12 +140,12 @@ export class WorkerHandle {
     entry.session.end(message.reason);
   }
 
-  async #bring(part: number): Promise<void> {
+  async #bring(part: number, isUrgent: boolean): Promise<void> {
     assert(this.#supply !== null, "a worker needs a part of an image, but nobody brings any");
     await this.#restAfterLoss(part);
     if (!this.#isAlive) return;
     try {
-      await this.#supply.demand(part);
+      await this.#supply.demand(part, isUrgent);
     } catch (error) {
       this.#lostAtMs.set(part, performance.now());
       if (this.#isAlive) this.#send({ type: "lost", part, message: describeError(error) });

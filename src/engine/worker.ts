@@ -20,8 +20,17 @@ import { ActionList } from "../pager/actions.ts";
 import { SpinPacer } from "../pager/pacing.ts";
 import { EventBatch } from "../uffd/events.ts";
 import { PageBuffers } from "./page-buffers.ts";
-import type { EndReason, FromWorker, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
-import { type Turn, WorkerSession, type WorkerTools } from "./worker-session.ts";
+import type { Step } from "./session-prefault.ts";
+import type {
+  EndReason,
+  FromWorker,
+  PrefaultEnd,
+  SessionSetup,
+  ToWorker,
+  WorkerSetup,
+} from "./wire.ts";
+import { type Turn, WorkerSession } from "./worker-session.ts";
+import type { WorkerTools } from "./worker-tools.ts";
 
 /** Descriptors that one wait can report; the rest comes with the next. */
 const EVENTS_PER_WAIT = 64;
@@ -38,9 +47,14 @@ const REST_US = 1e6;
 /** The shortest slice that the kernel takes: a vCPU waits for this thread (decision 9). */
 const SLICE_NS = 100_000;
 
+/** After the last page of a VM that is let go: what its kernel queued before must still be read. */
+const FAREWELL_US = 1e6;
+
 /** A part of an image that was asked for, and who waits for it. */
 interface Need {
-  readonly sinceUs: number;
+  sinceUs: number;
+  /** Whether faults wait for it, and not only what is to be installed ahead of them. */
+  isUrgent: boolean;
   readonly sessions: Set<WorkerSession>;
 }
 
@@ -54,13 +68,17 @@ class FaultWorker {
     batch: new EventBatch(),
     actions: new ActionList(),
     buffers: new PageBuffers(),
-    need: (session, part) => this.#need(session, part),
+    need: (session, part, isUrgent) => this.#need(session, part, isUrgent),
     tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
   };
   /** By part. */
   readonly #needs = new Map<number, Need>();
   /** Sessions with work that no event will announce, and when it is due (monotonicUs; 0: now). */
   readonly #unfinished = new Map<WorkerSession, number>();
+  /** Sessions with pages to install ahead of their faults; the first is the next one's turn. */
+  readonly #ahead = new Set<WorkerSession>();
+  /** Sessions whose VMs need nothing more, and when they are let go (monotonicUs). */
+  readonly #leaving = new Map<WorkerSession, number>();
   #isStopping = false;
   #isSpinning = false;
   #lastActiveUs = 0;
@@ -81,6 +99,8 @@ class FaultWorker {
       }
       if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
+      if (count === 0 && this.#ahead.size > 0) this.#goAhead();
+      if (this.#leaving.size > 0) this.#partFromComplete();
     }
     for (const session of this.#sessions.values()) this.#drop(session);
     this.#tools.buffers.close();
@@ -89,12 +109,12 @@ class FaultWorker {
 
   #timeoutMs(): number {
     if (this.#isSpinning) return 0;
-    if (this.#unfinished.size === 0) return -1;
     let earliestUs = Number.POSITIVE_INFINITY;
-    for (const dueUs of this.#unfinished.values()) {
-      if (dueUs === 0) return 0;
-      if (dueUs < earliestUs) earliestUs = dueUs;
-    }
+    for (const dueUs of this.#unfinished.values()) earliestUs = Math.min(earliestUs, dueUs);
+    for (const dueUs of this.#leaving.values()) earliestUs = Math.min(earliestUs, dueUs);
+    for (const { prefault } of this.#ahead) earliestUs = Math.min(earliestUs, prefault!.dueUs);
+    if (earliestUs === 0) return 0;
+    if (earliestUs === Number.POSITIVE_INFINITY) return -1;
     return Math.max(1, Math.ceil((earliestUs - monotonicUs()) / 1000));
   }
 
@@ -127,7 +147,8 @@ class FaultWorker {
     this.#conclude(session, turn, nowUs);
   }
 
-  #conclude(session: WorkerSession, turn: Turn, nowUs: number): void {
+  #conclude(session: WorkerSession, ended: Turn, nowUs: number): void {
+    const turn = ended === "again" && session.hasStuckWriters ? "later" : ended;
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
     else if (turn === "rest") this.#unfinished.set(session, nowUs + REST_US);
@@ -136,15 +157,19 @@ class FaultWorker {
     else if (turn === "failed") this.#fail(session);
   }
 
-  /** Faults of `session` wait for a part. Asks for it, unless it was asked for already. */
-  #need(session: WorkerSession, part: number): void {
+  /** `session` lacks a part. Asks for it, unless it was asked for already. */
+  #need(session: WorkerSession, part: number, isUrgent: boolean): void {
     const need = this.#needs.get(part);
-    if (need !== undefined) {
-      need.sessions.add(session);
+    if (need === undefined) {
+      this.#needs.set(part, { sinceUs: monotonicUs(), isUrgent, sessions: new Set([session]) });
+      this.#send({ type: "need", part, isUrgent });
       return;
     }
-    this.#needs.set(part, { sinceUs: monotonicUs(), sessions: new Set([session]) });
-    this.#send({ type: "need", part });
+    need.sessions.add(session);
+    if (need.isUrgent || !isUrgent) return;
+    need.isUrgent = true;
+    need.sinceUs = monotonicUs();
+    this.#send({ type: "hurry", part });
   }
 
   /** The answer to a need: the faults that waited for the part are settled now. */
@@ -155,6 +180,7 @@ class FaultWorker {
     this.#needs.delete(part);
     for (const session of need.sessions) {
       if (!session.isWatched) continue;
+      session.prefault?.settlePart(part, lossMessage !== "");
       const nowUs = monotonicUs();
       let turn: Turn;
       try {
@@ -174,6 +200,89 @@ class FaultWorker {
       if (dueUs > nowUs) continue;
       if (session.isWatched) this.#turn(session, nowUs);
       else this.#end(session, "gone");
+    }
+  }
+
+  /**
+   * No fault of any VM waits: the next VM has some pages installed ahead of its faults. One step at
+   * a time, because a fault may come meanwhile.
+   */
+  #goAhead(): void {
+    const nowUs = monotonicUs();
+    for (const session of this.#ahead) {
+      const prefault = session.prefault!;
+      if (prefault.dueUs > nowUs) continue;
+      // To the end of the line. (A Set goes on with what is added while it is walked through.)
+      this.#ahead.delete(session);
+      this.#ahead.add(session);
+      // Whoever else wants this CPU, the guest perhaps, comes first.
+      if (prefault.isPaced) sched_yield();
+      this.#concludeStep(session, this.#stepAhead(session, nowUs));
+      return;
+    }
+  }
+
+  #stepAhead(session: WorkerSession, nowUs: number): Step | "failed" {
+    try {
+      return session.stepAhead(nowUs);
+    } catch (error) {
+      return failInternally(session, error);
+    }
+  }
+
+  #concludeStep(session: WorkerSession, step: Step | "failed"): void {
+    if (step === "failed") {
+      this.#fail(session);
+      return;
+    }
+    switch (step) {
+      case "more":
+      case "waiting":
+        return;
+      case "done":
+        if (session.prefault!.completes) this.#complete(session);
+        else this.#endPrefault(session, "done");
+        return;
+      case "stopped":
+        this.#endPrefault(session, "stopped");
+        return;
+      case "gone":
+        this.#expectExit(session, monotonicUs());
+        return;
+    }
+  }
+
+  #endPrefault(session: WorkerSession, end: PrefaultEnd): void {
+    if (session.prefault === null) return;
+    session.prefault = null;
+    this.#ahead.delete(session);
+    const afterUs = monotonicUs() - session.attachedUs;
+    this.#send({ type: "prefaulted", id: session.id, end, afterUs });
+  }
+
+  /** Every page is there: the VM can do without us. */
+  #complete(session: WorkerSession): void {
+    const nowUs = monotonicUs();
+    try {
+      if (!session.letGo()) {
+        session.prefault!.dueUs = nowUs + LATER_US;
+        // What it has read will not be announced again.
+        this.#turn(session, nowUs);
+        return;
+      }
+    } catch {
+      this.#expectExit(session, nowUs);
+      return;
+    }
+    this.#endPrefault(session, "done");
+    this.#leaving.set(session, nowUs + FAREWELL_US);
+  }
+
+  /** A thread of the VMM that gave memory back a moment ago waits until its event is read. */
+  #partFromComplete(): void {
+    const nowUs = monotonicUs();
+    for (const [session, dueUs] of this.#leaving) {
+      if (dueUs <= nowUs) this.#end(session, "complete");
     }
   }
 
@@ -203,7 +312,9 @@ class FaultWorker {
       this.#settleNeed(message.part, message.message);
     } else {
       const session = this.#sessions.get(message.id);
-      if (session !== undefined) this.#end(session, "detached");
+      if (session === undefined) return;
+      if (message.type === "detach") this.#end(session, "detached");
+      else this.#endPrefault(session, "cancelled");
     }
   }
 
@@ -212,6 +323,7 @@ class FaultWorker {
     try {
       this.#watch(session);
       this.#sessions.set(session.id, session);
+      if (session.prefault !== null) this.#ahead.add(session);
     } catch (error) {
       // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it
       // dies.
@@ -251,6 +363,8 @@ class FaultWorker {
   #unwatch(session: WorkerSession): void {
     if (session.isWatched) this.#epoll.remove(session.uffd.fd);
     session.isWatched = false;
+    this.#ahead.delete(session);
+    this.#leaving.delete(session);
   }
 
   #end(session: WorkerSession, reason: EndReason): void {

@@ -1,5 +1,6 @@
 /**
- * Removes the chunks of a store that no index needs: mark and sweep.
+ * Removes the chunks of a store that no index needs: mark and sweep. So too the working sets of
+ * images that are not there any more: a server may write one after its image was removed.
  *
  * Why it is safe beside a pack: a chunk is removed only if no index names it AND it is older than
  * `minAgeMs`. A pack makes all its chunks young just before it writes its index, those too that it
@@ -11,14 +12,15 @@ import { decodeIndex } from "../snapshot/caibx.ts";
 import { CHUNK_TREE, type ChunkId, chunkOfObjectName } from "../snapshot/chunk-id.ts";
 import type { CollectableStore } from "../source/collectable-store.ts";
 import type { StoredObject } from "../source/object-store.ts";
+import { INDEX_EXTENSION, WORKING_SET_EXTENSION } from "../source/stored-image.ts";
 
 /** casync's indexes of files and of directory trees: both may share a store with images. */
-const INDEX_EXTENSIONS = [".caibx", ".caidx"];
+const INDEX_EXTENSIONS = [INDEX_EXTENSION, ".caidx"];
 /** What is removed before anybody is told. */
 const SWEEP_AT_ONCE = 4096;
 
 export interface GcOptions {
-  /** Younger chunks stay, whatever the indexes say. */
+  /** What is younger stays, whatever the indexes say. */
   readonly minAgeMs: number;
   readonly dryRun: boolean;
   readonly signal: AbortSignal;
@@ -31,6 +33,8 @@ export interface GcReport {
   /** Removed, or what would be. */
   readonly removedChunks: number;
   readonly removedBytes: number;
+  /** Of images that are not there. */
+  readonly removedWorkingSets: number;
   /** Unused, but too young. */
   readonly spared: number;
   readonly dryRun: boolean;
@@ -42,7 +46,7 @@ export async function collectGarbage(
   { minAgeMs, dryRun, signal }: GcOptions,
 ): Promise<GcReport> {
   const thanMs = Date.now() - minAgeMs;
-  const { used, indexes } = await markUsed(store, signal);
+  const { used, indexes, orphans } = await markUsed(store, signal);
   const sweep = new Sweep(store, thanMs, dryRun, signal);
   let usedChunks = 0;
   let spared = 0;
@@ -54,38 +58,54 @@ export async function collectGarbage(
     else await sweep.add(object);
   }
   await sweep.finish();
+  const { removedCount, removedBytes } = sweep;
+  const sets = new Sweep(store, thanMs, dryRun, signal);
+  for (const set of orphans) if (set.modifiedMs < thanMs) await sets.add(set);
+  await sets.finish();
   if (!dryRun) await store.removeLeftovers(signal);
-  const { removedChunks, removedBytes } = sweep;
   return {
     store: store.location,
     indexes,
     usedChunks,
-    removedChunks,
+    removedChunks: removedCount,
     removedBytes,
+    removedWorkingSets: sets.removedCount,
     spared,
     dryRun,
   };
 }
 
-async function markUsed(
-  store: CollectableStore,
-  signal: AbortSignal,
-): Promise<{ readonly used: ReadonlySet<ChunkId>; readonly indexes: number }> {
+interface Marked {
+  readonly used: ReadonlySet<ChunkId>;
+  readonly indexes: number;
+  /** Working sets without an image. */
+  readonly orphans: readonly StoredObject[];
+}
+
+async function markUsed(store: CollectableStore, signal: AbortSignal): Promise<Marked> {
   const used = new Set<ChunkId>();
+  const images = new Set<string>();
+  const sets: StoredObject[] = [];
   let indexes = 0;
-  for await (const { name } of store.list("", signal, "folder")) {
-    if (name.includes("/") || !INDEX_EXTENSIONS.some((end) => name.endsWith(end))) continue;
+  for await (const object of store.list("", signal, "folder")) {
+    const { name } = object;
+    if (name.includes("/")) continue;
+    if (name.endsWith(WORKING_SET_EXTENSION)) sets.push(object);
+    if (!INDEX_EXTENSIONS.some((end) => name.endsWith(end))) continue;
     const bytes = await store.read(name, signal);
     if (bytes === null) continue; // Removed meanwhile.
     const index = decodeIndex(bytes, `${name} in ${store.location}`);
     for (let chunk = 0; chunk < index.chunkCount; chunk++) used.add(index.id(chunk));
+    if (name.endsWith(INDEX_EXTENSION)) images.add(name.slice(0, -INDEX_EXTENSION.length));
     indexes++;
   }
-  return { used, indexes };
+  const isOrphan = ({ name }: StoredObject): boolean =>
+    !images.has(name.slice(0, -WORKING_SET_EXTENSION.length));
+  return { used, indexes, orphans: sets.filter(isOrphan) };
 }
 
 class Sweep {
-  removedChunks = 0;
+  removedCount = 0;
   removedBytes = 0;
   readonly #store: CollectableStore;
   readonly #thanMs: number;
@@ -106,11 +126,12 @@ class Sweep {
   }
 
   async finish(): Promise<void> {
+    if (this.#found.size === 0) return;
     const names = [...this.#found.keys()];
     const removed = this.#dryRun
       ? names
       : await this.#store.removeOlder(names, this.#thanMs, this.#signal);
-    this.removedChunks += removed.length;
+    this.removedCount += removed.length;
     for (const name of removed) this.removedBytes += this.#found.get(name)!;
     this.#found.clear();
   }

@@ -1,10 +1,13 @@
 /** What an image consists of, and what it shares with the others of its store. */
 import { FaultlineError } from "../base/errors.ts";
+import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import { countNeeded, USUAL_NEED } from "../base/working-set.ts";
 import { CHUNK_TREE, type ChunkId, chunkOfObjectName, type Digest } from "../snapshot/chunk-id.ts";
 import type { ChunkSizes, ImageIndex } from "../snapshot/image-index.ts";
 import { ZeroChunks } from "../source/chunk-codec.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import { imageNames, openImage, type StoredImage } from "../source/stored-image.ts";
+import { readWorkingSet, type WorkingSetFinding } from "../source/working-set-place.ts";
 import { type UniqueChunk, uniqueChunks } from "./read-chunks.ts";
 
 export interface InspectReport {
@@ -24,6 +27,19 @@ export interface InspectReport {
   readonly created: string | null;
   readonly parent: string | null;
   readonly stateBytes: number | null;
+  /** Null: no restore has left one yet. */
+  readonly workingSet: WorkingSetSummary | { readonly unusable: string } | null;
+}
+
+export interface WorkingSetSummary {
+  readonly restores: number;
+  readonly pages: number;
+  readonly bytes: number;
+  /** Of these, what at least three of four restores need. */
+  readonly usualPages: number;
+  readonly usualBytes: number;
+  /** What it takes in the store. */
+  readonly storedBytes: number;
 }
 
 export interface StoreShare {
@@ -58,6 +74,22 @@ export async function inspectImage(
     created: info?.created ?? null,
     parent: info?.parent ?? null,
     stateBytes: info?.state?.sizeBytes ?? null,
+    workingSet: summarize(await readWorkingSet(image, signal)),
+  };
+}
+
+function summarize(found: WorkingSetFinding): InspectReport["workingSet"] {
+  if (found.kind === "none") return null;
+  if (found.kind !== "found") return { unusable: found.reason };
+  const pages = found.set.pages.length;
+  const usualPages = countNeeded(found.set, USUAL_NEED);
+  return {
+    restores: found.set.restores,
+    pages,
+    bytes: pages * SMALL_PAGE_BYTES,
+    usualPages,
+    usualBytes: usualPages * SMALL_PAGE_BYTES,
+    storedBytes: found.bytes.length,
   };
 }
 

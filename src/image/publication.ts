@@ -1,6 +1,10 @@
 /**
- * The objects that make a copied image: its state, its companion, and last its index. All are read
- * and checked before the first chunk is copied, so that hours of copying do not end in a refusal.
+ * The objects that make a copied image: its state, its companion, its working set, and last its
+ * index. All are read and checked before the first chunk is copied, so that hours of copying do not
+ * end in a refusal.
+ *
+ * A working set is the one thing about an image that changes: if there is one on both sides, the
+ * one that was learnt from more restores stays. One that is damaged is left out.
  */
 import { FaultlineError } from "../base/errors.ts";
 import type { ObjectStore } from "../source/object-store.ts";
@@ -11,22 +15,36 @@ import {
   infoObjectName,
   sha256,
   stateObjectName,
+  workingSetObjectName,
 } from "../source/stored-image.ts";
+import { readWorkingSet, type WorkingSetFinding } from "../source/working-set-place.ts";
+
+/** `kept`: the one that was there is from as many restores, or more. */
+export type WorkingSetTransfer =
+  | { readonly kind: "none" | "copied" | "kept" }
+  | { readonly kind: "leftOut"; readonly reason: string };
+
+interface Companions {
+  readonly state: Uint8Array | null;
+  readonly workingSet: WorkingSetFinding;
+}
 
 export class Publication {
   readonly #files: ImageFiles;
   readonly #state: Uint8Array | null;
+  readonly #workingSet: WorkingSetFinding;
   readonly #to: ObjectStore;
   readonly #signal: AbortSignal;
 
   private constructor(
     files: ImageFiles,
-    state: Uint8Array | null,
+    companions: Companions,
     to: ObjectStore,
     signal: AbortSignal,
   ) {
     this.#files = files;
-    this.#state = state;
+    this.#state = companions.state;
+    this.#workingSet = companions.workingSet;
     this.#to = to;
     this.#signal = signal;
   }
@@ -37,13 +55,15 @@ export class Publication {
     to: ObjectStore,
     signal: AbortSignal,
   ): Promise<Publication> {
-    const publication = new Publication(files, await readState(files, signal), to, signal);
+    const state = await readState(files, signal);
+    const workingSet = await readWorkingSet(files.image, signal);
+    const publication = new Publication(files, { state, workingSet }, to, signal);
     await publication.#findThere();
     return publication;
   }
 
-  /** Only when every chunk is there. */
-  async publish(): Promise<void> {
+  /** Only when every chunk is there. Tells what became of the working set. */
+  async publish(): Promise<WorkingSetTransfer> {
     const { image, infoBytes, indexBytes } = this.#files;
     const { name } = image;
     const stateName = stateObjectName(name);
@@ -56,7 +76,21 @@ export class Publication {
     if (infoBytes !== null && (there?.infoBytes ?? null) === null) {
       await this.#to.write(infoObjectName(name), infoBytes, this.#signal);
     }
+    const workingSet = await this.#publishWorkingSet();
     if (!isThere) await this.#to.write(indexObjectName(name), indexBytes, this.#signal);
+    return workingSet;
+  }
+
+  async #publishWorkingSet(): Promise<WorkingSetTransfer> {
+    const ours = this.#workingSet;
+    if (ours.kind === "none") return { kind: "none" };
+    if (ours.kind !== "found") return { kind: "leftOut", reason: ours.reason };
+    const { image } = this.#files;
+    const theirs = await readWorkingSet({ ...image, store: this.#to }, this.#signal);
+    const isKnown = theirs.kind === "found" && theirs.set.restores >= ours.set.restores;
+    if (isKnown) return { kind: "kept" };
+    await this.#to.write(workingSetObjectName(image.name), ours.bytes, this.#signal);
+    return { kind: "copied" };
   }
 
   /** The image as it is there: null, or the same one. */

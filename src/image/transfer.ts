@@ -12,7 +12,7 @@ import { type ChunkId, chunkObjectName } from "../snapshot/chunk-id.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import type { ImageFiles } from "../source/stored-image.ts";
 import { type ChunkSink, openSink } from "./chunk-sink.ts";
-import { Publication } from "./publication.ts";
+import { Publication, type WorkingSetTransfer } from "./publication.ts";
 import { type UniqueChunk, uniqueChunks } from "./read-chunks.ts";
 import type { ReadItem, ReadResult, ReadWorkerSetup } from "./read-worker.ts";
 import { MAX_ATTEMPTS, missingChunks, refreshChunks } from "./refresh-chunks.ts";
@@ -44,6 +44,7 @@ export interface TransferReport {
   readonly sentBytes: number;
   /** Chunks that arrived damaged at first. */
   readonly refetchedChunks: number;
+  readonly workingSet: WorkingSetTransfer;
 }
 
 /**
@@ -69,8 +70,7 @@ export async function transferImage(
     await transfer.run(wanted);
     const missing = await refreshChunks(to, new Set(all.map(({ id }) => id)), signal);
     if (missing.size === 0) {
-      await publication.publish();
-      return transfer.report(all.length);
+      return transfer.report(all.length, await publication.publish());
     }
     wanted = all.filter(({ id }) => missing.has(id));
   }
@@ -118,7 +118,7 @@ class ChunkTransfer {
     await this.#sink.finish();
   }
 
-  report(chunks: number): TransferReport {
+  report(chunks: number, workingSet: WorkingSetTransfer): TransferReport {
     const { name, store, index } = this.#files.image;
     return {
       name,
@@ -130,6 +130,7 @@ class ChunkTransfer {
       sentChunks: this.#sent.size,
       sentBytes: this.#sentBytes,
       refetchedChunks: this.#refetchedChunks,
+      workingSet,
     };
   }
 

@@ -1,5 +1,6 @@
 /** Reads and hashes every chunk of an image again, and tells all that is damaged. */
 import type { StoredImage } from "../source/stored-image.ts";
+import { readWorkingSet, type WorkingSetFinding } from "../source/working-set-place.ts";
 import { type DamagedChunk, type ReadOptions, readChunks, uniqueChunks } from "./read-chunks.ts";
 
 export interface VerifyReport {
@@ -8,6 +9,13 @@ export interface VerifyReport {
   readonly chunks: number;
   readonly bytes: number;
   readonly damaged: readonly DamagedChunk[];
+  readonly workingSet: WorkingSetVerdict;
+}
+
+export interface WorkingSetVerdict {
+  readonly kind: WorkingSetFinding["kind"];
+  /** Why it is not used, if it is not. */
+  readonly reason: string | null;
 }
 
 export async function verifyImage(
@@ -24,5 +32,10 @@ export async function verifyImage(
     chunks: chunks.length,
     bytes: chunks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     damaged: damaged.sort((a, b) => a.offsets[0]! - b.offsets[0]!),
+    workingSet: verdictOn(await readWorkingSet(image, options.signal)),
   };
+}
+
+function verdictOn(found: WorkingSetFinding): WorkingSetVerdict {
+  return { kind: found.kind, reason: "reason" in found ? found.reason : null };
 }

@@ -88,6 +88,17 @@ const f = {
     source: Pointer,
     count: number,
   ) => unknown,
+  process_vm_readv: libc.func(
+    "intptr_t process_vm_readv(int pid, void *local, unsigned long localCount, void *remote, " +
+      "unsigned long remoteCount, unsigned long flags)",
+  ) as (
+    pid: number,
+    local: Pointer,
+    localCount: number,
+    remote: Pointer,
+    remoteCount: number,
+    flags: number,
+  ) => number,
   memfd_create: libc.func("int memfd_create(const char *name, unsigned int flags)") as (
     name: string,
     flags: number,
@@ -173,6 +184,7 @@ export const {
   mprotect,
   madvise,
   memcpy,
+  process_vm_readv,
   memfd_create,
   eventfd,
   epoll_create1,
@@ -298,6 +310,11 @@ export class Scratch {
     this.words = new Uint32Array(buffer);
     this.address = Number(koffi.address(this.bytes));
   }
+}
+
+/** Where the memory behind a view begins; it stays there while the view is reachable. */
+export function addressOf(view: NodeJS.ArrayBufferView): number {
+  return Number(koffi.address(view));
 }
 
 /**

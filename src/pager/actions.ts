@@ -21,6 +21,8 @@ export class ActionList {
   readonly regions = new Uint16Array(ACTION_CAPACITY);
   readonly firstPages = new Float64Array(ACTION_CAPACITY);
   readonly pageCounts = new Uint32Array(ACTION_CAPACITY);
+  /** How many of these, at the end, nobody has asked for yet. */
+  readonly aheadPages = new Uint32Array(ACTION_CAPACITY);
   /** The layer to copy from; only for `copy`. */
   readonly owners = new Int32Array(ACTION_CAPACITY);
   /** Where in the queue the action's pages begin; the planner's own. */

@@ -27,7 +27,8 @@ export const PageState = { missing: 0, pending: 1, installed: 2, removed: 3 } as
 export type PageState = (typeof PageState)[keyof typeof PageState];
 
 const PAGES_PER_BYTE = 4;
-const ALL_REMOVED = 0xff;
+/** A state times this is a byte with four of them. */
+const FOUR_PLACES = 0b01010101;
 
 export class PageTable {
   readonly pageCount: number;
@@ -57,16 +58,26 @@ export class PageTable {
     this.#states[index] = (this.#states[index]! & ~(3 << shift)) | (state << shift);
   }
 
-  /** Marks pages `first` to `end` (exclusive) as removed: whole bytes at a time, as floods come. */
+  /** Marks pages `first` to `end` (exclusive): whole bytes at a time, as floods come. */
   removeRange(first: number, end: number): void {
+    this.#setRange(first, end, PageState.removed);
+  }
+
+  /** Marks pages `first` to `end` (exclusive), none of which is removed. */
+  installRange(first: number, end: number): void {
+    this.#setRange(first, end, PageState.installed);
+  }
+
+  #setRange(first: number, end: number, state: PageState): void {
     assert(first >= 0 && first <= end && end <= this.pageCount, "range outside of the table");
     let page = first;
-    while (page < end && page % PAGES_PER_BYTE !== 0) this.set(page++, PageState.removed);
+    while (page < end && page % PAGES_PER_BYTE !== 0) this.set(page++, state);
     const lastWhole = end - (end % PAGES_PER_BYTE);
     if (page < lastWhole) {
-      this.#states.fill(ALL_REMOVED, page / PAGES_PER_BYTE, lastWhole / PAGES_PER_BYTE);
+      const inAllPlaces = state * FOUR_PLACES;
+      this.#states.fill(inAllPlaces, page / PAGES_PER_BYTE, lastWhole / PAGES_PER_BYTE);
       page = lastWhole;
     }
-    while (page < end) this.set(page++, PageState.removed);
+    while (page < end) this.set(page++, state);
   }
 }

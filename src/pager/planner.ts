@@ -15,11 +15,19 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Outcome } from "../base/outcome.ts";
-import { MIXED_OWNERS, type OwnerRuns, ownerOf, ZERO_OWNER } from "../base/owner-runs.ts";
+import {
+  MIXED_OWNERS,
+  type OwnerRuns,
+  ownerOf,
+  runAt,
+  runEnd,
+  ZERO_OWNER,
+} from "../base/owner-runs.ts";
 import { HUGE_PAGE_BYTES } from "../base/units.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { ACTION_CAPACITY, ActionKind, type ActionList } from "./actions.ts";
 import { PageState, type PageTable } from "./page-table.ts";
+import { Streams } from "./streams.ts";
 
 /**
  * Faults one VM can have waiting. A thread waits for one page at a time, so this is far above what
@@ -36,8 +44,13 @@ export const STREAK_LIMIT = 128;
 /** The first few attempts go on at once: most collisions are over by then. */
 const STREAK_UNTIL_BACKOFF = 8;
 
-/** `overflow`: the queue is full; wake the page's waiters, they will fault again. */
-export type FaultVerdict = "queued" | "known" | "outside" | "overflow";
+/**
+ * - `first`: queued, and never asked for before (or given up meanwhile).
+ * - `queued`: it was asked for before, and has lost what it was given.
+ * - `known`: it is queued already.
+ * - `overflow`: the queue is full; wake the page's waiters, they will fault again.
+ */
+export type FaultVerdict = "first" | "queued" | "known" | "outside" | "overflow";
 
 /**
  * What the engine does next:
@@ -65,6 +78,8 @@ export interface PlannerOptions {
   readonly table: PageTable;
   /** The longest run of pages that one action may cover. */
   readonly maxRunPages: number;
+  /** What a fault may bring at most when faults walk through memory; below 2: nothing ahead. */
+  readonly maxStreamPages: number;
 }
 
 export class Planner {
@@ -73,6 +88,7 @@ export class Planner {
   readonly #table: PageTable;
   readonly #pageSizeBytes: number;
   readonly #maxRunPages: number;
+  readonly #streams: Streams | null;
   readonly #queue = new Float64Array(QUEUE_CAPACITY);
   readonly #isKept = new Uint8Array(QUEUE_CAPACITY);
   readonly #parkedPages = new Float64Array(QUEUE_CAPACITY);
@@ -90,6 +106,8 @@ export class Planner {
     this.#table = options.table;
     this.#pageSizeBytes = options.regions.pageSizeBytes;
     this.#maxRunPages = options.maxRunPages;
+    const streamPages = Math.min(options.maxRunPages, options.maxStreamPages);
+    this.#streams = streamPages < 2 ? null : new Streams(streamPages);
     assert(options.table.pageCount >= options.regions.pageLimit, "page table smaller than regions");
   }
 
@@ -115,9 +133,11 @@ export class Planner {
     const state = this.#table.get(page);
     if (state === PageState.pending) return "known";
     if (this.#queueLength + this.#parkedLength === QUEUE_CAPACITY) return "overflow";
-    if (state === PageState.missing) this.#table.set(page, PageState.pending);
     this.#queue[this.#queueLength++] = page;
-    return "queued";
+    if (state !== PageState.missing) return "queued";
+    this.#table.set(page, PageState.pending);
+    this.#streams?.observe(page);
+    return "first";
   }
 
   /** Takes a REMOVE (or UNMAP) of host addresses `start` to `end`, exclusive. Returns the pages. */
@@ -215,6 +235,18 @@ export class Planner {
     this.#keep(actions, index, actions.firstPages[index]!);
   }
 
+  /**
+   * Of what action `index` would bring ahead of demand only `pages` are at hand: it covers no more
+   * than those, but all that was demanded.
+   */
+  shrink(actions: ActionList, index: number, pages: number): void {
+    const count = actions.pageCounts[index]!;
+    const kept = Math.max(pages, count - actions.aheadPages[index]!);
+    actions.aheadPages[index] = actions.aheadPages[index]! - (count - kept);
+    actions.pageCounts[index] = kept;
+    this.#streams?.expect(actions.firstPages[index]!, actions.firstPages[index]! + kept);
+  }
+
   /** The part is here, or never will be: its pages are planned again. */
   unpark(part: number): void {
     let kept = 0;
@@ -271,6 +303,8 @@ export class Planner {
     if (kindOf(owner) !== actions.kinds[last] || owner === MIXED_OWNERS) return false;
     if (owner >= 0 && owner !== actions.owners[last]) return false;
     actions.pageCounts[last] = count + 1;
+    // What was to be brought ahead lies before a page that is demanded.
+    actions.aheadPages[last] = 0;
     return true;
   }
 
@@ -284,7 +318,27 @@ export class Planner {
     actions.regions[index] = region;
     actions.firstPages[index] = page;
     actions.pageCounts[index] = 1;
+    actions.aheadPages[index] = 0;
     actions.queueStarts[index] = position;
+    if (this.#streams !== null && this.#mayMerge) this.#goAhead(actions, index);
+  }
+
+  /** Where faults walk through memory, one brings the next pages too: of the same source only. */
+  #goAhead(actions: ActionList, index: number): void {
+    const first = actions.firstPages[index]!;
+    const pages = this.#streams!.pagesFrom(first);
+    if (pages === 1 || actions.kinds[index] === ActionKind.assemble) return;
+    // A page that has had its bytes is zero: what follows it is no scan of the image.
+    if (this.#table.get(first) !== PageState.pending) return;
+    const regionEnd = this.#regions.endPageOf(actions.regions[index]!);
+    const run = runAt(this.#runs, first * this.#pageSizeBytes);
+    const sourceEnd = Math.floor(runEnd(this.#runs, run) / this.#pageSizeBytes);
+    const limit = Math.min(first + pages, regionEnd, sourceEnd);
+    let end = first + 1;
+    while (end < limit && this.#table.get(end) === PageState.missing) end += 1;
+    actions.pageCounts[index] = end - first;
+    actions.aheadPages[index] = end - first - 1;
+    this.#streams!.expect(first, end);
   }
 
   /** Where a page's bytes come from: the owner of the snapshot's, or zero if it had its turn. */
@@ -363,7 +417,8 @@ export class Planner {
   }
 }
 
-function kindOf(owner: number): ActionKind {
+/** How bytes of this owner are installed. */
+export function kindOf(owner: number): ActionKind {
   if (owner === ZERO_OWNER) return ActionKind.zero;
   return owner === MIXED_OWNERS ? ActionKind.assemble : ActionKind.copy;
 }

@@ -16,6 +16,8 @@ export interface Climate {
   readonly unreadable: boolean;
   /** The snapshot's bytes come after they were asked for. */
   readonly far: boolean;
+  /** Pages are installed ahead of their faults. */
+  readonly ahead: boolean;
   /** Whether EVENT_REMOVE was asked for. Without it the VMM drops pages without a word. */
   readonly hasRemoveEvents: boolean;
   /** VMM threads give memory back as fast as the handler reads it. */
@@ -37,6 +39,7 @@ export const troubles = [
   "race",
   "unreadable",
   "far",
+  "ahead",
   "flood",
   "crowd",
   "neighbours",
@@ -53,6 +56,7 @@ export const calmClimate: Climate = {
   race: 0,
   unreadable: false,
   far: false,
+  ahead: false,
   hasRemoveEvents: true,
   flood: false,
   crowd: false,
@@ -73,6 +77,7 @@ export function drawClimate(random: Random): Climate {
     race: random.pick([0, 0.05]),
     unreadable: random.chance(0.25),
     far: random.chance(0.3),
+    ahead: random.chance(0.4),
     hasRemoveEvents,
     flood: false,
     crowd: false,

@@ -4,7 +4,9 @@
  * those that break the session or the worker; planners are in mutant-planners.ts. PURE.
  */
 import type { Outcome } from "../base/outcome.ts";
+import type { Prefaulter, PrefaulterOptions } from "../pager/prefaulter.ts";
 import * as planners from "./mutant-planners.ts";
+import * as prefaulters from "./mutant-prefaulters.ts";
 import { type SessionOptions, type Turn, VirtualSession } from "./virtual-session.ts";
 import { VirtualWorker, type WorkerWatcher } from "./virtual-worker.ts";
 import type { WorldParts } from "./world.ts";
@@ -122,11 +124,16 @@ type PlannerClass = new (
   ...args: ConstructorParameters<typeof planners.OpenPlanner>
 ) => planners.OpenPlanner;
 type SessionClass = new (options: SessionOptions) => VirtualSession;
+type PrefaulterClass = new (options: PrefaulterOptions) => Prefaulter;
 type WorkerClass = new (watcher: WorkerWatcher) => VirtualWorker;
 
 const planner = (mistake: string, Class: PlannerClass): Mutant => ({
   mistake,
   parts: { makePlanner: (options) => new Class(options) },
+});
+const prefaulter = (mistake: string, Class: PrefaulterClass): Mutant => ({
+  mistake,
+  parts: { makePrefaulter: (options) => new Class(options) },
 });
 const session = (mistake: string, Class: SessionClass): Mutant => ({
   mistake,
@@ -245,6 +252,30 @@ export const mutants: Readonly<Record<string, Mutant>> = {
   ),
   "never-rests": session("tries again at once what needs a moment", NeverRests),
   "drains-without-bound": session("reads until there is nothing to read", DrainsWithoutBound),
+  "prefault-after-remove": prefaulter(
+    "installs snapshot bytes ahead where the VMM took the page back",
+    prefaulters.InstallsRemovedPages,
+  ),
+  "prefault-twice": prefaulter(
+    "installs snapshot bytes ahead where a page had them before",
+    prefaulters.InstallsLostPagesAgain,
+  ),
+  "prefault-forgotten": prefaulter(
+    "does not note what it installed ahead",
+    prefaulters.ForgetsWhatItInstalled,
+  ),
+  "prefault-partial-as-all": prefaulter(
+    "takes the part that was installed ahead for all of it",
+    prefaulters.TakesPartialForAll,
+  ),
+  "prefault-deferred-as-done": prefaulter(
+    "takes an install ahead that was put off for done",
+    prefaulters.TakesDeferredForDone,
+  ),
+  "let-go-too-early": prefaulter(
+    "lets a VM go although pages are missing",
+    prefaulters.LetsGoAfterOnePass,
+  ),
   "flood-starves-neighbour": worker(
     "serves one VM until it is idle before it looks at the next",
     ServesOneVmUntilIdle,

@@ -83,6 +83,13 @@ export class PageOracle implements MemoryWatcher {
     truth.isPoisoned = false;
   }
 
+  leftOut(page: number): void {
+    const truth = this.#pages[page]!;
+    if (truth.isRemoveKnown) truth.body = ZERO_BODY;
+    if (truth.body === ZERO_BODY && !truth.isPoisoned) return;
+    throw new WrongPage(page, `was left out, and is ${truth.body}, when the VM was let go`);
+  }
+
   read(page: number, body: number, note: number): void {
     this.#check(page, body);
     const truth = this.#pages[page]!;

@@ -40,6 +40,7 @@ export const sights = [
   "poison refused",
   "installed, to be woken later",
   // What the planner made of it.
+  "verdict: first",
   "verdict: queued",
   "verdict: known",
   "verdict: overflow",
@@ -58,6 +59,9 @@ export const sights = [
   "part evicted",
   "run split around a lost part",
   "waited for a lost part",
+  "piece installed ahead",
+  "scan given pages ahead",
+  "pages ahead that are not at hand",
   // How turns and sessions ended.
   "turn: idle",
   "turn: again",
@@ -70,6 +74,7 @@ export const sights = [
   "end: frozen",
   "end: exited",
   "end: gone",
+  "end: complete",
   "failed: badSource",
   "failed: exhausted",
   // Kinds of worlds.
@@ -99,7 +104,7 @@ export const sightOf = {
     ...(["done", "wake", "retry", "wakeAndBackoff", "backoff"] as const),
     ...(["gone", "badSource", "exhausted"] as const),
   ]),
-  verdict: sightsNamed("verdict", ["queued", "known", "overflow"] as const),
+  verdict: sightsNamed("verdict", ["first", "queued", "known", "overflow"] as const),
   turn: sightsNamed("turn", ["idle", "again", "later", "rest", "gone", "failed"] as const),
 };
 

@@ -40,6 +40,8 @@ export interface MemoryWatcher {
   removeRead(page: number): void;
   /** The page has lost its content, or will read as zero without any fault. */
   dropped(page: number): void;
+  /** The handler lets the VM go without having installed the page. */
+  leftOut(page: number): void;
   read(page: number, body: number, note: number): void;
   written(page: number, body: number, note: number): void;
   /** A thread got SIGBUS. */
@@ -103,6 +105,8 @@ export class VirtualKernel {
   hasExited = false;
   /** The handler gave the VM up, and may not kill it: its threads stay where they are. */
   isFrozen = false;
+  /** The handler has done all it had to do for this VM. */
+  isLetGo = false;
   /** Huge pages, or memory, cannot be allocated. */
   isShort = false;
   /** What the last UFFDIO_POISON led to. */
@@ -207,9 +211,27 @@ export class VirtualKernel {
     else this.#wakeAddresses(start, start + lengthBytes);
   }
 
+  /** UFFDIO_UNREGISTER of everything, by the handler: what is missing is zero from now on. */
+  letGo(): void {
+    this.#enter();
+    const { isRegistered, bodies } = this.#memory;
+    this.#trace(() => "handler: lets the VM go");
+    for (let page = 0; page < this.pageCount; page++) {
+      if (isRegistered[page] === 1 && bodies[page] === MISSING) this.#options.watcher.leftOut(page);
+      isRegistered[page] = 0;
+    }
+    this.#wakeRange(0, this.pageCount);
+    this.isLetGo = true;
+  }
+
+  get isHugetlb(): boolean {
+    return this.#options.isHugetlb;
+  }
+
   /** The handler's descriptor. The VMM has none left: what is missing would be zero from now on. */
   close(): void {
-    if (!this.isDead) throw new HandlerFailure("closed the userfaultfd of a VM that lives");
+    if (!this.isDead && !this.isLetGo)
+      throw new HandlerFailure("closed the userfaultfd of a VM that lives");
     this.#isClosed = true;
   }
 

@@ -15,6 +15,7 @@ import type { RegionMap } from "../snapshot/regions.ts";
 import { sightOf, type Tally } from "./tally.ts";
 import type { Message, VirtualKernel } from "./virtual-kernel.ts";
 import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
+import type { Step, VirtualPrefault } from "./virtual-prefault.ts";
 
 export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
 export type ErrorPolicy = "kill" | "poison" | "wait";
@@ -47,6 +48,8 @@ export interface SessionOptions {
   /** Asks for a part of the snapshot. */
   readonly need: (session: VirtualSession, part: number) => void;
   readonly tally: Tally;
+  /** What is installed ahead of faults. */
+  readonly prefault: VirtualPrefault | null;
 }
 
 /** Why a session failed: the page that could not be had, or what the VMM did. */
@@ -62,6 +65,7 @@ export class VirtualSession {
   /** Whether the worker's epoll holds the userfaultfd. */
   isWatched = true;
   failure: Failure | null = null;
+  prefault: VirtualPrefault | null;
   protected readonly options: SessionOptions;
   protected readonly actions = new ActionList();
   readonly #messages: Message[] = [];
@@ -81,6 +85,7 @@ export class VirtualSession {
     this.options = options;
     this.kernel = options.kernel;
     this.mayKill = options.mayKill;
+    this.prefault = options.prefault;
     this.#pageSizeBytes = options.regions.pageSizeBytes;
   }
 
@@ -115,6 +120,18 @@ export class VirtualSession {
     this.settledPart = NO_PART;
     this.isPartLost = false;
     return turn;
+  }
+
+  stepAhead(nowUs: number): Step {
+    return this.prefault!.step(this, this.options, nowUs);
+  }
+
+  letGo(): boolean {
+    const { planner } = this.options;
+    this.drain();
+    if (planner.queuedPages > 0 || planner.parkedPages > 0) return false;
+    this.kernel.letGo();
+    return true;
   }
 
   close(): void {
@@ -160,6 +177,7 @@ export class VirtualSession {
     const count = planner.plan(actions);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
+      if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(index);
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
       let outcome = this.carryOut(index, wakes);
@@ -179,6 +197,21 @@ export class VirtualSession {
     }
     if (this.#unwokenBytes > 0 && turn !== "gone") this.wakeInstalled();
     return turn;
+  }
+
+  /** What nobody has asked for yet is worth no wait. */
+  #keepToWhatIsAtHand(index: number): void {
+    const { source, planner, tally } = this.options;
+    const { actions } = this;
+    tally.add("scan given pages ahead");
+    if (actions.kinds[index] !== ActionKind.copy) return;
+    const first = actions.firstPages[index]!;
+    const count = actions.pageCounts[index]!;
+    let atHand = 0;
+    while (atHand < count && source.absentParts(first + atHand, 1).length === 0) atHand += 1;
+    if (atHand === count) return;
+    tally.add("pages ahead that are not at hand");
+    planner.shrink(actions, index, atHand);
   }
 
   /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */

@@ -5,6 +5,7 @@
 import { formatBytes, HUGE_PAGE_BYTES, KIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { PageTable } from "../pager/page-table.ts";
 import { Planner, type PlannerOptions } from "../pager/planner.ts";
+import type { PageRuns, Prefaulter, PrefaulterOptions } from "../pager/prefaulter.ts";
 import { flattenLayers } from "../snapshot/layers.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { Climate } from "./climate.ts";
@@ -15,6 +16,7 @@ import type { Tally } from "./tally.ts";
 import { VirtualGuest } from "./virtual-guest.ts";
 import { VirtualImage } from "./virtual-image.ts";
 import { VirtualKernel } from "./virtual-kernel.ts";
+import { VirtualPrefault } from "./virtual-prefault.ts";
 import { type ErrorPolicy, type SessionOptions, VirtualSession } from "./virtual-session.ts";
 import type { VirtualStore } from "./virtual-store.ts";
 
@@ -22,6 +24,7 @@ import type { VirtualStore } from "./virtual-store.ts";
 export interface HandlerParts {
   readonly makePlanner?: (options: PlannerOptions) => Planner;
   readonly makeSession?: (options: SessionOptions) => VirtualSession;
+  readonly makePrefaulter?: (options: PrefaulterOptions) => Prefaulter;
 }
 
 export interface VmOptions {
@@ -129,12 +132,21 @@ export class VirtualVm {
     const pages = regions.pageLimit;
     const makePlanner = parts.makePlanner ?? ((options) => new Planner(options));
     const makeSession = parts.makeSession ?? ((options) => new VirtualSession(options));
-    const planner = makePlanner({
+    const common = {
       regions,
       runs: flattenLayers(regions.totalBytes, this.#image.extents),
       table: new PageTable(pages, new Uint8Array(PageTable.sizeBytes(pages))),
-      maxRunPages: random.pick([1, 3, 8, 512]),
-    });
+    };
+    const planner = makePlanner({ ...common, ...drawLimits(random) });
+    const prefault = this.climate.ahead
+      ? new VirtualPrefault({
+          ...common,
+          pages: drawRuns(random, pages),
+          isComplete: random.chance(0.5),
+          stepPages: this.climate.crowd ? 512 : random.pick([1, 4, 32]),
+          ...(parts.makePrefaulter === undefined ? {} : { makePrefaulter: parts.makePrefaulter }),
+        })
+      : null;
     return makeSession({
       kernel: this.kernel,
       planner,
@@ -145,6 +157,7 @@ export class VirtualVm {
       batchCapacity: this.batchCapacity,
       need,
       tally: this.#tally,
+      prefault,
     });
   }
 
@@ -167,6 +180,17 @@ export class VirtualVm {
     const set = Object.entries(this.climate).filter(([, value]) => value !== 0 && value !== false);
     trace(`climate: ${set.map(([name, value]) => `${name} ${value}`).join(", ")}`);
   }
+}
+
+function drawLimits(random: Random): Pick<PlannerOptions, "maxRunPages" | "maxStreamPages"> {
+  return { maxRunPages: random.pick([1, 3, 8, 512]), maxStreamPages: random.pick([0, 4, 64]) };
+}
+
+/** In any order, some of them twice, or beyond the end. */
+function drawRuns(random: Random, pages: number): PageRuns {
+  const length = random.below(8);
+  const starts = Uint32Array.from({ length }, () => random.below(pages + 2));
+  return { starts, counts: starts.map(() => random.between(1, 6)) };
 }
 
 /**

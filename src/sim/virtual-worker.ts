@@ -6,13 +6,16 @@
  *
  * Methods are protected, so that mutants can break them. PURE.
  */
+import type { Step } from "./virtual-prefault.ts";
 import type { Turn, VirtualSession } from "./virtual-session.ts";
 
 export const LATER_US = 1000;
 export const EXIT_GRACE_US = 1e6;
 const REST_US = 1e6;
 
-export type EndReason = "exited" | "gone";
+export const FAREWELL_US = 1e6;
+
+export type EndReason = "exited" | "gone" | "complete";
 
 /** Who follows what the worker does, to judge it. */
 export interface WorkerWatcher {
@@ -35,6 +38,12 @@ export class VirtualWorker {
   /** Sessions with work that no event will announce, and when it is due (0: now). */
   readonly #unfinished = new Map<VirtualSession, number>();
 
+  /** Sessions with pages to install ahead of their faults; the first is the next one's turn. */
+  readonly #ahead = new Set<VirtualSession>();
+  /** Sessions whose VMs need nothing more, and when they are let go. */
+  readonly #leaving = new Map<VirtualSession, number>();
+  #nowUs = 0;
+
   /** Who waits for each part. */
   protected readonly needs = new Map<number, Set<VirtualSession>>();
 
@@ -44,6 +53,7 @@ export class VirtualWorker {
 
   attach(session: VirtualSession): void {
     this.#sessions.add(session);
+    if (session.prefault !== null) this.#ahead.add(session);
   }
 
   get sessionCount(): number {
@@ -54,6 +64,7 @@ export class VirtualWorker {
   get isIdle(): boolean {
     if (this.needs.size > 0) return false;
     for (const session of this.#unfinished.keys()) if (session.isWatched) return false;
+    for (const { prefault } of this.#ahead) if (prefault!.dueUs <= this.#nowUs) return false;
     return true;
   }
 
@@ -75,14 +86,19 @@ export class VirtualWorker {
     this.needs.delete(part);
     for (const session of sessions) {
       if (!session.isWatched) continue;
+      session.prefault?.settlePart(part, isLost);
       this.#watcher.turnBegins(session, nowUs);
       this.conclude(session, session.turnForPart(part, isLost, nowUs), nowUs);
     }
   }
 
   round(nowUs: number): void {
-    for (const event of this.#wait()) this.#dispatch(event, nowUs);
+    this.#nowUs = nowUs;
+    const ready = this.#wait();
+    for (const event of ready) this.#dispatch(event, nowUs);
     if (this.#unfinished.size > 0) this.#goOn(nowUs);
+    if (ready.length === 0 && this.#ahead.size > 0) this.#goAhead(nowUs);
+    if (this.#leaving.size > 0) this.#partFromComplete(nowUs);
   }
 
   /** epoll_wait: level-triggered, and what was told goes to the end of the kernel's list. */
@@ -135,26 +151,85 @@ export class VirtualWorker {
     }
   }
 
+  #goAhead(nowUs: number): void {
+    for (const session of this.#ahead) {
+      const prefault = session.prefault!;
+      if (prefault.dueUs > nowUs) continue;
+      this.#ahead.delete(session);
+      this.#ahead.add(session);
+      this.#concludeStep(session, session.stepAhead(nowUs), nowUs);
+      return;
+    }
+  }
+
+  #concludeStep(session: VirtualSession, step: Step, nowUs: number): void {
+    switch (step) {
+      case "more":
+      case "waiting":
+        return;
+      case "done":
+        if (session.prefault!.completes) this.#complete(session, nowUs);
+        else this.#endPrefault(session);
+        return;
+      case "stopped":
+        this.#endPrefault(session);
+        return;
+      case "gone":
+        this.expectExit(session, nowUs);
+        return;
+    }
+  }
+
+  #endPrefault(session: VirtualSession): void {
+    session.prefault = null;
+    this.#ahead.delete(session);
+  }
+
+  #complete(session: VirtualSession, nowUs: number): void {
+    // Of a VM that is dead, UNREGISTER says so.
+    if (session.kernel.isDead) {
+      this.expectExit(session, nowUs);
+    } else if (session.letGo()) {
+      this.#endPrefault(session);
+      this.#leaving.set(session, nowUs + FAREWELL_US);
+    } else {
+      session.prefault!.dueUs = nowUs + LATER_US;
+      this.turn(session, nowUs);
+    }
+  }
+
+  #partFromComplete(nowUs: number): void {
+    for (const [session, dueUs] of this.#leaving) {
+      if (dueUs <= nowUs) this.#end(session, "complete");
+    }
+  }
+
+  #unwatch(session: VirtualSession): void {
+    session.isWatched = false;
+    this.#ahead.delete(session);
+    this.#leaving.delete(session);
+  }
+
   /**
    * Fails closed: the VM is killed, and the session ends when its process is gone. Where we may not
    * kill it, it stays frozen.
    */
   protected fail(session: VirtualSession): void {
-    session.isWatched = false;
+    this.#unwatch(session);
     if (session.mayKill) session.kernel.die("killed by the handler");
     else session.kernel.freeze();
   }
 
   /** The memory is gone: the process is about to exit, or it has called exec. */
   protected expectExit(session: VirtualSession, nowUs: number): void {
-    session.isWatched = false;
+    this.#unwatch(session);
     this.#unfinished.set(session, nowUs + EXIT_GRACE_US);
   }
 
   #end(session: VirtualSession, reason: EndReason): void {
     this.#sessions.delete(session);
     this.#unfinished.delete(session);
-    session.isWatched = false;
+    this.#unwatch(session);
     session.close();
     this.#watcher.ended(session, reason);
   }

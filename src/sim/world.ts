@@ -133,8 +133,11 @@ class World implements WorkerWatcher {
 
   /** VMs that died have been let go of, those that live are still served. */
   checkEnds(): void {
-    this.#nowUs += 2 * EXIT_GRACE_US;
-    this.#worker.round(this.#nowUs);
+    // In the first round a VM may be found dead, by what was to be installed ahead.
+    for (let round = 0; round < 2; round++) {
+      this.#nowUs += 2 * EXIT_GRACE_US;
+      this.#worker.round(this.#nowUs);
+    }
     for (const { name, kernel, session } of this.#vms) {
       if (this.#ended.has(session)) continue;
       if (kernel.isFrozen && !kernel.hasExited) this.#tally.add("end: frozen");

@@ -10,7 +10,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { digests } from "./chunk-id.ts";
 
 const VERSION = 1;
-/** Some hundred bytes today; room for working sets. */
+/** Some hundred bytes today; room for what a newer version may add. */
 export const MAX_INFO_BYTES = 16 * 1024 * 1024;
 
 const size = v.pipe(v.number(), v.safeInteger(), v.minValue(0));

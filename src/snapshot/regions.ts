@@ -74,10 +74,19 @@ export class RegionMap {
   /** The region that holds a page of the image; -1 if none does. */
   regionOfPage(page: number): number {
     for (let index = 0; index < this.#firstPages.length; index++) {
-      const pages = (this.#ends[index]! - this.#bases[index]!) / this.pageSizeBytes;
-      if (page >= this.#firstPages[index]! && page < this.#firstPages[index]! + pages) return index;
+      if (page >= this.#firstPages[index]! && page < this.endPageOf(index)) return index;
     }
     return -1;
+  }
+
+  firstPageOf(region: number): number {
+    return this.#firstPages[region]!;
+  }
+
+  /** End, exclusive, of a region's pages. */
+  endPageOf(region: number): number {
+    const sizeBytes = this.#ends[region]! - this.#bases[region]!;
+    return this.#firstPages[region]! + sizeBytes / this.pageSizeBytes;
   }
 
   /** The page that holds `address`, which lies in `region`. Rounds down. */

@@ -123,10 +123,10 @@ export class ChunkCache {
 
   /**
    * Resolves when the chunk is in the arena, and pinned once: the caller, or the worker that it
-   * tells, has to unpin it.
+   * tells, has to unpin it. Without urgency, all demand goes before it.
    * @throws FaultlineError `unresolvable-page` if no origin has it whole
    */
-  async demand(number: number): Promise<void> {
+  async demand(number: number, urgency: Urgency = "demand"): Promise<void> {
     const chunk = this.#chunks[number];
     assert(chunk !== undefined, "a chunk that nobody registered");
     if (this.arena.has(number)) {
@@ -135,12 +135,19 @@ export class ChunkCache {
     }
     chunk.waiting += 1;
     if (chunk.loading === null) {
-      chunk.loading = this.#load(chunk, number, "demand");
+      chunk.loading = this.#load(chunk, number, urgency);
     } else {
       this.statistics.joined += 1;
-      for (const origin of chunk.origins) origin.hurry(chunk.id);
+      if (urgency === "demand") this.hurry(number);
     }
     await chunk.loading;
+  }
+
+  /** Somebody waits for a chunk that is on its way without urgency. */
+  hurry(number: number): void {
+    const chunk = this.#chunks[number];
+    assert(chunk !== undefined, "a chunk that nobody registered");
+    for (const origin of chunk.origins) origin.hurry(chunk.id);
   }
 
   /** Brings a chunk in that somebody may need soon. Nobody is told how it ends. */

@@ -5,6 +5,7 @@
  * ```
  *   ROOT/NAME.caibx                              the index: published last
  *   ROOT/NAME.json                               page size, regions, parent, …
+ *   ROOT/NAME.workingset                         what restores need: the one that changes
  *   ROOT/default.castr/ab12/ab12….cacnk          a chunk, zstd
  * ```
  *

@@ -6,7 +6,8 @@ import type { ImageIndex } from "../snapshot/image-index.ts";
 import { decodeImageInfo, type ImageInfo } from "../snapshot/image-info.ts";
 import type { ObjectStore } from "./object-store.ts";
 
-const INDEX_EXTENSION = ".caibx";
+export const INDEX_EXTENSION = ".caibx";
+export const WORKING_SET_EXTENSION = ".workingset";
 /** Damage on the way is rare, and not the same twice. */
 const READ_ATTEMPTS = 3;
 
@@ -14,6 +15,8 @@ export interface StoredImage {
   readonly store: ObjectStore;
   readonly name: string;
   readonly index: ImageIndex;
+  /** Of the index as it is stored: who the image is. */
+  readonly indexSha256: string;
   /** Null for an image that casync or desync made. */
   readonly info: ImageInfo | null;
 }
@@ -21,6 +24,7 @@ export interface StoredImage {
 export const indexObjectName = (image: string): string => `${image}${INDEX_EXTENSION}`;
 export const infoObjectName = (image: string): string => `${image}.json`;
 export const stateObjectName = (image: string): string => `${image}.state`;
+export const workingSetObjectName = (image: string): string => `${image}${WORKING_SET_EXTENSION}`;
 
 /** An image, and the objects that describe it, byte by byte. */
 export interface ImageFiles {
@@ -88,12 +92,12 @@ async function readOnce(
   const indexBytes = await store.read(indexName, signal);
   if (indexBytes === null) return null;
   const index = decodeIndex(indexBytes, `${indexName} in ${store.location}`);
+  const image = { store, name, index, indexSha256: sha256(indexBytes) };
   const infoBytes = await store.read(infoName, signal);
-  if (infoBytes === null)
-    return { image: { store, name, index, info: null }, indexBytes, infoBytes };
+  if (infoBytes === null) return { image: { ...image, info: null }, indexBytes, infoBytes };
   const described = decodeImageInfo(infoBytes, `${infoName} in ${store.location}`);
-  const info = described.indexSha256 === sha256(indexBytes) ? described : null;
-  return { image: { store, name, index, info }, indexBytes, infoBytes };
+  const info = described.indexSha256 === image.indexSha256 ? described : null;
+  return { image: { ...image, info }, indexBytes, infoBytes };
 }
 
 /** The names of the images of a store, in order. */

@@ -19,6 +19,7 @@ import { Nginx } from "../support/nginx.ts";
 import { chunkName, names } from "../support/object-store-suite.ts";
 import { credentials, RadosGateway } from "../support/radosgw.ts";
 import { requires } from "../support/requires.ts";
+import { plantWorkingSet, setOf } from "../support/working-sets.ts";
 
 const never = new AbortController().signal;
 const BUCKET = "images";
@@ -48,9 +49,10 @@ describe("images in S3", requires("radosgw"), () => {
   });
   const newPlace = (): string => `s3+${gateway.endpoint}/${BUCKET}/place-${places++}`;
 
-  test("are pushed, looked at, verified, compared, extracted and pulled", () => {
+  test("are pushed, looked at, verified, compared, extracted and pulled", async () => {
     using stage = new ImageStage();
     const memory = pack(stage, "web", 2001, 1);
+    await plantWorkingSet(stage.store, "web", setOf([[7, 255, 80]], 2001));
     const there = newPlace();
     const pushed = stage.json<TransferReport>("push", "web", there);
     assert.equal(pushed.sentChunks, pushed.chunks);
@@ -70,7 +72,7 @@ describe("images in S3", requires("radosgw"), () => {
     const back = stage.path("back");
     const pulled = stage.json<TransferReport>("pull", `${there}/web`, back);
     assert.equal(pulled.sentBytes, pushed.sentBytes);
-    for (const name of ["web.caibx", "web.json", "web.state"]) {
+    for (const name of ["web.caibx", "web.json", "web.state", "web.workingset"]) {
       assert.ok(readFileSync(`${back}/${name}`).equals(readFileSync(`${stage.store}/${name}`)));
     }
   });
@@ -104,16 +106,18 @@ describe("images in S3", requires("radosgw"), () => {
     stage.json("push", "web", there);
     const store = await openStore(there);
     await store.write(chunkName(1), Buffer.from("nobody's"), never);
+    await store.write("gone.workingset", Buffer.from("nobody's"), never);
     const spared = stage.json<GcReport>("gc", "--store", there);
     assert.deepEqual([spared.removedChunks, spared.spared], [0, 1]);
     // S3 tells ages in seconds.
     const isOld = async (): Promise<boolean> => {
       const dry = stage.json<GcReport>("gc", "--store", there, "--min-age", "0", "--dry-run");
-      return dry.removedChunks === 1;
+      return dry.removedChunks === 1 && dry.removedWorkingSets === 1;
     };
-    await waitFor("the chunk was old", isOld, DEADLINE_MS);
+    await waitFor("both were old", isOld, DEADLINE_MS);
     const swept = stage.json<GcReport>("gc", "--store", there, "--min-age", "0");
     assert.deepEqual([swept.removedChunks, swept.spared], [1, 0]);
+    assert.equal(swept.removedWorkingSets, 1);
     assert.equal(await store.exists(chunkName(1), never), false);
     assert.deepEqual(stage.json<VerifyReport>("verify", `${there}/web`).damaged, []);
     await store.close();

@@ -8,12 +8,21 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  readSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { compile } from "../../src/kit/compile.ts";
 import { repositoryRoot } from "../../src/kit/paths.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
+import { dataExtents } from "../../src/linux/file.ts";
 import { buildInitramfs } from "./linux-guest-initramfs.ts";
 import { guestParts } from "./linux-guest-parts.ts";
 import { GuestWires } from "./linux-guest-wires.ts";
@@ -119,6 +128,26 @@ export class LinuxGuest {
     const count = `${this.#answeredCount} `;
     assert.ok(line.startsWith(count), `answer ${count}to “${question}” came as “${line}”`);
     return line.slice(count.length);
+  }
+
+  /**
+   * Copies what is in the memory of a restored guest over `memory`, and returns how much that was:
+   * what was never loaded are holes of QEMU's memfd.
+   */
+  copyLoadedMemory(memory: Buffer): number {
+    const folder = `/proc/${this.pid}/fd`;
+    const isMemory = (fd: string) => readlinkSync(join(folder, fd)).startsWith("/memfd:");
+    const fd = openSync(join(folder, readdirSync(folder).find(isMemory)!), "r");
+    try {
+      let loadedBytes = 0;
+      for (const { start, end } of dataExtents(fd, memory.length)) {
+        readSync(fd, memory, start, end - start, start);
+        loadedBytes += end - start;
+      }
+      return loadedBytes;
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** Writes its state down beside its memory, and ends it. */

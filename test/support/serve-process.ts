@@ -37,6 +37,8 @@ export interface ServeStart {
 
 export class ServeProcess {
   readonly log: LogLine[] = [];
+  /** Lines of its standard output. */
+  readonly printed: string[] = [];
   /** What it printed besides the log: the error that ended it. */
   errors = "";
   readonly exited: Promise<ServeExit>;
@@ -61,6 +63,7 @@ export class ServeProcess {
     const log = this.#child.stderr;
     if (log !== null) createInterface(log).on("line", (line) => this.#take(line));
     const lines = createInterface(this.#child.stdout!);
+    lines.on("line", (line) => this.printed.push(line));
     this.#firstLine = once(lines, "line").then(([line]) => String(line));
     this.#firstLine.catch(() => undefined);
   }

@@ -71,7 +71,7 @@ describe("alreadyPresent", () => {
     const stage = stageOf(1);
     stage.fault(0);
     stage.turn("alreadyPresent");
-    assert.equal(stage.fault(0), "queued");
+    assert.equal(stage.fault(0), "first");
     assert.deepEqual(stage.plan(), ["copy 0+1 of 0"]);
   });
 

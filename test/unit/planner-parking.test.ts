@@ -84,6 +84,6 @@ describe("a parked page", () => {
     stage.planner.unpark(0);
     assert.equal(stage.planner.queuedPages, QUEUE_CAPACITY);
     turn(stage, -9);
-    assert.equal(stage.fault(QUEUE_CAPACITY), "queued");
+    assert.equal(stage.fault(QUEUE_CAPACITY), "first");
   });
 });

@@ -17,6 +17,7 @@ export interface StageOptions {
   /** Characters per page: more than one makes pages that several layers share. */
   readonly partsPerPage?: number;
   readonly maxRunPages?: number;
+  readonly maxStreamPages?: number;
 }
 
 const FIRST_BASE = 0x7000_0000_0000;
@@ -50,6 +51,7 @@ export class PlannerStage {
       ),
       table: this.table,
       maxRunPages: options.maxRunPages ?? 512,
+      maxStreamPages: options.maxStreamPages ?? 0,
     });
   }
 

@@ -1,0 +1,229 @@
+/**
+ * What one server learns from the restores of its VMs, and does for the next ones: records what a
+ * VM demands, has what earlier ones demanded installed ahead, and judges whether that helped.
+ */
+import { randomInt } from "node:crypto";
+import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { PrefaultReport, Session } from "../engine/session.ts";
+import type { PrefaultSetup } from "../engine/wire.ts";
+import { type PrefaultRuns, prefaultRuns } from "../pager/prefault-runs.ts";
+import {
+  installedAhead,
+  isPlanWrong,
+  type PrefaultVerdict,
+  prefaultVerdict,
+} from "../pager/prefault-verdict.ts";
+import type { PageRuns } from "../pager/prefaulter.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import { type HostState, hostState } from "./host-state.ts";
+import type { Logger } from "./log.ts";
+import { formatUs } from "./session-report.ts";
+import type { WorkingSetKeeper } from "./working-set-keeper.ts";
+
+/**
+ * - `off`: every page on demand.
+ * - `before-resume`: as fast as it goes, for VMs that are resumed when it is done.
+ * - `concurrent`: in small steps, beside a guest that runs.
+ * - `all`: so too, and then everything else; the VM needs no handler any more.
+ */
+export const prefaultModes = ["off", "before-resume", "concurrent", "all"] as const;
+export type PrefaultMode = (typeof prefaultModes)[number];
+
+export interface RestoreWatchOptions {
+  readonly mode: PrefaultMode;
+  /** How long a restore lasts: what is demanded later is not recorded. 0: nothing is. */
+  readonly recordForMs: number;
+  /** Null: no place to keep what is learnt. */
+  readonly keeper: WorkingSetKeeper | null;
+  readonly engine: Engine;
+  readonly log: Logger;
+}
+
+/** One block of 64 KiB in so many is left to demand, to see whether the set is still right. */
+const HOLD_OUT_EVERY = 64;
+/** How often a running prefault is looked at. */
+const LOOK_EVERY_MS = 20;
+const NO_RUNS: PrefaultRuns = {
+  starts: new Uint32Array(),
+  counts: new Uint32Array(),
+  heldOut: new Uint32Array(),
+};
+
+/** What is done for one VM: goes to the engine with it, and comes back to `follow`. */
+export interface RestorePlan {
+  readonly prefault: PrefaultSetup | null;
+  readonly recordForUs?: number;
+  readonly runs: PrefaultRuns;
+}
+
+export class RestoreWatch {
+  /** Called when nothing more is installed ahead of a VM. */
+  onPrefaulted: (session: Session, report: PrefaultReport) => void = () => {};
+  readonly #options: RestoreWatchOptions;
+  readonly #plans = new WeakMap<Session, RestorePlan>();
+
+  constructor(options: RestoreWatchOptions) {
+    this.#options = options;
+  }
+
+  planFor(regions: RegionMap): RestorePlan {
+    const { mode, keeper, recordForMs } = this.#options;
+    const runs = mode === "off" ? NO_RUNS : this.#runsFor(regions);
+    const isNothing = runs.starts.length === 0 && mode !== "all";
+    return {
+      runs,
+      prefault: isNothing
+        ? null
+        : {
+            pages: { starts: runs.starts, counts: runs.counts },
+            isPaced: mode !== "before-resume",
+            completes: mode === "all",
+          },
+      ...(keeper === null || recordForMs === 0 ? {} : { recordForUs: recordForMs * 1000 }),
+    };
+  }
+
+  /** Until the VM's restore is over, and recorded. */
+  follow(session: Session, plan: RestorePlan): void {
+    this.#plans.set(session, plan);
+    session.onPrefaulted = (report) => {
+      this.#tell(session, plan, report);
+      this.onPrefaulted(session, report);
+    };
+    if (plan.prefault === null && this.#options.mode === "before-resume") {
+      // Whoever waits for it to resume the VM need not wait.
+      queueMicrotask(() => this.onPrefaulted(session, { end: "done", afterUs: 0 }));
+    }
+    const look =
+      plan.prefault === null || session.demandLog === null
+        ? undefined
+        : setInterval(() => this.#look(session, plan), LOOK_EVERY_MS);
+    const isDone = (): void => clearInterval(look);
+    const timer = setTimeout(() => finish(), this.#options.recordForMs);
+    let isRecorded = false;
+    const finish = (): void => {
+      isDone();
+      clearTimeout(timer);
+      if (!isRecorded) this.#record(session, plan);
+      isRecorded = true;
+    };
+    void session.ended.then(finish);
+  }
+
+  /** What was installed ahead of a VM, and what came of it, as log fields. */
+  describe(session: Session): Record<string, string | number> {
+    const verdict = this.verdict(session);
+    if (verdict === null) return {};
+    const { prefaultedPages, usedPages, wastedPages, latePages, savedUs } = verdict;
+    return {
+      prefaulted: prefaultedPages,
+      late: latePages,
+      ...(usedPages === null ? {} : { used: usedPages, wasted: wastedPages! }),
+      ...(savedUs === null ? {} : { saved: formatUs(savedUs) }),
+    };
+  }
+
+  /** Null: nothing was, or nobody watched. */
+  verdict(session: Session): PrefaultVerdict | null {
+    const plan = this.#plans.get(session);
+    const { prefaultedPages } = session.stats.counters();
+    if (plan === undefined || prefaultedPages === 0 || session.demandLog === null) return null;
+    return prefaultVerdict(plan.runs, {
+      demanded: session.demandLog.pages(),
+      prefaultedPages,
+      faultUs: session.stats.latencyUs(0.5),
+    });
+  }
+
+  #runsFor(regions: RegionMap): PrefaultRuns {
+    const { mode, keeper, log } = this.#options;
+    const set = keeper?.current ?? null;
+    if (set === null) return NO_RUNS;
+    const { pageSizeBytes } = regions;
+    const host = hostState();
+    const planned = prefaultRuns(set, {
+      pageSizeBytes,
+      leastNeed: host.areCpusBusy ? LIKELY : 0,
+      // Completion installs a sample too, so that nobody can see whether it was needed.
+      holdOut: mode === "all" ? null : { every: HOLD_OUT_EVERY, salt: randomInt(2 ** 32) },
+    });
+    const budgetPages = Math.floor(host.spareBytes / pageSizeBytes);
+    const runs = within(planned, mode === "all" ? Number.POSITIVE_INFINITY : budgetPages);
+    if (runs !== planned || host.areCpusBusy) log.info(shrunk(host, runs), "Prefaults less");
+    return runs;
+  }
+
+  #look(session: Session, { runs }: RestorePlan): void {
+    const { log, engine, mode } = this.#options;
+    if (mode === "all" || !isPlanWrong(runs, session.demandLog!.pages())) return;
+    const { pid } = session;
+    log.info({ pid }, "Stops to prefault: the guest demands other pages than earlier restores did");
+    engine.cancelPrefault(session);
+  }
+
+  #tell(session: Session, plan: RestorePlan, { end, afterUs }: PrefaultReport): void {
+    const { prefaultedPages } = session.stats.counters();
+    const fields = {
+      pid: session.pid,
+      pages: prefaultedPages,
+      memory: formatBytes(prefaultedPages * session.regions.pageSizeBytes),
+      after: formatUs(afterUs),
+    };
+    if (end === "stopped") {
+      this.#options.log.warn(fields, "Stopped to prefault a VM: memory is short");
+    } else if (plan.prefault!.completes && end === "done") {
+      this.#options.log.info(fields, "A VM has all of its memory, and needs no handler any more");
+    } else {
+      this.#options.log.info({ ...fields, end }, "Prefaulted a VM");
+    }
+  }
+
+  #record(session: Session, plan: RestorePlan): void {
+    const { keeper } = this.#options;
+    const { demandLog, regions } = session;
+    if (keeper === null || demandLog === null) return;
+    const pages = demandLog.pages().slice();
+    const isWhole = pages.length < demandLog.capacity;
+    const ahead = isWhole
+      ? installedAhead(plan.runs, pages, session.pageTable)
+      : everything(regions.pageLimit);
+    keeper.add({
+      sizeBytes: regions.totalBytes,
+      pageSizeBytes: regions.pageSizeBytes,
+      pages,
+      timesUs: demandLog.timesUs().slice(0, pages.length),
+      aheadStarts: ahead.starts,
+      aheadCounts: ahead.counts,
+    });
+  }
+}
+
+/** Of a log that was full nobody can say what was not demanded: so nothing fades by it. */
+function everything(pageCount: number): PageRuns {
+  return { starts: Uint32Array.of(0), counts: Uint32Array.of(pageCount) };
+}
+
+/** Needed in three of four restores. */
+const LIKELY = 192;
+
+/** The first runs, as far as they fit. */
+function within(runs: PrefaultRuns, budgetPages: number): PrefaultRuns {
+  let pages = 0;
+  let kept = 0;
+  for (; kept < runs.counts.length && pages + runs.counts[kept]! <= budgetPages; kept++) {
+    pages += runs.counts[kept]!;
+  }
+  if (kept === runs.counts.length) return runs;
+  return {
+    starts: runs.starts.slice(0, kept),
+    counts: runs.counts.slice(0, kept),
+    heldOut: runs.heldOut,
+  };
+}
+
+function shrunk(host: HostState, runs: PrefaultRuns): Record<string, string | number> {
+  const pages = runs.counts.reduce((sum, count) => sum + count, 0);
+  const why = host.areCpusBusy ? "the CPUs are busy" : "memory is short";
+  return { why, pages, spare: formatBytes(host.spareBytes), page: formatBytes(SMALL_PAGE_BYTES) };
+}

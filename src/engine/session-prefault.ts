@@ -1,0 +1,132 @@
+/**
+ * Installs pages of one VM ahead of its faults: the fault worker lets it take a step whenever no
+ * fault of any VM is waiting.
+ */
+import type { Outcome } from "../base/outcome.ts";
+import { HUGE_PAGE_BYTES, KIB } from "../base/units.ts";
+import { ActionKind } from "../pager/actions.ts";
+import type { PageTable } from "../pager/page-table.ts";
+import { Prefaulter, type PrefaultSettlement } from "../pager/prefaulter.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { ImageBytes } from "./image-bytes.ts";
+import type { Installer } from "./installer.ts";
+import type { SessionStats } from "./session-stats.ts";
+import type { PrefaultSetup } from "./wire.ts";
+
+/**
+ * What a step installs: a fault that comes meanwhile waits for its end. Some 40 µs beside a guest
+ * that runs; as much as one operation may when nobody runs yet.
+ */
+const PACED_STEP_BYTES = 128 * KIB;
+const FULL_STEP_BYTES = HUGE_PAGE_BYTES;
+/** Tried again after this long: memory is short, a store is down. */
+const REST_US = 1e6;
+/** Events are in delivery, and only the VMM's own thread can end that. */
+const DEFERRED_US = 1000;
+
+/**
+ * How a step ended: there is `more` to do, everything that can be done now is (`waiting`, for bytes
+ * or for the time in `dueUs`), all is `done`, memory is short (`stopped`), the VM is `gone`.
+ */
+export type Step = "more" | "waiting" | "done" | "stopped" | "gone";
+
+export interface PrefaultTools {
+  readonly uffd: Userfaultfd;
+  readonly regions: RegionMap;
+  readonly table: PageTable;
+  readonly bytes: ImageBytes;
+  readonly installer: Installer;
+  readonly stats: SessionStats;
+}
+
+export class SessionPrefault {
+  /** Whether the guest may run beside it, so that steps have to be short. */
+  readonly isPaced: boolean;
+  /** Whether the VM is to be let go when every page is there. */
+  readonly completes: boolean;
+  /** When the next step is due (monotonicUs); Infinity: when bytes have come. */
+  dueUs = 0;
+  readonly #tools: PrefaultTools;
+  readonly #prefaulter: Prefaulter;
+  readonly #stepPages: number;
+  readonly #pageSizeBytes: number;
+
+  constructor(setup: PrefaultSetup, tools: PrefaultTools) {
+    this.isPaced = setup.isPaced;
+    this.completes = setup.completes;
+    this.#tools = tools;
+    this.#pageSizeBytes = tools.regions.pageSizeBytes;
+    const stepBytes = setup.isPaced ? PACED_STEP_BYTES : FULL_STEP_BYTES;
+    this.#stepPages = Math.max(1, stepBytes / this.#pageSizeBytes);
+    this.#prefaulter = new Prefaulter({
+      regions: tools.regions,
+      runs: tools.bytes.runs,
+      table: tools.table,
+      pages: setup.pages,
+      isComplete: setup.completes,
+    });
+  }
+
+  /** Installs the next pieces, about one step's worth. */
+  step(nowUs: number): Step {
+    this.dueUs = 0;
+    const prefaulter = this.#prefaulter;
+    for (let left = this.#stepPages; left > 0; ) {
+      if (!prefaulter.next(left)) return this.#endPass(nowUs);
+      const outcome = this.#install();
+      if (outcome === "absent") {
+        const { missingPart, missingEnd } = this.#tools.bytes;
+        prefaulter.wait(missingPart, Math.floor(missingEnd / this.#pageSizeBytes));
+        continue;
+      }
+      left -= prefaulter.pageCount;
+      const settlement = prefaulter.settle(outcome, this.#tools.uffd.doneBytes);
+      if (outcome === "installed" || outcome === "partial") this.#count();
+      if (settlement !== "next") return this.#end(settlement, nowUs);
+    }
+    return "more";
+  }
+
+  settlePart(part: number, isLost: boolean): void {
+    this.#prefaulter.settlePart(part, isLost);
+    if (this.dueUs === Number.POSITIVE_INFINITY) this.dueUs = 0;
+  }
+
+  #endPass(nowUs: number): Step {
+    if (!this.#prefaulter.isWaiting && this.#prefaulter.finishPass()) return "done";
+    this.dueUs = this.#prefaulter.isWaiting ? Number.POSITIVE_INFINITY : nowUs + REST_US;
+    return "waiting";
+  }
+
+  #end(settlement: Exclude<PrefaultSettlement, "next">, nowUs: number): Step {
+    switch (settlement) {
+      case "drain":
+        // What can be read is read before the next step; what cannot needs a moment.
+        this.dueUs = nowUs + DEFERRED_US;
+        return "waiting";
+      case "rest":
+        this.dueUs = nowUs + REST_US;
+        return "waiting";
+      case "stop":
+        return "stopped";
+      case "gone":
+        return "gone";
+    }
+  }
+
+  #install(): Outcome | "absent" {
+    const { regions, installer } = this.#tools;
+    const { kind, owner, region, firstPage, pageCount } = this.#prefaulter;
+    const target = regions.addressOf(region, firstPage);
+    return installer.install(kind, owner, firstPage, pageCount, target, true);
+  }
+
+  #count(): void {
+    const { stats, uffd } = this.#tools;
+    const pages = uffd.doneBytes / this.#pageSizeBytes;
+    if (this.#prefaulter.kind === ActionKind.zero) stats.addZeroed(pages);
+    else stats.addInstalled(pages);
+    stats.addPrefaulted(pages);
+  }
+}
