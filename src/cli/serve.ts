@@ -43,6 +43,7 @@ interface ServeFlags {
   readonly prefault: PrefaultMode;
   readonly prefetch: boolean;
   readonly streams: boolean;
+  readonly collapse: boolean;
   /** Seconds. */
   readonly recordFor: number;
   readonly handshakeTimeout: number;
@@ -161,6 +162,7 @@ function withRestoreOptions(command: Command): Command {
       oneOf("--prefault", prefaultModes),
       "concurrent",
     )
+    .option("--collapse", "make huge pages of small ones where all was installed ahead", false)
     .option("--no-streams", "give threads that scan memory no pages ahead of their faults")
     .option("--no-prefetch", "do not fetch what earlier restores needed as soon as this starts")
     .option(
@@ -191,6 +193,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     prefault: flags.prefault,
     prefetch: flags.prefetch,
     streams: flags.streams,
+    collapse: flags.collapse,
     recordForMs: flags.recordFor * 1000,
     logger: log,
     ...(flags.owner === undefined ? {} : { owner: flags.owner }),

@@ -16,6 +16,7 @@ import {
 } from "../pager/prefault-verdict.ts";
 import type { PageRuns } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
+import { collapseFull } from "./collapse.ts";
 import { type HostState, hostState } from "./host-state.ts";
 import type { Logger } from "./log.ts";
 import { formatUs } from "./session-report.ts";
@@ -36,6 +37,8 @@ export interface RestoreWatchOptions {
   readonly recordForMs: number;
   /** Null: no place to keep what is learnt. */
   readonly keeper: WorkingSetKeeper | null;
+  /** Make huge pages of what was installed ahead. */
+  readonly collapse: boolean;
   readonly engine: Engine;
   readonly log: Logger;
 }
@@ -86,28 +89,27 @@ export class RestoreWatch {
 
   /** Until the VM's restore is over, and recorded. */
   follow(session: Session, plan: RestorePlan): void {
+    const { mode, collapse, log, recordForMs } = this.#options;
     this.#plans.set(session, plan);
+    const stopLooking = this.#look(session, plan);
     session.onPrefaulted = (report) => {
+      stopLooking();
       this.#tell(session, plan, report);
       this.onPrefaulted(session, report);
+      if (collapse && report.end === "done") void collapseFull(session, log);
     };
-    if (plan.prefault === null && this.#options.mode === "before-resume") {
+    if (plan.prefault === null && mode === "before-resume") {
       // Whoever waits for it to resume the VM need not wait.
       queueMicrotask(() => this.onPrefaulted(session, { end: "done", afterUs: 0 }));
     }
-    const look =
-      plan.prefault === null || session.demandLog === null
-        ? undefined
-        : setInterval(() => this.#look(session, plan), LOOK_EVERY_MS);
-    const isDone = (): void => clearInterval(look);
-    const timer = setTimeout(() => finish(), this.#options.recordForMs);
     let isRecorded = false;
     const finish = (): void => {
-      isDone();
+      stopLooking();
       clearTimeout(timer);
       if (!isRecorded) this.#record(session, plan);
       isRecorded = true;
     };
+    const timer = setTimeout(finish, recordForMs);
     void session.ended.then(finish);
   }
 
@@ -154,12 +156,21 @@ export class RestoreWatch {
     return runs;
   }
 
-  #look(session: Session, { runs }: RestorePlan): void {
+  /** While a VM is prefaulted: whether it demands something else. Returns what ends it. */
+  #look(session: Session, { prefault, runs }: RestorePlan): () => void {
     const { log, engine, mode } = this.#options;
-    if (mode === "all" || !isPlanWrong(runs, session.demandLog!.pages())) return;
-    const { pid } = session;
-    log.info({ pid }, "Stops to prefault: the guest demands other pages than earlier restores did");
-    engine.cancelPrefault(session);
+    const { demandLog, pid } = session;
+    if (prefault === null || demandLog === null || mode === "all") return () => {};
+    let looked = 0;
+    const timer = setInterval(() => {
+      // Looking costs some milliseconds: only when there is as much again to judge by.
+      if (demandLog.length < 2 * looked) return;
+      looked = demandLog.length;
+      if (!isPlanWrong(runs, demandLog.pages())) return;
+      log.info({ pid }, "Stops to prefault: the guest demands other pages than restores before");
+      engine.cancelPrefault(session);
+    }, LOOK_EVERY_MS);
+    return () => clearInterval(timer);
   }
 
   #tell(session: Session, plan: RestorePlan, { end, afterUs }: PrefaultReport): void {

@@ -53,6 +53,8 @@ export interface ServeOptions extends MemoryOptions {
   readonly prefault?: PrefaultMode;
   /** What is demanded in this time is what a restore needs; default: 10 s. 0: learn nothing. */
   readonly recordForMs?: number;
+  /** Make huge pages of small ones that were installed ahead; default: false. */
+  readonly collapse?: boolean;
   /** Give threads that scan memory pages ahead of their faults; default: true. */
   readonly streams?: boolean;
   /** Fetch what restores need as soon as the server starts; default: true. */
@@ -112,6 +114,7 @@ export class Server {
       mode: options.prefault ?? "concurrent",
       recordForMs: options.recordForMs ?? DEFAULT_RECORD_FOR_MS,
       keeper: parts.keeper,
+      collapse: options.collapse ?? false,
       engine: parts.engine,
       log: parts.log,
     });

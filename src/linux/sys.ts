@@ -59,6 +59,15 @@ const f = {
     c: number,
     d: number,
   ) => number,
+  /** A call with five arguments. */
+  syscall5: libc.func("long syscall(long n, long a, void *b, long c, long d, long e)") as (
+    number: number,
+    a: number,
+    b: NodeJS.ArrayBufferView,
+    c: number,
+    d: number,
+    e: number,
+  ) => number,
   mmap: libc.func(
     "intptr_t mmap(void *address, size_t length, int prot, int flags, int fd, int64_t offset)",
   ) as (
@@ -342,6 +351,7 @@ export const background = {
   memcpy: inPool(f.memcpy),
   madvise: inPool(f.madvise),
   read: inPool(f.read),
+  syscall5: inPool(f.syscall5),
   write: inPool(f.write),
 } as const;
 

@@ -258,3 +258,22 @@ test("the kit finds nothing wrong with pages that come unasked", needs, () => {
   });
   assert.equal(status, 0, stdout);
 });
+
+test("--collapse makes huge pages of a complete VM, with the same bytes", needs, async () => {
+  using scene = new Scene();
+  await using serve = await scene.serve("--prefault", "all", "--collapse");
+  await using peer = await scene.attach(serve);
+  const { memory } = await serve.logged("Made huge pages of small ones");
+  assert.match(String(memory), /MiB$/);
+  const anonymous = /^AnonHugePages: +([1-9]\d*) kB/m;
+  assert.match(readFileSync(`/proc/${peer.pid}/smaps_rollup`, "utf8"), anonymous);
+  await scene.check(peer, usedPages);
+});
+
+test("--prefault all and --track-dirty exclude each other", needs, async () => {
+  using scene = new Scene();
+  const files = ["--memory", scene.memory, "--socket", scene.socket];
+  const flags = ["--prefault", "all", "--track-dirty", scene.folder.at("dirty")];
+  const serve = await ServeProcess.run([...files, ...flags]);
+  assert.match(serve.errors, /Use --prefault concurrent/);
+});
