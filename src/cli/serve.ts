@@ -291,7 +291,8 @@ function reportStats(server: Server, log: Logger, seconds: number | undefined): 
     const now = server.totalStats();
     const { sessions, refusedVms } = server;
     const interval = describeInterval(now.since(last), seconds, sessions.size);
-    log.info({ ...interval, refused: refusedVms - lastRefused }, "Statistics");
+    const refused = refusedVms - lastRefused;
+    log.info({ ...interval, refused, ...server.cacheStatistics() }, "Statistics");
     last = now;
     lastRefused = refusedVms;
   }, seconds * 1000);

@@ -46,6 +46,7 @@ async function servedFiles(options: MemoryOptions): Promise<ServedMemory> {
     mapped: files.layers,
     identity: { kind: "files", files: files.identities },
     supply: { demand: (part) => files.load(part), hurry: () => {}, release: () => {} },
+    cacheStatistics: () => ({}),
     assertUnchanged: () => files.assertUnchanged(),
     close: async () => files.close(),
   };

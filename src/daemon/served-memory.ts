@@ -24,6 +24,8 @@ export interface ServedMemory {
    * @throws FaultlineError `memory-changed`
    */
   assertUnchanged(): void;
+  /** Of an image's cache, since the start, as log fields. */
+  cacheStatistics(): Readonly<Record<string, string | number>>;
   close(): Promise<void>;
 }
 

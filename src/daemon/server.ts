@@ -199,6 +199,11 @@ export class Server {
     return total;
   }
 
+  /** How the cache of an image does, since the start, as log fields. */
+  cacheStatistics(): Readonly<Record<string, string | number>> {
+    return this.#memory.cacheStatistics();
+  }
+
   /** VMs whose handshake was refused so far. */
   get refusedVms(): number {
     return this.#refusals.total;
