@@ -8,6 +8,7 @@ import {
   appendFileSync,
   chmodSync,
   existsSync,
+  readdirSync,
   readFileSync,
   statSync,
   writeFileSync,
@@ -16,7 +17,8 @@ import { describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
 import { HUGE_PAGE_BYTES } from "../../src/base/units.ts";
 import { waitFor } from "../../src/kit/wait.ts";
-import { PAGE_BYTES } from "../support/fixtures.ts";
+import { Dirtier } from "../support/dirtier.ts";
+import { PAGE_BYTES, TestFolder, writeFull } from "../support/fixtures.ts";
 import { cliPath, ImageStage, writeDiff, writeMemory } from "../support/image-stage.ts";
 import { requires, UNPRIVILEGED_UID } from "../support/requires.ts";
 import { ServeProcess } from "../support/serve-process.ts";
@@ -291,6 +293,7 @@ describe("refusals", needs, () => {
       stage.fails(3, "pack", "--from-session", path, "--name", "x", "--parent", "web-1");
     assert.match(pack(stage.path("memory")), /is no session file/);
     assert.match(pack(stage.path("nothing")), /cannot be opened/);
+    assert.match(pack(stage.folder), /cannot be read/);
     const two = ["pack", stage.path("memory"), "--from-session", "x", "--name", "x"];
     assert.match(stage.fails(2, ...two), /either a memory file/);
   });
@@ -318,6 +321,20 @@ describe("refusals", needs, () => {
     );
     assert.equal(status, ExitCode.noAccess, stderr);
     assert.match(stderr, /may not be read.*CAP_SYS_PTRACE/);
+  });
+
+  test("a VM whose pages the handler may not look at", async (t) => {
+    if (process.getuid?.() !== 0) return t.skip("needs root, to be somebody else");
+    using folder = new TestFolder();
+    chmodSync(folder.path, 0o777);
+    writeFull(folder.at("memory"), 64);
+    const flags = ["--memory", folder.at("memory"), "--socket", folder.at("socket")];
+    const start = { uid: UNPRIVILEGED_UID };
+    await using serve = await ServeProcess.start([...flags, "--track-dirty", folder.path], start);
+    await using vm = await Dirtier.start(folder.at("socket"), folder.at("memory"));
+    const { reason } = await serve.loggedFor(vm.pid, "Refused a VM");
+    assert.match(String(reason), /memory of process \d+ may not be read.*CAP_SYS_PTRACE/);
+    assert.deepEqual(readdirSync(folder.path).sort(), ["memory", "socket"]);
   });
 
   test("a folder that is not there", async () => {
