@@ -119,8 +119,12 @@ class MappedSession implements TrackedVm {
   }
 
   discard(): void {
-    rmSync(this.#path, { force: true });
     this.#mapping.unmap();
+    try {
+      rmSync(this.#path, { force: true });
+    } catch {
+      // Whoever finds it later sees that its process is gone.
+    }
   }
 }
 

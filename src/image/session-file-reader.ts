@@ -56,7 +56,9 @@ export class SessionFileReader {
       return new SessionFileReader(path, fd);
     } catch (error) {
       closeSync(fd);
-      throw error;
+      if (error instanceof FaultlineError) throw error;
+      const message = `The session file ${path} cannot be read. Is it a file`;
+      throw new FaultlineError("session-file", message, { cause: error });
     }
   }
 

@@ -8,6 +8,7 @@ import {
   appendFileSync,
   chmodSync,
   existsSync,
+  readdirSync,
   readFileSync,
   statSync,
   writeFileSync,
@@ -16,7 +17,8 @@ import { describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
 import { HUGE_PAGE_BYTES } from "../../src/base/units.ts";
 import { waitFor } from "../../src/kit/wait.ts";
-import { PAGE_BYTES } from "../support/fixtures.ts";
+import { Dirtier } from "../support/dirtier.ts";
+import { PAGE_BYTES, TestFolder, writeFull } from "../support/fixtures.ts";
 import { cliPath, ImageStage, writeDiff, writeMemory } from "../support/image-stage.ts";
 import { requires, UNPRIVILEGED_UID } from "../support/requires.ts";
 import { ServeProcess } from "../support/serve-process.ts";
@@ -85,8 +87,7 @@ describe(`images of a paused VM (seed ${SEED})`, needs, () => {
     await tracked.vm.order("read 220 3");
     await tracked.vm.pause();
     const expected = readFileSync(stage.path("memory"));
-    tracked.serve.kill("SIGKILL");
-    await tracked.serve.exited;
+    await killHandler(tracked);
     const report = tracked.pack("live", "--parent", "web-1");
     const live = tracked.extract("live");
     assert.deepEqual(differentPages(live, expected, 100), range(0, 100));
@@ -105,8 +106,7 @@ describe(`images of a paused VM (seed ${SEED})`, needs, () => {
     await tracked.vm.order("write 50 50");
     await tracked.vm.order("punch 20 60");
     await tracked.vm.pause();
-    tracked.serve.kill("SIGKILL");
-    await tracked.serve.exited;
+    await killHandler(tracked);
     const report = tracked.pack("live", "--parent", "web-1");
     const expected = readFileSync(stage.path("memory"));
     const live = tracked.extract("live");
@@ -291,6 +291,7 @@ describe("refusals", needs, () => {
       stage.fails(3, "pack", "--from-session", path, "--name", "x", "--parent", "web-1");
     assert.match(pack(stage.path("memory")), /is no session file/);
     assert.match(pack(stage.path("nothing")), /cannot be opened/);
+    assert.match(pack(stage.folder), /cannot be read/);
     const two = ["pack", stage.path("memory"), "--from-session", "x", "--name", "x"];
     assert.match(stage.fails(2, ...two), /either a memory file/);
   });
@@ -320,6 +321,20 @@ describe("refusals", needs, () => {
     assert.match(stderr, /may not be read.*CAP_SYS_PTRACE/);
   });
 
+  test("a VM whose pages the handler may not look at", async (t) => {
+    if (process.getuid?.() !== 0) return t.skip("needs root, to be somebody else");
+    using folder = new TestFolder();
+    chmodSync(folder.path, 0o777);
+    writeFull(folder.at("memory"), 64);
+    const flags = ["--memory", folder.at("memory"), "--socket", folder.at("socket")];
+    const start = { uid: UNPRIVILEGED_UID };
+    await using serve = await ServeProcess.start([...flags, "--track-dirty", folder.path], start);
+    await using vm = await Dirtier.start(folder.at("socket"), folder.at("memory"));
+    const { reason } = await serve.loggedFor(vm.pid, "Refused a VM");
+    assert.match(String(reason), /memory of process \d+ may not be read.*CAP_SYS_PTRACE/);
+    assert.deepEqual(readdirSync(folder.path).sort(), ["memory", "socket"]);
+  });
+
   test("a folder that is not there", async () => {
     using stage = new ImageStage();
     writeMemory(stage.path("memory"), 64, SEED);
@@ -328,6 +343,13 @@ describe("refusals", needs, () => {
     await assert.rejects(start, /--track-dirty .*nowhere cannot be written to/);
   });
 });
+
+/** Not in the middle of an event: what it had read and not recorded would be lost. */
+async function killHandler(tracked: TrackedVm): Promise<void> {
+  await tracked.bits();
+  tracked.serve.kill("SIGKILL");
+  await tracked.serve.exited;
+}
 
 function packOf(tracked: TrackedVm, parent: string): string[] {
   return ["pack", "--from-session", tracked.sessionFile, "--name", "live", "--parent", parent];
