@@ -33,6 +33,7 @@ import { snapshots } from "./snapshots.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
 import type { Report } from "./support/report.ts";
+import { workingSet } from "./working-set.ts";
 
 const EXIT_USAGE = 2;
 const EXIT_INTERRUPTED = 130;
@@ -50,6 +51,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "cached-image": cachedImage,
   "far-store": farStore,
   snapshots,
+  "working-set": workingSet,
 };
 const smokeSettings: Settings = {
   rounds: 1,

@@ -26,6 +26,7 @@ const promiseNames = [
   "cached-image",
   "far-store",
   "snapshots",
+  "working-set",
 ];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
