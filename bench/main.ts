@@ -29,6 +29,7 @@ import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
 import { pack } from "./pack.ts";
 import { removeFlood } from "./remove-flood.ts";
+import { restoreGuest } from "./restore-guest.ts";
 import { snapshots } from "./snapshots.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
@@ -52,6 +53,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "far-store": farStore,
   snapshots,
   "working-set": workingSet,
+  "restore-guest": restoreGuest,
 };
 const smokeSettings: Settings = {
   rounds: 1,

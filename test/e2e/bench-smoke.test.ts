@@ -27,6 +27,7 @@ const promiseNames = [
   "far-store",
   "snapshots",
   "working-set",
+  "restore-guest",
 ];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
