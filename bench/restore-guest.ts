@@ -26,7 +26,7 @@ const STEPS = 200;
 const FAULTS_LIMIT = 0.05;
 const COPIED_LIMIT = 1.15;
 const WRONG_LIMIT = 1.1;
-const QUIET_PATIENCE_MS = 5000;
+const QUIET_PATIENCE_MS = 2000;
 
 /** A guest as all sides restore it. */
 interface Subject {

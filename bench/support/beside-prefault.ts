@@ -19,7 +19,7 @@ import { measure } from "./report.ts";
 
 const BESIDE_LIMIT = 2;
 const RECORDER_LIMIT = 1.02;
-const QUIET_PATIENCE_MS = 5000;
+const QUIET_PATIENCE_MS = 2000;
 const SEED = 20_261_124;
 
 /** One guest that touches other pages than are installed ahead of it. */
@@ -112,9 +112,9 @@ export async function recorderFaults(run: PromiseRun): Promise<Part> {
   const rounds: { readonly off: FaultTimes; readonly on: FaultTimes }[] = [];
   for (let round = 0; round <= run.scaled(61, 1); round++) {
     const seeded = { ...plan, seed: round + 1 };
-    await awaitQuietMachine(run.scaled(1000, 1));
+    await awaitQuietMachine(run.scaled(500, 1));
     const first = await timeFaults(run, round % 2 === 0 ? off : on, seeded);
-    await awaitQuietMachine(run.scaled(1000, 1));
+    await awaitQuietMachine(run.scaled(500, 1));
     const second = await timeFaults(run, round % 2 === 0 ? on : off, seeded);
     const both = round % 2 === 0 ? { off: first, on: second } : { off: second, on: first };
     if (round > 0) rounds.push(both);

@@ -28,7 +28,7 @@ const COPY_LIMIT = 1.25;
 const HUGE_LIMIT = 0.333;
 const RUN_PAGES = 8;
 const SEED = 20_261_123;
-const QUIET_PATIENCE_MS = 5000;
+const QUIET_PATIENCE_MS = 2000;
 const HUGE_PAGE_BYTES = 2 * MIB;
 const FREE_HUGE_PAGES = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 
@@ -89,6 +89,10 @@ export async function scatteredInstalls(run: PromiseRun): Promise<Part> {
         ratio: median(rounds.map((each) => each.ours.total_ms / each.demand.total_ms)),
         target: { of: "ratio", limit: ON_DEMAND_LIMIT },
       }),
+      measure("… after the C loop", "ms", median(ours.map((each) => each.total_ms)), {
+        reference: median(rounds.map(({ copy }) => copy.total_ms)),
+        ratio: median(rounds.map((each) => each.ours.total_ms / each.copy.total_ms)),
+      }),
       ...installMeasures("runs of 8", rounds, true),
     ],
     samples: rounds.map((each) => sampleOf("scattered", each)),
@@ -122,12 +126,16 @@ export async function contiguousInstalls(run: PromiseRun): Promise<Part> {
     method:
       `Contiguous: ${small.rounds.length} rounds of ${sizeMib} MiB, the C loop with copies of 2 MiB. ` +
       (isPool
-        ? `Pages of 2 MiB: ${pooled} MiB, as much as the pool has.`
+        ? `Pages of 2 MiB: ${pooled} MiB, half of the pool.`
         : "Pages of 2 MiB: not measured (a smoke run, or an empty pool)."),
     commands: [small.command],
     measures,
     samples: [...small.rounds, ...(huge?.rounds ?? [])].map((each) => sampleOf("contiguous", each)),
   };
+}
+
+function freeHugePages(): number {
+  return Number(readFileSync(FREE_HUGE_PAGES, "utf8"));
 }
 
 interface CopyRound {
@@ -164,7 +172,7 @@ async function contiguousRounds(
 }
 
 /** Beside the C loop; per page, as serve leaves a sample to demand. */
-function installMeasures(name: string, rounds: readonly CopyRound[], isNew: boolean): Measure[] {
+function installMeasures(name: string, rounds: readonly CopyRound[], withRest: boolean): Measure[] {
   const perPage = (choose: (times: AheadTimes) => number) => ({
     reference: median(rounds.map(({ copy }) => copy.installed_ms)),
     ratio: median(
@@ -182,7 +190,7 @@ function installMeasures(name: string, rounds: readonly CopyRound[], isNew: bool
     measure("… in the fault worker", "ms", median(rounds.map(({ ours }) => ours.ownMs)), {
       ...perPage((times) => times.ownMs),
     }),
-    ...(isNew
+    ...(withRest
       ? [
           measure(
             "… before and after it",
