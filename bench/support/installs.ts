@@ -103,9 +103,8 @@ export async function scatteredInstalls(run: PromiseRun): Promise<Part> {
 export async function contiguousInstalls(run: PromiseRun): Promise<Part> {
   const sizeMib = run.scaled(256, 4);
   const small = await contiguousRounds(run, sizeMib, false);
-  const pooled = run.isSmoke
-    ? 0
-    : Math.min(sizeMib, 2 * Number(readFileSync(FREE_HUGE_PAGES, "utf8")));
+  // Half of the pool: the pages of a guest that has just ended come back a moment later.
+  const pooled = run.isSmoke ? 0 : Math.min(sizeMib, freeHugePages());
   const isPool = pooled >= 32;
   const huge = isPool ? await contiguousRounds(run, pooled, true) : null;
   const measures = [...installMeasures("contiguous", small.rounds, false)];
