@@ -3,7 +3,7 @@
  *
  * Some of the names are scenarios of `faultline bench`, run as they ship; the others look at what
  * only our own process promises: memory, idle CPU time, what VMs leave behind. Without names all
- * run, which takes some forty minutes. `--smoke` makes each tiny: enough for the test suite to
+ * run, which takes some fifty minutes. `--smoke` makes each tiny: enough for the test suite to
  * see that it works, and no number of it means anything. A missed target is printed and does not
  * fail: a noisy machine must not look like a broken program.
  */
