@@ -51,10 +51,10 @@ export async function restoreGuest(run: PromiseRun): Promise<Report> {
   return {
     bench: "restore-guest",
     method:
-      `${rounds.length} rounds of ${subject.what}, each restore by a new serve process, its memory ` +
-      "file in the page cache; in an order that changes. Recorded: with what one earlier restore " +
-      "demanded until it had answered the same. Wrong: the same set half the memory further on. Medians; ratios are " +
-      "medians of the rounds' ratios.",
+      `${rounds.length} rounds of ${subject.what}, each restore by a new serve process, its ` +
+      "memory file in the page cache; in an order that changes. Recorded: with what one earlier " +
+      "restore demanded until it had answered the same. Wrong: the same set half the " +
+      "memory further on. Medians; ratios are medians of the rounds' ratios.",
     sides: ["beside it", "Faultline"],
     commands: [rounds[0]!.onDemand.command, rounds[0]!.concurrent.command],
     measures: [
@@ -164,8 +164,8 @@ async function linuxGuest(run: PromiseRun): Promise<Subject> {
   };
   return {
     what:
-      `a Debian guest of 256 MiB in QEMU, from QEMU's start to its answer to \`chase 0 ${STEPS}\`, ` +
-      `which reads as many places of its memory`,
+      `a Debian guest of 256 MiB in QEMU, from QEMU's start to its answer to ` +
+      `\`chase 0 ${STEPS}\`, which reads as many places of its memory`,
     memoryPath: snapshot.memoryFile,
     restore: async ({ target }, beforeResume) => {
       const startMs = performance.now();

@@ -64,8 +64,8 @@ export async function faultsBesidePrefault(run: PromiseRun): Promise<Part> {
   return {
     method:
       `Beside it: ${rounds.length} rounds of one thread that touches ${touched} other pages, ` +
-      `random, while ${aheadBytes / MIB} MiB are installed with \`--prefault concurrent\`; faults ` +
-      "after its end do not count; beside the same with `--prefault off`.",
+      `random, while ${aheadBytes / MIB} MiB are installed with \`--prefault concurrent\`; ` +
+      "faults after its end do not count; beside the same with `--prefault off`.",
     commands: [without.handler.commandLine, beside.handler.commandLine],
     measures: [
       measure("fault beside it, p50", "µs", median(rounds.map(({ both }) => both.p50_us)), {

@@ -123,7 +123,7 @@ export async function contiguousInstalls(run: PromiseRun): Promise<Part> {
   }
   return {
     method:
-      `Contiguous: ${small.rounds.length} rounds of ${sizeMib} MiB, the C loop with copies of 2 MiB. ` +
+      `Contiguous: ${small.rounds.length} rounds of ${sizeMib} MiB, in copies of 2 MiB. ` +
       (isPool
         ? `Pages of 2 MiB: ${pooled} MiB, half of the pool.`
         : "Pages of 2 MiB: not measured (a smoke run, or an empty pool)."),

@@ -1,4 +1,4 @@
-/** Guests that are restored by a `serve` of their own: how soon they answer, and what they demand. */
+/** Guests that a `serve` of their own restores: how soon they answer, and what they demand. */
 import assert from "node:assert/strict";
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { SMALL_PAGE_BYTES } from "../../src/base/units.ts";
