@@ -30,6 +30,10 @@
 #endif
 
 #define PAGE_SIZE 4096
+#define HUGE_PAGE_SIZE ((size_t)2 << 20)
+
+/* Set before the memory is mapped, by guests in pages of HUGE_PAGE_SIZE. */
+static size_t guest_page_size = PAGE_SIZE;
 
 /* Formats may use %m, the text of errno. */
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
@@ -75,7 +79,9 @@ static char *map_memory_file(const char *path, int protection, int flags, size_t
 }
 
 static char *map_guest_memory(size_t size) {
-  void *guest = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (guest_page_size == HUGE_PAGE_SIZE) flags |= MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
+  void *guest = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (guest == MAP_FAILED) die("mmap of %zu bytes of guest memory: %m", size);
   return guest;
 }
@@ -110,8 +116,8 @@ static void send_handshake(int socket, int uffd, const char *guest, size_t size)
   char json[256];
   int length = snprintf(json, sizeof json,
                         "[{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":0,"
-                        "\"page_size\":%d,\"page_size_kib\":%d}]", /* bytes, whatever the name says */
-                        (uintptr_t)guest, size, PAGE_SIZE, PAGE_SIZE);
+                        "\"page_size\":%zu,\"page_size_kib\":%zu}]", /* bytes, whatever the name says */
+                        (uintptr_t)guest, size, guest_page_size, guest_page_size);
   union {
     char bytes[CMSG_SPACE(sizeof(int))];
     struct cmsghdr align;

@@ -2,12 +2,11 @@
  * What one server learns from the restores of its VMs, and does for the next ones: records what a
  * VM demands, has what earlier ones demanded installed ahead, and judges whether that helped.
  */
-import { randomInt } from "node:crypto";
-import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { formatBytes } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { PrefaultReport, Session } from "../engine/session.ts";
 import type { PrefaultSetup } from "../engine/wire.ts";
-import { type PrefaultRuns, prefaultRuns } from "../pager/prefault-runs.ts";
+import type { PrefaultRuns } from "../pager/prefault-runs.ts";
 import {
   installedAhead,
   isPlanWrong,
@@ -17,8 +16,8 @@ import {
 import type { PageRuns } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { collapseFull } from "./collapse.ts";
-import { type HostState, hostState } from "./host-state.ts";
 import type { Logger } from "./log.ts";
+import { PrefaultPlans } from "./prefault-plans.ts";
 import { formatUs } from "./session-report.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
@@ -43,15 +42,8 @@ export interface RestoreWatchOptions {
   readonly log: Logger;
 }
 
-/** One block of 64 KiB in so many is left to demand, to see whether the set is still right. */
-const HOLD_OUT_EVERY = 64;
 /** How often a running prefault is looked at. */
 const LOOK_EVERY_MS = 20;
-const NO_RUNS: PrefaultRuns = {
-  starts: new Uint32Array(),
-  counts: new Uint32Array(),
-  heldOut: new Uint32Array(),
-};
 
 /** What is done for one VM: goes to the engine with it, and comes back to `follow`. */
 export interface RestorePlan {
@@ -64,15 +56,22 @@ export class RestoreWatch {
   /** Called when nothing more is installed ahead of a VM. */
   onPrefaulted: (session: Session, report: PrefaultReport) => void = () => {};
   readonly #options: RestoreWatchOptions;
+  readonly #prefaults: PrefaultPlans;
   readonly #plans = new WeakMap<Session, RestorePlan>();
 
   constructor(options: RestoreWatchOptions) {
     this.#options = options;
+    this.#prefaults = new PrefaultPlans(options);
+  }
+
+  /** What earlier restores needed, and makes the first VM's handshake shorter. */
+  prepare(): PrefaultRuns {
+    return this.#prefaults.prepare();
   }
 
   planFor(regions: RegionMap): RestorePlan {
     const { mode, keeper, recordForMs } = this.#options;
-    const runs = mode === "off" ? NO_RUNS : this.#runsFor(regions);
+    const runs = this.#prefaults.for(regions.pageSizeBytes);
     const isNothing = runs.starts.length === 0 && mode !== "all";
     return {
       runs,
@@ -138,24 +137,6 @@ export class RestoreWatch {
     });
   }
 
-  #runsFor(regions: RegionMap): PrefaultRuns {
-    const { mode, keeper, log } = this.#options;
-    const set = keeper?.current ?? null;
-    if (set === null) return NO_RUNS;
-    const { pageSizeBytes } = regions;
-    const host = hostState();
-    const planned = prefaultRuns(set, {
-      pageSizeBytes,
-      leastNeed: host.areCpusBusy ? LIKELY : 0,
-      // Completion installs a sample too, so that nobody can see whether it was needed.
-      holdOut: mode === "all" ? null : { every: HOLD_OUT_EVERY, salt: randomInt(2 ** 32) },
-    });
-    const budgetPages = Math.floor(host.spareBytes / pageSizeBytes);
-    const runs = within(planned, mode === "all" ? Number.POSITIVE_INFINITY : budgetPages);
-    if (runs !== planned || host.areCpusBusy) log.info(shrunk(host, runs), "Prefaults less");
-    return runs;
-  }
-
   /** While a VM is prefaulted: whether it demands something else. Returns what ends it. */
   #look(session: Session, { prefault, runs }: RestorePlan): () => void {
     const { log, engine, mode } = this.#options;
@@ -168,6 +149,7 @@ export class RestoreWatch {
       looked = demandLog.length;
       if (!isPlanWrong(runs, demandLog.pages())) return;
       log.info({ pid }, "Stops to prefault: the guest demands other pages than restores before");
+      clearInterval(timer);
       engine.cancelPrefault(session);
     }, LOOK_EVERY_MS);
     return () => clearInterval(timer);
@@ -213,28 +195,4 @@ export class RestoreWatch {
 /** Of a log that was full nobody can say what was not demanded: so nothing fades by it. */
 function everything(pageCount: number): PageRuns {
   return { starts: Uint32Array.of(0), counts: Uint32Array.of(pageCount) };
-}
-
-/** Needed in three of four restores. */
-const LIKELY = 192;
-
-/** The first runs, as far as they fit. */
-function within(runs: PrefaultRuns, budgetPages: number): PrefaultRuns {
-  let pages = 0;
-  let kept = 0;
-  for (; kept < runs.counts.length && pages + runs.counts[kept]! <= budgetPages; kept++) {
-    pages += runs.counts[kept]!;
-  }
-  if (kept === runs.counts.length) return runs;
-  return {
-    starts: runs.starts.slice(0, kept),
-    counts: runs.counts.slice(0, kept),
-    heldOut: runs.heldOut,
-  };
-}
-
-function shrunk(host: HostState, runs: PrefaultRuns): Record<string, string | number> {
-  const pages = runs.counts.reduce((sum, count) => sum + count, 0);
-  const why = host.areCpusBusy ? "the CPUs are busy" : "memory is short";
-  return { why, pages, spare: formatBytes(host.spareBytes), page: formatBytes(SMALL_PAGE_BYTES) };
 }

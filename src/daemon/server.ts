@@ -13,7 +13,6 @@ import type { ErrorPolicy } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
-import { prefaultRuns } from "../pager/prefault-runs.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
@@ -158,7 +157,7 @@ export class Server {
       await rehearse(engine, memory.mapped, log);
       const server = new Server(options, { memory, socket, engine, tracking, log, keeper });
       server.#acceptor.start();
-      if (options.prefetch !== false) void server.#prefetch();
+      void server.#prefetch();
       return server;
     } catch (error) {
       await engine?.close();
@@ -230,10 +229,9 @@ export class Server {
 
   /** What earlier restores needed comes into memory before the first VM does. */
   async #prefetch(): Promise<void> {
-    const set = this.#keeper?.current ?? null;
-    if (set === null) return;
+    const runs = this.#restores.prepare();
+    if (this.#options.prefetch === false) return;
     const pageSizeBytes = SMALL_PAGE_BYTES;
-    const runs = prefaultRuns(set, { pageSizeBytes, leastNeed: 0, holdOut: null });
     const { mapped: image, supply, spareBytes: budgetBytes } = this.#memory;
     const { signal } = this.#prefetching;
     const report = await prefetch({ image, supply, runs, pageSizeBytes, budgetBytes, signal });

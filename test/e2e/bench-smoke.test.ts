@@ -27,6 +27,8 @@ const promiseNames = [
   "far-store",
   "snapshots",
   "dirty",
+  "working-set",
+  "restore-guest",
 ];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {

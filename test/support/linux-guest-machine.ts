@@ -75,20 +75,41 @@ export class LinuxGuest {
     });
   }
 
-  /** Returns when it runs; the memory is all missing then, but for what QEMU itself has touched. */
-  static async restore(snapshot: GuestSnapshot, handlerSocket: string): Promise<LinuxGuest> {
-    const { folder, seed, answeredCount } = snapshot;
+  /**
+   * Returns when it runs; the memory is all missing then, but for what QEMU itself has touched, and
+   * what was installed until `beforeResume` was done.
+   */
+  static async restore(
+    snapshot: GuestSnapshot,
+    handlerSocket: string,
+    beforeResume: () => Promise<void> = async () => {},
+  ): Promise<LinuxGuest> {
     const backend = `memory-backend-memfd,id=ram,size=${GUEST_MEMORY_BYTES},share=on`;
-    const options = ["-object", backend, "-incoming", "defer"];
     const shim = compile(join(repositoryRoot, "test/peer/qemu-shim.c"), ["-shared", "-fPIC"]);
-    const guest = await LinuxGuest.#start(folder, seed, answeredCount, options, {
-      LD_PRELOAD: shim,
-      FAULTLINE_SHIM_SOCKET: handlerSocket,
-    });
+    const environment = { LD_PRELOAD: shim, FAULTLINE_SHIM_SOCKET: handlerSocket };
+    return await LinuxGuest.#resume(snapshot, backend, environment, beforeResume);
+  }
+
+  /** Without a handler: `memoryFile` is a copy of the snapshot's, which the guest writes to. */
+  static async restoreCopied(snapshot: GuestSnapshot, memoryFile: string): Promise<LinuxGuest> {
+    const memory = `size=${GUEST_MEMORY_BYTES},mem-path=${memoryFile},share=on`;
+    const backend = `memory-backend-file,id=ram,${memory}`;
+    return await LinuxGuest.#resume(snapshot, backend, {}, async () => {});
+  }
+
+  static async #resume(
+    { folder, seed, answeredCount }: GuestSnapshot,
+    backend: string,
+    environment: NodeJS.ProcessEnv,
+    beforeResume: () => Promise<void>,
+  ): Promise<LinuxGuest> {
+    const options = ["-object", backend, "-incoming", "defer"];
+    const guest = await LinuxGuest.#start(folder, seed, answeredCount, options, environment);
     return await guest.#orGone(async () => {
       await guest.qmp.ignoreSharedMemory();
       await guest.qmp.execute("migrate-incoming", { uri: `exec:cat '${join(folder, STATE)}'` });
       await guest.qmp.untilMigrated();
+      await beforeResume();
       await guest.qmp.execute("cont");
     });
   }
