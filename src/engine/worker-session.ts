@@ -276,6 +276,7 @@ export class WorkerSession {
     if (verdict === "first") {
       const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
       this.#recorder?.record(page, this.lastActiveUs);
+      if (this.prefault?.expects(page) !== true) this.#tools.unexpected(this.lastActiveUs);
     } else if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +

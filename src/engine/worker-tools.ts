@@ -10,6 +10,8 @@ export interface WorkerTools {
   readonly buffers: PageBuffers;
   /** A session lacks a part of its image: it has to be brought; urgently, if faults wait for it. */
   need(session: WorkerSession, part: number, isUrgent: boolean): void;
+  /** A page was demanded that nobody expected: more such faults may follow at once. */
+  unexpected(nowUs: number): void;
   /** By policy a session waits for a page that cannot be had now: somebody should know. */
   tellWait(session: WorkerSession, loss: string): void;
 }

@@ -17,7 +17,7 @@ import { killByPidfd } from "../linux/process.ts";
 import { requestSlice } from "../linux/scheduling.ts";
 import { sched_yield } from "../linux/sys.ts";
 import { ActionList } from "../pager/actions.ts";
-import { SpinPacer } from "../pager/pacing.ts";
+import { SpinPacer, StepPacer } from "../pager/pacing.ts";
 import { EventBatch } from "../uffd/events.ts";
 import { PageBuffers } from "./page-buffers.ts";
 import type { Step } from "./session-prefault.ts";
@@ -47,6 +47,8 @@ const REST_US = 1e6;
 /** The shortest slice that the kernel takes: a vCPU waits for this thread (decision 9). */
 const SLICE_NS = 100_000;
 
+/** A wait shorter than this is not worth a sleep: epoll's clock has milliseconds. */
+const SHORT_WAIT_US = 100;
 /** After the last page of a VM that is let go: what its kernel queued before must still be read. */
 const FAREWELL_US = 1e6;
 
@@ -64,11 +66,13 @@ class FaultWorker {
   readonly #epoll = Epoll.create(EVENTS_PER_WAIT);
   readonly #sessions = new Map<number, WorkerSession>();
   readonly #pacer: SpinPacer;
+  readonly #stepPacer = new StepPacer();
   readonly #tools: WorkerTools = {
     batch: new EventBatch(),
     actions: new ActionList(),
     buffers: new PageBuffers(),
     need: (session, part, isUrgent) => this.#need(session, part, isUrgent),
+    unexpected: (nowUs) => this.#stepPacer.observeUnexpected(nowUs),
     tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
   };
   /** By part. */
@@ -112,10 +116,13 @@ class FaultWorker {
     let earliestUs = Number.POSITIVE_INFINITY;
     for (const dueUs of this.#unfinished.values()) earliestUs = Math.min(earliestUs, dueUs);
     for (const dueUs of this.#leaving.values()) earliestUs = Math.min(earliestUs, dueUs);
-    for (const { prefault } of this.#ahead) earliestUs = Math.min(earliestUs, prefault!.dueUs);
-    if (earliestUs === 0) return 0;
+    const heldUs = this.#stepPacer.heldUntilUs;
+    for (const { prefault } of this.#ahead) {
+      earliestUs = Math.min(earliestUs, Math.max(heldUs, prefault!.dueUs));
+    }
     if (earliestUs === Number.POSITIVE_INFINITY) return -1;
-    return Math.max(1, Math.ceil((earliestUs - monotonicUs()) / 1000));
+    const waitUs = earliestUs - monotonicUs();
+    return waitUs < SHORT_WAIT_US ? 0 : Math.max(1, Math.ceil(waitUs / 1000));
   }
 
   #dispatch(id: number, about: number): void {
@@ -209,14 +216,14 @@ class FaultWorker {
    */
   #goAhead(): void {
     const nowUs = monotonicUs();
+    if (nowUs < this.#stepPacer.heldUntilUs) return;
     for (const session of this.#ahead) {
       const prefault = session.prefault!;
       if (prefault.dueUs > nowUs) continue;
       // To the end of the line. (A Set goes on with what is added while it is walked through.)
       this.#ahead.delete(session);
       this.#ahead.add(session);
-      // Whoever else wants this CPU, the guest perhaps, comes first.
-      if (prefault.isPaced) sched_yield();
+      this.#stepPacer.observeStep(nowUs);
       this.#concludeStep(session, this.#stepAhead(session, nowUs));
       return;
     }

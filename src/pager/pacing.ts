@@ -42,3 +42,30 @@ export class SpinPacer {
     this.#meanGapUs += (gap - this.#meanGapUs) * NEWEST;
   }
 }
+
+/**
+ * After a fault on a page that nobody expected, nothing is installed ahead for so long: the next
+ * such fault, of a thread that goes on at once, would wait for the end of a step.
+ */
+const HOLD_US = 50;
+/** But one step is taken in so long at least, however many such faults there are. */
+const MAX_HOLD_US = 1000;
+
+/** When the next pages may be installed ahead of all VMs. Faults on expected pages hold nothing. */
+export class StepPacer {
+  #unexpectedUs = Number.NEGATIVE_INFINITY;
+  #steppedUs = 0;
+
+  observeUnexpected(nowUs: number): void {
+    this.#unexpectedUs = nowUs;
+  }
+
+  observeStep(nowUs: number): void {
+    this.#steppedUs = nowUs;
+  }
+
+  /** No step before this moment. */
+  get heldUntilUs(): number {
+    return Math.min(this.#unexpectedUs + HOLD_US, this.#steppedUs + MAX_HOLD_US);
+  }
+}

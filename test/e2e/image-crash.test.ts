@@ -84,7 +84,7 @@ describe("collecting garbage that is killed", () => {
     using stage = new ImageStage();
     const random = new Random(SEED);
     const pack = (name: string, seed: number): void => {
-      writeMemory(stage.path("memory"), 3000, seed);
+      writeMemory(stage.path("memory"), 1500, seed);
       stage.json("pack", stage.path("memory"), "--name", name, "--chunk-size", "4K");
     };
     const leaveGarbage = (round: number): void => {

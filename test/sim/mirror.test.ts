@@ -13,7 +13,14 @@ const pairs = [
 
 /** What the simulator has no use for: it makes no runs of bytes, no epoll, no clock, no threads. */
 const notMirrored = [
-  ...["MAX_RUN_BYTES", "MAX_STREAM_BYTES", "EVENTS_PER_WAIT", "SLICE_NS", "TELL_WAIT_EVERY_US"],
+  ...[
+    "MAX_RUN_BYTES",
+    "MAX_STREAM_BYTES",
+    "SHORT_WAIT_US",
+    "EVENTS_PER_WAIT",
+    "SLICE_NS",
+    "TELL_WAIT_EVERY_US",
+  ],
   ...["ABOUT_CONTROL", "ABOUT_FAULTS", "ABOUT_PROCESS"],
 ];
 

@@ -1,7 +1,7 @@
 /** When a worker spins: only while faults come fast, and never for long after they stop. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { SpinPacer } from "../../src/pager/pacing.ts";
+import { SpinPacer, StepPacer } from "../../src/pager/pacing.ts";
 
 function pacerAfter(gapsUs: readonly number[]): SpinPacer {
   const pacer = new SpinPacer("auto");
@@ -73,5 +73,23 @@ describe("fixed modes", () => {
 
   test("the number 0 sleeps at once", () => {
     assert.equal(new SpinPacer(0).budgetUs, 0);
+  });
+});
+
+describe("steps ahead", () => {
+  test("wait a moment after a fault that nobody expected, but not for ever", () => {
+    const pacer = new StepPacer();
+    assert.ok(pacer.heldUntilUs <= 0, "nothing holds them at first");
+    pacer.observeStep(10_000);
+    assert.ok(pacer.heldUntilUs < 10_000);
+    for (let nowUs = 10_000; nowUs < 10_900; nowUs += 20) {
+      pacer.observeUnexpected(nowUs);
+      assert.equal(pacer.heldUntilUs, nowUs + 50);
+    }
+    pacer.observeUnexpected(10_990);
+    assert.equal(pacer.heldUntilUs, 11_000, "a step is due");
+    pacer.observeStep(11_000);
+    pacer.observeUnexpected(11_005);
+    assert.equal(pacer.heldUntilUs, 11_055);
   });
 });
