@@ -31,6 +31,7 @@ import { memory } from "./memory.ts";
 import { pack } from "./pack.ts";
 import { removeFlood } from "./remove-flood.ts";
 import { restoreGuest } from "./restore-guest.ts";
+import { scan } from "./scan.ts";
 import { snapshots } from "./snapshots.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
@@ -53,6 +54,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "cached-image": cachedImage,
   "far-store": farStore,
   snapshots,
+  scan,
   dirty,
   "working-set": workingSet,
   "restore-guest": restoreGuest,

@@ -28,8 +28,10 @@ const HELD_OUT_BLOCKS = 16;
 const PAGES_PER_BLOCK = 16;
 /** Needed in three of four restores: what is worth it when CPUs are busy. */
 const LIKELY = 192;
-/** Made anew at most so often. */
+/** Made anew at most so often, */
 const REFRESH_MS = 5000;
+/** and not while a VM is being restored: that takes the CPU from its fault worker. */
+const REFRESH_AFTER_MS = 1000;
 
 export const NO_RUNS: PrefaultRuns = {
   starts: new Uint32Array(),
@@ -80,11 +82,12 @@ export class PrefaultPlans {
     const isOld = performance.now() - known.madeMs > REFRESH_MS;
     if (isOld && !this.#refreshing.has(key)) {
       this.#refreshing.add(key);
-      setImmediate(() => {
+      const refresh = (): void => {
         this.#refreshing.delete(key);
         const current = this.#options.keeper?.current ?? set;
         this.#make(key, current, pageSizeBytes, leastNeed);
-      });
+      };
+      setTimeout(refresh, REFRESH_AFTER_MS).unref();
     }
     return known;
   }

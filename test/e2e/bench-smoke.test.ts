@@ -26,6 +26,7 @@ const promiseNames = [
   "cached-image",
   "far-store",
   "snapshots",
+  "scan",
   "dirty",
   "working-set",
   "restore-guest",
