@@ -67,7 +67,7 @@ export async function scan(run: PromiseRun): Promise<Report> {
     bench: "scan",
     method:
       `${rounds} rounds of each, in turns: ${faults} pages over ${sizeMib} MiB, each once; in ` +
-      `order by 1 thread and by ${MANY_THREADS}, each in a share of its own, beside the C handler; ` +
+      `order by 1 thread and by ${MANY_THREADS}, each in its own share, beside the C handler; ` +
       "and in random order by 1 thread, beside serve with --no-streams. Time per page. Medians; " +
       "ratios are medians of the rounds' ratios.",
     sides: ["beside it", "Faultline"],
