@@ -106,12 +106,12 @@ static int connect_to(const char *path) {
   return fd;
 }
 
-static void send_handshake(int socket, int uffd, const char *guest, size_t size) {
+static void send_handshake(int socket, int uffd, const char *guest, size_t size, unsigned page_size) {
   char json[256];
   int length = snprintf(json, sizeof json,
                         "[{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":0,"
-                        "\"page_size\":%d,\"page_size_kib\":%d}]", /* bytes, whatever the name says */
-                        (uintptr_t)guest, size, PAGE_SIZE, PAGE_SIZE);
+                        "\"page_size\":%u,\"page_size_kib\":%u}]", /* bytes, whatever the name says */
+                        (uintptr_t)guest, size, page_size, page_size);
   union {
     char bytes[CMSG_SPACE(sizeof(int))];
     struct cmsghdr align;
@@ -137,15 +137,20 @@ static void send_handshake(int socket, int uffd, const char *guest, size_t size)
  * Returns when (now_ns) the handshake was about to be sent. Before, not after: sending wakes the handler, which may do
  * its work while the sender waits for its CPU to be given back.
  */
-static uint64_t attach(const char *socket_path, const char *guest, size_t size) {
+__attribute__((unused)) static uint64_t attach_pages(const char *socket_path, const char *guest, size_t size,
+                                                     unsigned page_size) {
   int uffd = create_uffd();
   struct uffdio_register request = {
       .range = {.start = (uint64_t)(uintptr_t)guest, .len = size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
   if (ioctl(uffd, UFFDIO_REGISTER, &request) < 0) die("UFFDIO_REGISTER: %m");
   int socket = connect_to(socket_path);
   uint64_t sent_at = now_ns();
-  send_handshake(socket, uffd, guest, size);
+  send_handshake(socket, uffd, guest, size, page_size);
   return sent_at;
+}
+
+__attribute__((unused)) static uint64_t attach(const char *socket_path, const char *guest, size_t size) {
+  return attach_pages(socket_path, guest, size, PAGE_SIZE);
 }
 
 #endif

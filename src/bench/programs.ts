@@ -7,7 +7,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { findCompiler, runCompiler } from "../kit/compile.ts";
 import { repositoryRoot } from "../kit/paths.ts";
 
-export type ProgramName = "handler" | "faulter" | "vms";
+export type ProgramName = "handler" | "faulter" | "vms" | "replayer";
 
 const sources = join(repositoryRoot, "bench", "reference");
 

@@ -1,0 +1,119 @@
+/** Distributions as cumulative curves on a logarithmic axis, each with its name beside it. PURE. */
+import {
+  element,
+  formatMicroseconds,
+  HEAD_PX,
+  LogAxis,
+  label,
+  line,
+  PADDING_PX,
+  picture,
+  seriesOf,
+} from "./svg.ts";
+
+export interface Curve {
+  /** Decides the colour. */
+  readonly name: string;
+  readonly title: string;
+  /** Microseconds at equal steps from 0 to 100 %. */
+  readonly quantilesUs: readonly number[];
+}
+
+interface Point {
+  readonly x: number;
+  readonly y: number;
+}
+
+interface Box extends Point {
+  readonly width: number;
+  readonly height: number;
+}
+
+const WIDTH_PX = 820;
+const HEIGHT_PX = 440;
+const LEFT_PX = 64;
+const BOTTOM_PX = 56;
+const SHARES = [0, 0.25, 0.5, 0.75, 1];
+/** Where along a curve its name may stand. */
+const LABEL_SHARES = [0.94, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15, 0.06];
+const LABEL_GAP_PX = 8;
+const LABEL_HEIGHT_PX = 16;
+/** Generous: fonts differ. */
+const LETTER_PX = 7.5;
+/** A clock may see no time pass. */
+const LEAST_US = 0.01;
+
+export function plotCurves(title: string, subtitle: string, curves: readonly Curve[]): string {
+  const bottomPx = HEIGHT_PX - BOTTOM_PX;
+  const lengthPx = WIDTH_PX - LEFT_PX - 2 * PADDING_PX;
+  const seen = (us: number): number => Math.max(us, LEAST_US);
+  const values = curves.flatMap(({ quantilesUs }) => [quantilesUs[0]!, quantilesUs.at(-1)!]);
+  const axis = new LogAxis(values.map(seen), LEFT_PX, lengthPx);
+  const heightOf = (share: number): number => bottomPx - share * (bottomPx - HEAD_PX);
+  const paths = curves.map(({ quantilesUs }): Point[] =>
+    quantilesUs.map((us, step) => ({
+      x: axis.at(seen(us)),
+      y: heightOf(step / (quantilesUs.length - 1)),
+    })),
+  );
+  const boxes = placeLabels(curves, paths);
+  const body = [
+    ...SHARES.flatMap((share) => [
+      line(LEFT_PX, heightOf(share), LEFT_PX + lengthPx, heightOf(share), "grid"),
+      label(`${share * 100} %`, LEFT_PX - 8, heightOf(share) + 4, { anchor: "end", kind: "muted" }),
+    ]),
+    ...axis.grid(HEAD_PX, bottomPx, formatMicroseconds),
+    ...curves.map(({ name }, index) => drawCurve(seriesOf(name), paths[index]!)),
+    ...curves.map(({ name, title: text }, index) => {
+      const { x, y } = boxes[index]!;
+      return label(text, x, y + LABEL_HEIGHT_PX - 4, { kind: `halo group fill${seriesOf(name)}` });
+    }),
+  ];
+  return picture(WIDTH_PX, HEIGHT_PX, title, subtitle, body);
+}
+
+function drawCurve(series: number, points: readonly Point[]): string {
+  const text = points.map(({ x, y }) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
+  return element("polyline", { points: text, class: `line${series} curve curve${series}` });
+}
+
+/** Beside its own curve, where it hides least of the others. */
+function placeLabels(curves: readonly Curve[], paths: readonly (readonly Point[])[]): Box[] {
+  const placed: Box[] = [];
+  for (const [index, { title }] of curves.entries()) {
+    const own = paths[index]!;
+    const boxes = LABEL_SHARES.flatMap((share) => besides(own, share, title.length * LETTER_PX));
+    const costs = boxes.map((box) => costOf(box, paths, placed));
+    placed.push(boxes[costs.indexOf(Math.min(...costs))]!);
+  }
+  return placed;
+}
+
+/** To the right of the curve and to its left. */
+function besides(path: readonly Point[], share: number, width: number): Box[] {
+  const { x, y } = path[Math.round(share * (path.length - 1))]!;
+  const box = { y: y - LABEL_HEIGHT_PX / 2, width, height: LABEL_HEIGHT_PX };
+  return [
+    { ...box, x: x + LABEL_GAP_PX },
+    { ...box, x: x - LABEL_GAP_PX - width },
+  ];
+}
+
+const OUTSIDE_COST = 10_000;
+const OVERLAP_COST = 1000;
+
+function costOf(box: Box, paths: readonly (readonly Point[])[], placed: readonly Box[]): number {
+  const isInside = box.x >= LEFT_PX && box.x + box.width <= WIDTH_PX - PADDING_PX;
+  const hidden = paths.flat().filter((point) => isWithin(point, box)).length;
+  const overlaps = placed.filter((other) => doOverlap(box, other)).length;
+  return (isInside ? 0 : OUTSIDE_COST) + overlaps * OVERLAP_COST + hidden;
+}
+
+function isWithin({ x, y }: Point, box: Box): boolean {
+  return x >= box.x && x <= box.x + box.width && y >= box.y && y <= box.y + box.height;
+}
+
+function doOverlap(a: Box, b: Box): boolean {
+  const isBeside = a.x + a.width < b.x || b.x + b.width < a.x;
+  return !isBeside && a.y < b.y + b.height && b.y < a.y + a.height;
+}
