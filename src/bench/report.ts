@@ -25,9 +25,15 @@ export interface ContenderReport {
   readonly servesMany: boolean;
   /** By figure key. */
   readonly figures: Readonly<Record<string, FigureReport>>;
-  /** Of `restore`, what a touch took: 0 %, 0.5 % … 100 % of them; medians of the rounds. */
+  /** Of `restore`, what so many of the touches took at most (`touchShares`); medians of rounds. */
   readonly touchQuantilesUs?: readonly number[];
 }
+
+/** 0, 0.01 … 0.99, and from there on in thousandths: few touches are slow, and they matter. */
+export const touchShares: readonly number[] = [
+  ...Array.from({ length: 99 }, (_, percent) => percent / 100),
+  ...Array.from({ length: 11 }, (_, step) => (990 + step) / 1000),
+];
 
 export interface TargetReport extends Target {
   /** The median that is judged. */

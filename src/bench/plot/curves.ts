@@ -1,4 +1,8 @@
-/** Distributions as cumulative curves on a logarithmic axis, each with its name beside it. PURE. */
+/**
+ * Distributions as cumulative curves, each with its name beside it. Both axes are logarithmic: up,
+ * each further nine of 90 %, 99 %, 99.9 % takes as much room, as a guest waits for the slow ones
+ * most. PURE.
+ */
 import {
   element,
   formatMicroseconds,
@@ -15,7 +19,7 @@ export interface Curve {
   /** Decides the colour. */
   readonly name: string;
   readonly title: string;
-  /** Microseconds at equal steps from 0 to 100 %. */
+  /** Microseconds, one for each of the shares. */
   readonly quantilesUs: readonly number[];
 }
 
@@ -33,9 +37,10 @@ const WIDTH_PX = 820;
 const HEIGHT_PX = 440;
 const LEFT_PX = 64;
 const BOTTOM_PX = 56;
-const SHARES = [0, 0.25, 0.5, 0.75, 1];
+const GRID_SHARES = [0, 0.5, 0.9, 0.99, 0.999];
+const TOP_NINES = 3;
 /** Where along a curve its name may stand. */
-const LABEL_SHARES = [0.94, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15, 0.06];
+const LABEL_SHARES = [0.92, 0.8, 0.95, 0.97, 0.7, 0.985, 0.99, 0.994, 0.55, 0.3];
 const LABEL_GAP_PX = 8;
 const LABEL_HEIGHT_PX = 16;
 /** Generous: fonts differ. */
@@ -43,24 +48,36 @@ const LETTER_PX = 7.5;
 /** A clock may see no time pass. */
 const LEAST_US = 0.01;
 
-export function plotCurves(title: string, subtitle: string, curves: readonly Curve[]): string {
+export function plotCurves(
+  title: string,
+  subtitle: string,
+  shares: readonly number[],
+  curves: readonly Curve[],
+): string {
   const bottomPx = HEIGHT_PX - BOTTOM_PX;
   const lengthPx = WIDTH_PX - LEFT_PX - 2 * PADDING_PX;
   const seen = (us: number): number => Math.max(us, LEAST_US);
   const values = curves.flatMap(({ quantilesUs }) => [quantilesUs[0]!, quantilesUs.at(-1)!]);
   const axis = new LogAxis(values.map(seen), LEFT_PX, lengthPx);
-  const heightOf = (share: number): number => bottomPx - share * (bottomPx - HEAD_PX);
+  const heightOf = (share: number): number => {
+    const nines = Math.min(TOP_NINES, -Math.log10(1 - share));
+    return bottomPx - (nines / TOP_NINES) * (bottomPx - HEAD_PX);
+  };
   const paths = curves.map(({ quantilesUs }): Point[] =>
     quantilesUs.map((us, step) => ({
       x: axis.at(seen(us)),
-      y: heightOf(step / (quantilesUs.length - 1)),
+      y: heightOf(shares[step]!),
     })),
   );
-  const boxes = placeLabels(curves, paths);
+  const steps = LABEL_SHARES.map((share) => shares.findIndex((each) => each >= share));
+  const boxes = placeLabels(curves, paths, steps);
   const body = [
-    ...SHARES.flatMap((share) => [
+    ...GRID_SHARES.flatMap((share) => [
       line(LEFT_PX, heightOf(share), LEFT_PX + lengthPx, heightOf(share), "grid"),
-      label(`${share * 100} %`, LEFT_PX - 8, heightOf(share) + 4, { anchor: "end", kind: "muted" }),
+      label(`${Number((share * 100).toFixed(1))} %`, LEFT_PX - 8, heightOf(share) + 4, {
+        anchor: "end",
+        kind: "muted",
+      }),
     ]),
     ...axis.grid(HEAD_PX, bottomPx, formatMicroseconds),
     ...curves.map(({ name }, index) => drawCurve(seriesOf(name), paths[index]!)),
@@ -77,21 +94,24 @@ function drawCurve(series: number, points: readonly Point[]): string {
   return element("polyline", { points: text, class: `line${series} curve curve${series}` });
 }
 
-/** Beside its own curve, where it hides least of the others. */
-function placeLabels(curves: readonly Curve[], paths: readonly (readonly Point[])[]): Box[] {
+/** Beside its own curve, at one of `steps`, where it hides least of the others. */
+function placeLabels(
+  curves: readonly Curve[],
+  paths: readonly (readonly Point[])[],
+  steps: readonly number[],
+): Box[] {
   const placed: Box[] = [];
   for (const [index, { title }] of curves.entries()) {
     const own = paths[index]!;
-    const boxes = LABEL_SHARES.flatMap((share) => besides(own, share, title.length * LETTER_PX));
+    const boxes = steps.flatMap((step) => besides(own[step]!, title.length * LETTER_PX));
     const costs = boxes.map((box) => costOf(box, paths, placed));
     placed.push(boxes[costs.indexOf(Math.min(...costs))]!);
   }
   return placed;
 }
 
-/** To the right of the curve and to its left. */
-function besides(path: readonly Point[], share: number, width: number): Box[] {
-  const { x, y } = path[Math.round(share * (path.length - 1))]!;
+/** To the right of a curve's point and to its left. */
+function besides({ x, y }: Point, width: number): Box[] {
   const box = { y: y - LABEL_HEIGHT_PX / 2, width, height: LABEL_HEIGHT_PX };
   return [
     { ...box, x: x + LABEL_GAP_PX },

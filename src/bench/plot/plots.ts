@@ -1,5 +1,5 @@
 /** Which pictures a run gives, and what is in them. PURE. */
-import type { ScenarioReport } from "../report.ts";
+import { type ScenarioReport, touchShares } from "../report.ts";
 import { backendNames, backendTitles, pageTitle, vmTitle } from "../restore/cases.ts";
 import { plotCurves } from "./curves.ts";
 import { plotTimes } from "./times.ts";
@@ -50,7 +50,8 @@ function touchesOf({ restore, contenders }: RestoreReport): string {
   const size = `${pageTitle(restore.pageSizeBytes)} pages, ${vmTitle(restore.vms)}`;
   return plotCurves(
     `What a touch of a page takes: ${which}`,
-    `${size}; share of all touches that took no longer; logarithmic scale`,
+    `${size}; share of all touches that took no longer`,
+    touchShares,
     contenders.map(({ name, title, touchQuantilesUs }) => ({
       name,
       title,

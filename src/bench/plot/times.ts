@@ -27,7 +27,7 @@ export interface TimeGroup {
 }
 
 const WIDTH_PX = 820;
-const NAMES_PX = 140;
+const NAMES_PX = 152;
 /** For the label of the longest time. */
 const VALUES_PX = 76;
 const ROW_PX = 22;

@@ -14,7 +14,7 @@ export interface ReplayTimes {
   /** Of each VM. */
   readonly working_set_ms: readonly number[];
   readonly stall_ms: readonly number[];
-  /** Of all touches: 0 %, 0.5 %, … 100 %. */
+  /** Of all touches, at `touchShares` of the report. */
   readonly quantiles_us: readonly number[];
   readonly mismatches: number;
 }

@@ -4,10 +4,15 @@
  */
 import { FaultlineError } from "../../base/errors.ts";
 import { HandlerProcess } from "../../kit/handler-process.ts";
-import { type ContenderReport, reportScenario, type ScenarioReport } from "../report.ts";
+import {
+  type ContenderReport,
+  reportScenario,
+  type ScenarioReport,
+  touchShares,
+} from "../report.ts";
 import { type Field, type Progress, runRounds } from "../run.ts";
 import type { Figure, Sample, Settings } from "../scenario.ts";
-import { median, quantile } from "../statistics.ts";
+import { median } from "../statistics.ts";
 import type { Workspace } from "../workspace.ts";
 import {
   type BackendName,
@@ -196,8 +201,8 @@ function sampleOf(times: ReplayTimes): Sample {
     working_set_ms: median(times.working_set_ms),
     slowest_ms: Math.max(...times.working_set_ms),
     stall_ms: median(times.stall_ms),
-    p50_us: quantile(times.quantiles_us, 0.5),
-    p99_us: quantile(times.quantiles_us, 0.99),
+    p50_us: times.quantiles_us[touchShares.indexOf(0.5)]!,
+    p99_us: times.quantiles_us[touchShares.indexOf(0.99)]!,
   };
 }
 
