@@ -31,6 +31,17 @@ describe("faultline bench fails", () => {
     assert.match(error, /gave a VM 512 pages with wrong bytes/);
   });
 
+  test("… also of VMs that replay a trace", needs, () => {
+    const other = join(folder, "other.mem");
+    writeFileSync(other, "");
+    truncateSync(other, 8 * 2 ** 20);
+    const few = ["--quick", "--backends", "file", "--contenders", "mapping"];
+    const command = `${handler} {socket} ${other} # {memory}`;
+    const { status, error } = runBench(["restore", ...few, "--handler", command]);
+    assert.equal(status, 1, error);
+    assert.match(error, /gave a VM 512 pages with wrong bytes/);
+  });
+
   test("a handler that ends before its VM fails the run, with what it wrote", needs, () => {
     const short = join(folder, "short.mem");
     writeFileSync(short, new Uint8Array(4096));

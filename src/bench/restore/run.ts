@@ -228,5 +228,5 @@ const backendNotes: Readonly<Record<BackendName, string>> = {
   file: "in the page cache",
   cached: "all chunks decoded in the memory of serve",
   cold: "a new process with an empty cache; files of the store in the page cache",
-  far: `a new process with an empty cache; a web server whose answers come ${FAR_LATENCY_MS} ms late`,
+  far: `a new process with an empty cache; a web server that answers ${FAR_LATENCY_MS} ms late`,
 };
