@@ -41,7 +41,8 @@ export async function cachedImage(run: PromiseRun): Promise<Report> {
   };
   await using file = await start(memoryPath, ["--spin", "off"]);
   await using image = await start(`dir:${store}/web`, [
-    ...["--spin", "off", "--cache-size", String(2 * sizeMib)],
+    // Every page on demand, as from the file.
+    ...["--spin", "off", "--cache-size", String(2 * sizeMib), "--working-set", "off"],
   ]);
   // The first VM fills the cache.
   for (const handler of [file, image]) await timeFaults(run, handler, plan);

@@ -95,7 +95,9 @@ async function restoreOnce(
   snapshot: GuestSnapshot,
 ): Promise<Answer> {
   const logPath = run.newPath("log");
-  const { template } = HandlerCommand.ofServe(["--log", "info", "--drain-timeout", "10"]);
+  const { template } = HandlerCommand.ofServe([
+    ...["--log", "info", "--drain-timeout", "10", "--working-set", "off"],
+  ]);
   const command = new HandlerCommand(`exec ${template} 2>${logPath}`);
   const target = { socketPath: run.newPath("sock"), memoryPath: `${server.location}/guest` };
   await using handler = await HandlerProcess.start(command, target);
@@ -114,6 +116,8 @@ async function restoreOnce(
   return { ms, faults: Number(faults), requests };
 }
 
+const UNLEARNT = HandlerCommand.ofServe(["--working-set", "off"]);
+
 /** What one VM and many fetch, each from an empty cache. */
 async function manyRestores(run: PromiseRun) {
   const sizeMib = run.scaled(64, 4);
@@ -125,7 +129,7 @@ async function manyRestores(run: PromiseRun) {
   const plan: GuestPlan = { memoryPath, faults: (sizeMib * MIB) / PAGE_BYTES, order: "random" };
   const fetchedBy = async (vms: number) => {
     const target = { socketPath: run.newPath("sock"), memoryPath: `${server.location}/web` };
-    await using handler = await HandlerProcess.start(HandlerCommand.ofServe(), target);
+    await using handler = await HandlerProcess.start(UNLEARNT, target);
     server.reset();
     const seeds = Array.from({ length: vms }, (_, seed) => seed);
     await Promise.all(seeds.map((seed) => timeFaults(run, handler, { ...plan, seed })));

@@ -3,7 +3,7 @@
  *
  * Some of the names are scenarios of `faultline bench`, run as they ship; the others look at what
  * only our own process promises: memory, idle CPU time, what VMs leave behind. Without names all
- * run, which takes some forty minutes. `--smoke` makes each tiny: enough for the test suite to
+ * run, which takes some fifty minutes. `--smoke` makes each tiny: enough for the test suite to
  * see that it works, and no number of it means anything. A missed target is printed and does not
  * fail: a noisy machine must not look like a broken program.
  */
@@ -24,6 +24,7 @@ import { formatScenario } from "../src/bench/table.ts";
 import { warmMemory } from "../src/bench/workspace.ts";
 import { cachedImage } from "./cached-image.ts";
 import { cycles } from "./cycles.ts";
+import { dirty } from "./dirty.ts";
 import { fanOut } from "./fan-out.ts";
 import { farStore } from "./far-store.ts";
 import { firstFault } from "./first-fault.ts";
@@ -32,10 +33,12 @@ import { idle } from "./idle.ts";
 import { memory } from "./memory.ts";
 import { pack } from "./pack.ts";
 import { removeFlood } from "./remove-flood.ts";
+import { restoreGuest } from "./restore-guest.ts";
 import { snapshots } from "./snapshots.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
 import type { Report } from "./support/report.ts";
+import { workingSet } from "./working-set.ts";
 
 const EXIT_USAGE = 2;
 const EXIT_INTERRUPTED = 130;
@@ -53,6 +56,9 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "cached-image": cachedImage,
   "far-store": farStore,
   snapshots,
+  dirty,
+  "working-set": workingSet,
+  "restore-guest": restoreGuest,
 };
 const smokeSettings: Settings = {
   rounds: 1,

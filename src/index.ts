@@ -20,7 +20,6 @@ export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
-export { type PrefaultOptions, type PrefaultRuns, prefaultRuns } from "./pager/prefault-runs.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
 export type {
   ListDepth,
@@ -37,11 +36,6 @@ export { PolicyStore } from "./source/store-policy.ts";
 export { readLatencyMs, type StoreCounters, type StoreStats } from "./source/store-stats.ts";
 export { type TierCounters, type TierOptions, TierStore } from "./source/tier-store.ts";
 export type { Timing } from "./source/timing.ts";
-export {
-  fileWorkingSet,
-  imageWorkingSet,
-  type WorkingSetPlace,
-} from "./source/working-set-place.ts";
 export { adoptUserfaultfd } from "./uffd/adopt.ts";
 export type { CreateOptions, CreateVia } from "./uffd/create.ts";
 export {

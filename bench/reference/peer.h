@@ -30,6 +30,10 @@
 #endif
 
 #define PAGE_SIZE 4096
+#define HUGE_PAGE_SIZE ((size_t)2 << 20)
+
+/* Set before the memory is mapped, by guests in pages of HUGE_PAGE_SIZE. */
+static size_t guest_page_size = PAGE_SIZE;
 
 /* Formats may use %m, the text of errno. */
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
@@ -75,7 +79,9 @@ static char *map_memory_file(const char *path, int protection, int flags, size_t
 }
 
 static char *map_guest_memory(size_t size) {
-  void *guest = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (guest_page_size == HUGE_PAGE_SIZE) flags |= MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
+  void *guest = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (guest == MAP_FAILED) die("mmap of %zu bytes of guest memory: %m", size);
   return guest;
 }
@@ -106,12 +112,12 @@ static int connect_to(const char *path) {
   return fd;
 }
 
-static void send_handshake(int socket, int uffd, const char *guest, size_t size, unsigned page_size) {
+static void send_handshake(int socket, int uffd, const char *guest, size_t size) {
   char json[256];
   int length = snprintf(json, sizeof json,
                         "[{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":0,"
-                        "\"page_size\":%u,\"page_size_kib\":%u}]", /* bytes, whatever the name says */
-                        (uintptr_t)guest, size, page_size, page_size);
+                        "\"page_size\":%zu,\"page_size_kib\":%zu}]", /* bytes, whatever the name says */
+                        (uintptr_t)guest, size, guest_page_size, guest_page_size);
   union {
     char bytes[CMSG_SPACE(sizeof(int))];
     struct cmsghdr align;
@@ -137,20 +143,15 @@ static void send_handshake(int socket, int uffd, const char *guest, size_t size,
  * Returns when (now_ns) the handshake was about to be sent. Before, not after: sending wakes the handler, which may do
  * its work while the sender waits for its CPU to be given back.
  */
-__attribute__((unused)) static uint64_t attach_pages(const char *socket_path, const char *guest, size_t size,
-                                                     unsigned page_size) {
+static uint64_t attach(const char *socket_path, const char *guest, size_t size) {
   int uffd = create_uffd();
   struct uffdio_register request = {
       .range = {.start = (uint64_t)(uintptr_t)guest, .len = size}, .mode = UFFDIO_REGISTER_MODE_MISSING};
   if (ioctl(uffd, UFFDIO_REGISTER, &request) < 0) die("UFFDIO_REGISTER: %m");
   int socket = connect_to(socket_path);
   uint64_t sent_at = now_ns();
-  send_handshake(socket, uffd, guest, size, page_size);
+  send_handshake(socket, uffd, guest, size);
   return sent_at;
-}
-
-__attribute__((unused)) static uint64_t attach(const char *socket_path, const char *guest, size_t size) {
-  return attach_pages(socket_path, guest, size, PAGE_SIZE);
 }
 
 #endif

@@ -35,7 +35,6 @@
 #include <sys/wait.h>
 
 #define MAX_VMS 1000
-#define HUGE_PAGE_SIZE 2097152
 #define SPUN_US 100 /* a sleep takes longer than what is wanted, by as much as this on a virtual machine */
 
 struct touch {
@@ -43,12 +42,12 @@ struct touch {
 };
 
 static struct options {
-  uint64_t vms, page_size;
+  uint64_t vms;
   bool is_held;
   const char **sockets; /* NULL: a mapping */
   size_t socket_count;
   const char *memory_path;
-} options = {.page_size = PAGE_SIZE};
+} options;
 
 static const struct touch *touches;
 static size_t touch_count, memory_size;
@@ -77,11 +76,7 @@ static void *map_shared(size_t bytes, int visibility) {
 
 static char *map_memory(void) {
   if (!options.sockets) return map_memory_file(options.memory_path, PROT_READ | PROT_WRITE, 0, &memory_size);
-  if (options.page_size == PAGE_SIZE) return map_guest_memory(memory_size);
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_HUGETLB;
-  void *guest = mmap(NULL, memory_size, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (guest == MAP_FAILED) die("mmap of %zu bytes of huge pages: %m", memory_size);
-  return guest;
+  return map_guest_memory(memory_size);
 }
 
 static void think(uint32_t us) {
@@ -121,7 +116,7 @@ static void run_vm(size_t index, int resume_fd) {
   char *guest = map_memory();
   if (options.sockets) {
     const char *socket = options.sockets[options.socket_count == 1 ? 0 : index];
-    start = attach_pages(socket, guest, memory_size, (unsigned)options.page_size);
+    start = attach(socket, guest, memory_size);
   }
   char byte;
   if (options.is_held && read(resume_fd, &byte, 1) != 1) die("nobody resumes it");
@@ -216,11 +211,11 @@ static void parse_options(int argc, char **argv) {
   for (; i < argc && strncmp(argv[i], "--", 2) == 0 && strcmp(argv[i], "--mapping") != 0; i++) {
     if (strcmp(argv[i], "--held") == 0) options.is_held = true;
     else if (strcmp(argv[i], "--page-size") == 0 && i + 1 < argc)
-      options.page_size = parse_number("--page-size", argv[++i]);
+      guest_page_size = parse_number("--page-size", argv[++i]);
     else die("unknown option %s", argv[i]);
   }
-  if (options.page_size != PAGE_SIZE && options.page_size != HUGE_PAGE_SIZE)
-    die("--page-size: %d or %d", PAGE_SIZE, HUGE_PAGE_SIZE);
+  if (guest_page_size != PAGE_SIZE && guest_page_size != HUGE_PAGE_SIZE)
+    die("--page-size: %d or %zu", PAGE_SIZE, HUGE_PAGE_SIZE);
   if (i == argc) usage();
   if (strcmp(argv[i], "--mapping") == 0) return;
   options.sockets = (const char **)argv + i;
@@ -244,7 +239,7 @@ static void check_touches(const char *path, size_t bytes) {
   touch_count = bytes / sizeof *touches;
   for (size_t i = 0; i < touch_count; i++)
     if (touches[i].page >= memory_size / PAGE_SIZE) die("%s: page %u lies outside of the memory", path, touches[i].page);
-  if (memory_size % options.page_size) die("%s: not whole pages of the guests", options.memory_path);
+  if (memory_size % guest_page_size) die("%s: not whole pages of the guests", options.memory_path);
 }
 
 int main(int argc, char **argv) {

@@ -27,6 +27,7 @@ interface PackFlags extends StoreFlags {
   readonly name: string;
   readonly parent?: string;
   readonly diff?: string;
+  readonly fromSession?: string;
   readonly chunkSize?: number;
   readonly digest?: Digest;
   readonly level: number;
@@ -41,6 +42,10 @@ export function packCommand(): Command {
     .requiredOption("--name <name>", "what the image is called in its store")
     .option("--parent <image>", "an image of the same VM: only what changed is stored")
     .option("--diff <file>", "a diff snapshot over the parent, instead of a memory file")
+    .option(
+      "--from-session <file>",
+      "the memory of a paused VM, by its file of serve --track-dirty",
+    )
     .option("--state <file>", "the VMM's state file, kept with the image")
     .option(
       "--chunk-size <size>",
@@ -65,6 +70,8 @@ export function packCommand(): Command {
         "  faultline image pack vm.mem --name web-1 --state vm.state --store /var/lib/images\n" +
         "  faultline image pack --diff vm.diff --parent web-1 --name web-2 " +
         "--store /var/lib/images\n" +
+        "  faultline image pack --from-session /run/vm/4711.session --parent web-2 --name web-3 " +
+        "--store /var/lib/images\n" +
         "\nInterrupted, it leaves no image; run again, it stores only what is still missing.\n",
     )
     .action(pack);
@@ -88,6 +95,7 @@ async function pack(memory: string | undefined, flags: PackFlags): Promise<void>
       name,
       path,
       isDiff: flags.diff !== undefined,
+      isSession: flags.fromSession !== undefined,
       parent,
       chunkSizeBytes: flags.chunkSize ?? parentSize ?? DEFAULT_CHUNK_BYTES,
       digest: flags.digest ?? parent?.index.digest ?? "sha256",
@@ -104,14 +112,15 @@ async function pack(memory: string | undefined, flags: PackFlags): Promise<void>
 }
 
 function inputOf(memory: string | undefined, flags: PackFlags): string {
+  const given = [memory, flags.diff, flags.fromSession].filter((each) => each !== undefined);
   const problem =
-    (memory === undefined) === (flags.diff === undefined)
-      ? "Give either a memory file, or --diff with a diff file."
+    given.length !== 1
+      ? "Give either a memory file, or --diff with a diff file, or --from-session."
       : flags.diff !== undefined && flags.parent === undefined
         ? "--diff needs --parent: the image that the diff was taken over."
         : null;
   if (problem !== null) throw new FaultlineError("bad-option", problem);
-  return (memory ?? flags.diff)!;
+  return given[0]!;
 }
 
 function describe(report: PackReport, seconds: number): string {
@@ -121,6 +130,15 @@ function describe(report: PackReport, seconds: number): string {
     `packed ${report.name}: ${formatBytes(memorySizeBytes)} of memory, ` +
     `${formatBytes(readBytes)} of it data, in ${seconds.toFixed(2)} s (${rate}/s)\n` +
     `${chunks} chunks: ${zeroChunks} zero, ${sharedChunks} shared, ${newChunks} new, which take ` +
-    `${formatBytes(report.storedBytes)} in ${report.store}\n`
+    `${formatBytes(report.storedBytes)} in ${report.store}\n${describeSession(report)}`
+  );
+}
+
+function describeSession({ session }: PackReport): string {
+  if (session === undefined) return "";
+  const { dirtyBytes, processBytes } = session;
+  return (
+    `${formatBytes(dirtyBytes)} of the VM's memory may have changed, ` +
+    `${formatBytes(processBytes)} of it was read from its process\n`
   );
 }

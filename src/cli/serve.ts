@@ -36,12 +36,14 @@ interface ServeFlags {
   readonly once: boolean;
   readonly maxVms: number;
   readonly onError: ErrorPolicy;
+  readonly trackDirty?: string;
   readonly workers?: number;
   readonly spin: SpinMode;
   readonly workingSet?: string;
   readonly prefault: PrefaultMode;
   readonly prefetch: boolean;
   readonly streams: boolean;
+  readonly collapse: boolean;
   /** Seconds. */
   readonly recordFor: number;
   readonly handshakeTimeout: number;
@@ -83,6 +85,7 @@ export function serveCommand(): Command {
       oneOf("--on-error", errorPolicies),
       "kill",
     )
+    .option("--track-dirty <folder>", "record what each VM writes, in <folder>/PID.session")
     .option(
       "--workers <n>",
       "fault threads (default: CPUs - 1, at most 4)",
@@ -159,6 +162,7 @@ function withRestoreOptions(command: Command): Command {
       oneOf("--prefault", prefaultModes),
       "concurrent",
     )
+    .option("--collapse", "make huge pages of small ones where all was installed ahead", false)
     .option("--no-streams", "give threads that scan memory no pages ahead of their faults")
     .option("--no-prefetch", "do not fetch what earlier restores needed as soon as this starts")
     .option(
@@ -189,9 +193,11 @@ async function serve(flags: ServeFlags): Promise<void> {
     prefault: flags.prefault,
     prefetch: flags.prefetch,
     streams: flags.streams,
+    collapse: flags.collapse,
     recordForMs: flags.recordFor * 1000,
     logger: log,
     ...(flags.owner === undefined ? {} : { owner: flags.owner }),
+    ...(flags.trackDirty === undefined ? {} : { trackDirty: flags.trackDirty }),
     ...(flags.workers === undefined ? {} : { workers: flags.workers }),
   });
   lowerPriority(notFaultWorkers, NICE_BY);
@@ -285,7 +291,8 @@ function reportStats(server: Server, log: Logger, seconds: number | undefined): 
     const now = server.totalStats();
     const { sessions, refusedVms } = server;
     const interval = describeInterval(now.since(last), seconds, sessions.size);
-    log.info({ ...interval, refused: refusedVms - lastRefused }, "Statistics");
+    const refused = refusedVms - lastRefused;
+    log.info({ ...interval, refused, ...server.cacheStatistics() }, "Statistics");
     last = now;
     lastRefused = refusedVms;
   }, seconds * 1000);

@@ -44,7 +44,9 @@ async function servedFiles(options: MemoryOptions): Promise<ServedMemory> {
     sizeBytes: files.sizeBytes,
     dataBytes: files.dataBytes,
     mapped: files.layers,
+    identity: { kind: "files", files: files.identities },
     supply: { demand: (part) => files.load(part), hurry: () => {}, release: () => {} },
+    cacheStatistics: () => ({}),
     assertUnchanged: () => files.assertUnchanged(),
     close: async () => files.close(),
   };

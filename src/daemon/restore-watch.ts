@@ -2,21 +2,22 @@
  * What one server learns from the restores of its VMs, and does for the next ones: records what a
  * VM demands, has what earlier ones demanded installed ahead, and judges whether that helped.
  */
-import { randomInt } from "node:crypto";
-import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { formatBytes } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { PrefaultReport, Session } from "../engine/session.ts";
 import type { PrefaultSetup } from "../engine/wire.ts";
-import { type PrefaultRuns, prefaultRuns } from "../pager/prefault-runs.ts";
+import type { PrefaultRuns } from "../pager/prefault-runs.ts";
 import {
   installedAhead,
   isPlanWrong,
   type PrefaultVerdict,
   prefaultVerdict,
 } from "../pager/prefault-verdict.ts";
+import type { PageRuns } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
-import { type HostState, hostState } from "./host-state.ts";
+import { collapseFull } from "./collapse.ts";
 import type { Logger } from "./log.ts";
+import { PrefaultPlans } from "./prefault-plans.ts";
 import { formatUs } from "./session-report.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
@@ -35,19 +36,14 @@ export interface RestoreWatchOptions {
   readonly recordForMs: number;
   /** Null: no place to keep what is learnt. */
   readonly keeper: WorkingSetKeeper | null;
+  /** Make huge pages of what was installed ahead. */
+  readonly collapse: boolean;
   readonly engine: Engine;
   readonly log: Logger;
 }
 
-/** One block of 64 KiB in so many is left to demand, to see whether the set is still right. */
-const HOLD_OUT_EVERY = 64;
 /** How often a running prefault is looked at. */
 const LOOK_EVERY_MS = 20;
-const NO_RUNS: PrefaultRuns = {
-  starts: new Uint32Array(),
-  counts: new Uint32Array(),
-  heldOut: new Uint32Array(),
-};
 
 /** What is done for one VM: goes to the engine with it, and comes back to `follow`. */
 export interface RestorePlan {
@@ -60,15 +56,22 @@ export class RestoreWatch {
   /** Called when nothing more is installed ahead of a VM. */
   onPrefaulted: (session: Session, report: PrefaultReport) => void = () => {};
   readonly #options: RestoreWatchOptions;
+  readonly #prefaults: PrefaultPlans;
   readonly #plans = new WeakMap<Session, RestorePlan>();
 
   constructor(options: RestoreWatchOptions) {
     this.#options = options;
+    this.#prefaults = new PrefaultPlans(options);
+  }
+
+  /** What earlier restores needed, and makes the first VM's handshake shorter. */
+  prepare(): PrefaultRuns {
+    return this.#prefaults.prepare();
   }
 
   planFor(regions: RegionMap): RestorePlan {
     const { mode, keeper, recordForMs } = this.#options;
-    const runs = mode === "off" ? NO_RUNS : this.#runsFor(regions);
+    const runs = this.#prefaults.for(regions.pageSizeBytes);
     const isNothing = runs.starts.length === 0 && mode !== "all";
     return {
       runs,
@@ -85,28 +88,27 @@ export class RestoreWatch {
 
   /** Until the VM's restore is over, and recorded. */
   follow(session: Session, plan: RestorePlan): void {
+    const { mode, collapse, log, recordForMs } = this.#options;
     this.#plans.set(session, plan);
+    const stopLooking = this.#look(session, plan);
     session.onPrefaulted = (report) => {
+      stopLooking();
       this.#tell(session, plan, report);
       this.onPrefaulted(session, report);
+      if (collapse && report.end === "done") void collapseFull(session, log);
     };
-    if (plan.prefault === null && this.#options.mode === "before-resume") {
+    if (plan.prefault === null && mode === "before-resume") {
       // Whoever waits for it to resume the VM need not wait.
       queueMicrotask(() => this.onPrefaulted(session, { end: "done", afterUs: 0 }));
     }
-    const look =
-      plan.prefault === null || session.demandLog === null
-        ? undefined
-        : setInterval(() => this.#look(session, plan), LOOK_EVERY_MS);
-    const isDone = (): void => clearInterval(look);
-    const timer = setTimeout(() => finish(), this.#options.recordForMs);
     let isRecorded = false;
     const finish = (): void => {
-      isDone();
+      stopLooking();
       clearTimeout(timer);
       if (!isRecorded) this.#record(session, plan);
       isRecorded = true;
     };
+    const timer = setTimeout(finish, recordForMs);
     void session.ended.then(finish);
   }
 
@@ -135,30 +137,22 @@ export class RestoreWatch {
     });
   }
 
-  #runsFor(regions: RegionMap): PrefaultRuns {
-    const { mode, keeper, log } = this.#options;
-    const set = keeper?.current ?? null;
-    if (set === null) return NO_RUNS;
-    const { pageSizeBytes } = regions;
-    const host = hostState();
-    const planned = prefaultRuns(set, {
-      pageSizeBytes,
-      leastNeed: host.areCpusBusy ? LIKELY : 0,
-      // Completion installs a sample too, so that nobody can see whether it was needed.
-      holdOut: mode === "all" ? null : { every: HOLD_OUT_EVERY, salt: randomInt(2 ** 32) },
-    });
-    const budgetPages = Math.floor(host.spareBytes / pageSizeBytes);
-    const runs = within(planned, mode === "all" ? Number.POSITIVE_INFINITY : budgetPages);
-    if (runs !== planned || host.areCpusBusy) log.info(shrunk(host, runs), "Prefaults less");
-    return runs;
-  }
-
-  #look(session: Session, { runs }: RestorePlan): void {
+  /** While a VM is prefaulted: whether it demands something else. Returns what ends it. */
+  #look(session: Session, { prefault, runs }: RestorePlan): () => void {
     const { log, engine, mode } = this.#options;
-    if (mode === "all" || !isPlanWrong(runs, session.demandLog!.pages())) return;
-    const { pid } = session;
-    log.info({ pid }, "Stops to prefault: the guest demands other pages than earlier restores did");
-    engine.cancelPrefault(session);
+    const { demandLog, pid } = session;
+    if (prefault === null || demandLog === null || mode === "all") return () => {};
+    let looked = 0;
+    const timer = setInterval(() => {
+      // Looking costs some milliseconds: only when there is as much again to judge by.
+      if (demandLog.length < 2 * looked) return;
+      looked = demandLog.length;
+      if (!isPlanWrong(runs, demandLog.pages())) return;
+      log.info({ pid }, "Stops to prefault: the guest demands other pages than restores before");
+      clearInterval(timer);
+      engine.cancelPrefault(session);
+    }, LOOK_EVERY_MS);
+    return () => clearInterval(timer);
   }
 
   #tell(session: Session, plan: RestorePlan, { end, afterUs }: PrefaultReport): void {
@@ -183,7 +177,10 @@ export class RestoreWatch {
     const { demandLog, regions } = session;
     if (keeper === null || demandLog === null) return;
     const pages = demandLog.pages().slice();
-    const ahead = installedAhead(plan.runs, pages, session.pageTable);
+    const isWhole = pages.length < demandLog.capacity;
+    const ahead = isWhole
+      ? installedAhead(plan.runs, pages, session.pageTable)
+      : everything(regions.pageLimit);
     keeper.add({
       sizeBytes: regions.totalBytes,
       pageSizeBytes: regions.pageSizeBytes,
@@ -195,26 +192,7 @@ export class RestoreWatch {
   }
 }
 
-/** Needed in three of four restores. */
-const LIKELY = 192;
-
-/** The first runs, as far as they fit. */
-function within(runs: PrefaultRuns, budgetPages: number): PrefaultRuns {
-  let pages = 0;
-  let kept = 0;
-  for (; kept < runs.counts.length && pages + runs.counts[kept]! <= budgetPages; kept++) {
-    pages += runs.counts[kept]!;
-  }
-  if (kept === runs.counts.length) return runs;
-  return {
-    starts: runs.starts.slice(0, kept),
-    counts: runs.counts.slice(0, kept),
-    heldOut: runs.heldOut,
-  };
-}
-
-function shrunk(host: HostState, runs: PrefaultRuns): Record<string, string | number> {
-  const pages = runs.counts.reduce((sum, count) => sum + count, 0);
-  const why = host.areCpusBusy ? "the CPUs are busy" : "memory is short";
-  return { why, pages, spare: formatBytes(host.spareBytes), page: formatBytes(SMALL_PAGE_BYTES) };
+/** Of a log that was full nobody can say what was not demanded: so nothing fades by it. */
+function everything(pageCount: number): PageRuns {
+  return { starts: Uint32Array.of(0), counts: Uint32Array.of(pageCount) };
 }

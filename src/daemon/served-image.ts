@@ -1,6 +1,7 @@
 /** An image of a store, as one server serves it: its own cache, its own decoding threads. */
 import { availableParallelism } from "node:os";
 import { assert } from "../base/assert.ts";
+import { formatBytes } from "../base/units.ts";
 import { ChunkArena, MAX_CHUNK_BYTES } from "../source/chunk-arena.ts";
 import { ChunkCache } from "../source/chunk-cache.ts";
 import { ChunkedImage } from "../source/chunked-image.ts";
@@ -66,6 +67,12 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
       sizeBytes: image.sizeBytes,
       dataBytes: image.dataBytes,
       mapped: image.mapped,
+      identity: {
+        kind: "image",
+        store: store.location,
+        name: reference.name,
+        indexSha256: image.stored.indexSha256,
+      },
       supply: {
         demand: (chunk, isUrgent) => {
           const isHere = cache.demand(chunk, isUrgent ? "demand" : "prefetch");
@@ -76,6 +83,7 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
         hurry: (chunk) => cache.hurry(chunk),
         release: (chunk) => arena.unpin(chunk),
       },
+      cacheStatistics: () => describeCache(cache),
       assertUnchanged: () => {},
       close,
     };
@@ -83,6 +91,19 @@ export async function servedImage(options: MemoryOptions, log: Logger): Promise<
     await close();
     throw error;
   }
+}
+
+function describeCache({ statistics, arena }: ChunkCache): Record<string, string | number> {
+  const { loads, prefetches, fetchedBytes, joined, corrupt, failed } = statistics;
+  return {
+    chunks: arena.chunkCount,
+    loads,
+    prefetches,
+    joined,
+    fetched: formatBytes(fetchedBytes),
+    ...(corrupt > 0 ? { corrupt } : {}),
+    ...(failed > 0 ? { failed } : {}),
+  };
 }
 
 function placeOf({ workingSet }: MemoryOptions, image: ChunkedImage): WorkingSetPlace | null {

@@ -3,6 +3,7 @@
  * the bytes, and somebody who brings those that are not in memory.
  */
 import type { PartSupply } from "../engine/worker-handle.ts";
+import type { ServedIdentity } from "../snapshot/session-file.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import type { WorkingSetPlace } from "../source/working-set-place.ts";
 
@@ -11,6 +12,8 @@ export interface ServedMemory {
   /** How many of them are not known to be zero. */
   readonly dataBytes: number;
   readonly mapped: MappedImage;
+  /** What these bytes are, for session files. */
+  readonly identity: ServedIdentity;
   readonly supply: PartSupply;
   /** What may be fetched before anybody asks. */
   readonly spareBytes: number;
@@ -21,6 +24,8 @@ export interface ServedMemory {
    * @throws FaultlineError `memory-changed`
    */
   assertUnchanged(): void;
+  /** Of an image's cache, since the start, as log fields. */
+  cacheStatistics(): Readonly<Record<string, string | number>>;
   close(): Promise<void>;
 }
 

@@ -13,7 +13,6 @@ import type { ErrorPolicy } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
-import { prefaultRuns } from "../pager/prefault-runs.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
@@ -22,6 +21,7 @@ import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
 import { prefetch } from "./prefetch.ts";
@@ -42,6 +42,8 @@ export interface ServeOptions extends MemoryOptions {
   /** VMs at the same time; more are refused. */
   readonly maxVms?: number;
   readonly onError?: ErrorPolicy;
+  /** A folder: what each VM writes is recorded there, in `PID.session`. Default: nowhere. */
+  readonly trackDirty?: string;
   /** Fault workers; default: one less than CPUs, 1 to 4. */
   readonly workers?: number;
   readonly spin?: SpinMode;
@@ -50,6 +52,8 @@ export interface ServeOptions extends MemoryOptions {
   readonly prefault?: PrefaultMode;
   /** What is demanded in this time is what a restore needs; default: 10 s. 0: learn nothing. */
   readonly recordForMs?: number;
+  /** Make huge pages of small ones that were installed ahead; default: false. */
+  readonly collapse?: boolean;
   /** Give threads that scan memory pages ahead of their faults; default: true. */
   readonly streams?: boolean;
   /** Fetch what restores need as soon as the server starts; default: true. */
@@ -61,6 +65,7 @@ interface ServerParts {
   readonly memory: ServedMemory;
   readonly socket: SocketFile;
   readonly engine: Engine;
+  readonly tracking: DirtyTracking | null;
   readonly log: Logger;
   readonly keeper: WorkingSetKeeper | null;
 }
@@ -81,6 +86,7 @@ export class Server {
   readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
   readonly #engine: Engine;
+  readonly #tracking: DirtyTracking | null;
   readonly #log: Logger;
   readonly #acceptor: Acceptor;
   readonly #refusals: RefusalLog;
@@ -100,12 +106,14 @@ export class Server {
     this.#memory = parts.memory;
     this.#socket = parts.socket;
     this.#engine = parts.engine;
+    this.#tracking = parts.tracking;
     this.#log = parts.log;
     this.#keeper = parts.keeper;
     this.#restores = new RestoreWatch({
       mode: options.prefault ?? "concurrent",
       recordForMs: options.recordForMs ?? DEFAULT_RECORD_FOR_MS,
       keeper: parts.keeper,
+      collapse: options.collapse ?? false,
       engine: parts.engine,
       log: parts.log,
     });
@@ -129,12 +137,16 @@ export class Server {
    */
   static async start(options: ServeOptions): Promise<Server> {
     if (options.onError === "poison") assertPoisonable();
+    if (options.trackDirty !== undefined && options.prefault === "all") throw letGoUntracked();
     const log = options.logger ?? createLogger("warn", "json");
     const memory = await openMemory(options, log);
     const keeper = await openKeeper(options, memory, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
+      const { trackDirty } = options;
+      const tracking =
+        trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
       socket = SocketFile.listen(options.socketPath, BACKLOG, options.owner);
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
@@ -143,9 +155,9 @@ export class Server {
         streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { memory, socket, engine, log, keeper });
+      const server = new Server(options, { memory, socket, engine, tracking, log, keeper });
       server.#acceptor.start();
-      if (options.prefetch !== false) void server.#prefetch();
+      void server.#prefetch();
       return server;
     } catch (error) {
       await engine?.close();
@@ -186,6 +198,11 @@ export class Server {
     return total;
   }
 
+  /** How the cache of an image does, since the start, as log fields. */
+  cacheStatistics(): Readonly<Record<string, string | number>> {
+    return this.#memory.cacheStatistics();
+  }
+
   /** VMs whose handshake was refused so far. */
   get refusedVms(): number {
     return this.#refusals.total;
@@ -212,10 +229,9 @@ export class Server {
 
   /** What earlier restores needed comes into memory before the first VM does. */
   async #prefetch(): Promise<void> {
-    const set = this.#keeper?.current ?? null;
-    if (set === null) return;
+    const runs = this.#restores.prepare();
+    if (this.#options.prefetch === false) return;
     const pageSizeBytes = SMALL_PAGE_BYTES;
-    const runs = prefaultRuns(set, { pageSizeBytes, leastNeed: 0, holdOut: null });
     const { mapped: image, supply, spareBytes: budgetBytes } = this.#memory;
     const { signal } = this.#prefetching;
     const report = await prefetch({ image, supply, runs, pageSizeBytes, budgetBytes, signal });
@@ -246,6 +262,7 @@ export class Server {
       timeoutMs,
       this.#stopped.signal,
     );
+    let tracked: TrackedVm | null = null;
     try {
       const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
@@ -256,6 +273,7 @@ export class Server {
           lengthBytes,
         })),
       );
+      tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
       const plan = this.#restores.planFor(regions);
       const session = this.#engine.attach({
         pid: peer.pid,
@@ -266,13 +284,16 @@ export class Server {
         image: this.#memory.mapped,
         onError: this.#options.onError ?? "kill",
         ...plan,
+        tracking: tracked?.setup ?? null,
       });
       this.#restores.follow(session, plan);
+      tracked?.follow(session.ended);
       // At once: the next handshake may be checked before this promise is settled.
       this.#sessions.add(session);
       if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
       return session;
     } catch (error) {
+      tracked?.discard();
       descriptor.close();
       throw error;
     }
@@ -366,6 +387,13 @@ function checkExtent(regions: RegionMap, imageBytes: number): void {
       : `The VM has ${totalBytes} bytes of memory (${formatBytes(totalBytes)}), but the snapshot ` +
         `has ${imageBytes}.`;
   throw new FaultlineError("handshake", `${what} Its state file belongs to another memory file.`);
+}
+
+function letGoUntracked(): FaultlineError {
+  return new FaultlineError(
+    "bad-option",
+    "--prefault all lets a VM go, and --track-dirty has to stay. Use --prefault concurrent.",
+  );
 }
 
 function assertPoisonable(): void {

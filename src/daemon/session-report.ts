@@ -23,6 +23,7 @@ export function describeSession(session: Session): Record<string, string | numbe
     zeroPages: counters.zeroPages,
     removedPages: counters.removedPages,
     awaitedPages: counters.awaitedPages,
+    ...(counters.unprotectedPages > 0 ? { unprotectedPages: counters.unprotectedPages } : {}),
     ...(counters.poisonedPages > 0 ? { poisonedPages: counters.poisonedPages } : {}),
     ...(counters.overflowed > 0 ? { overflowed: counters.overflowed } : {}),
     loaded: `${formatBytes(installedBytes)} of ${formatBytes(totalBytes)}`,

@@ -6,7 +6,7 @@
  * One writer, plain stores: the count is written last, and a reader that comes too early misses the
  * newest page only.
  */
-import { assert } from "../base/assert.ts";
+import type { RecorderSetup } from "./wire.ts";
 
 /** 4 GiB in pages of 4 KiB. Memory is committed as it is written, 8 bytes a page. */
 export const MAX_LOGGED_PAGES = 2 ** 20;
@@ -55,9 +55,33 @@ export class DemandLog {
   timesUs(): Uint32Array {
     return this.#timesUs.subarray(0, this.length);
   }
+}
 
-  pageAt(index: number): number {
-    assert(index < this.length, "beyond the end of the log");
-    return this.#pages[index]!;
+/** Writes a log for as long as a restore lasts. */
+export class DemandRecorder {
+  readonly #log: DemandLog;
+  readonly #sinceUs: number;
+  readonly #untilUs: number;
+  #isOver = false;
+
+  /** Times of monotonicUs. */
+  constructor(log: DemandLog, sinceUs: number, untilUs: number) {
+    this.#log = log;
+    this.#sinceUs = sinceUs;
+    this.#untilUs = untilUs;
   }
+
+  record(page: number, nowUs: number): void {
+    if (this.#isOver) return;
+    this.#isOver = nowUs > this.#untilUs || !this.#log.add(page, nowUs - this.#sinceUs);
+  }
+}
+
+/** `attachedUs`: of monotonicUs. */
+export function openRecorder(
+  setup: RecorderSetup | null,
+  attachedUs: number,
+): DemandRecorder | null {
+  if (setup === null) return null;
+  return new DemandRecorder(new DemandLog(setup.log), attachedUs, attachedUs + setup.forUs);
 }

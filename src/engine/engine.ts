@@ -11,7 +11,7 @@ import type { MappedImage } from "../source/mapped-image.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
-import type { ErrorPolicy, PrefaultSetup } from "./wire.ts";
+import type { ErrorPolicy, PrefaultSetup, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
@@ -36,6 +36,8 @@ export interface AttachRequest {
   readonly prefault?: PrefaultSetup | null;
   /** Note what is demanded for this long. Below 2^32. */
   readonly recordForUs?: number;
+  /** The regions are registered for write protection: writes are recorded there. */
+  readonly tracking?: TrackingSetup | null;
 }
 
 /** More threads than this have never helped: VMs are spread over them, not faults of one VM. */
@@ -102,6 +104,7 @@ export class Engine {
       hasStreams: this.#hasStreams,
       prefault,
       recorder: log === null || forUs === undefined ? null : { log, forUs },
+      tracking: request.tracking ?? null,
       mayKill: request.pid !== process.pid,
     });
     return session;

@@ -3,14 +3,14 @@
  * fault of any VM is waiting.
  */
 import type { Outcome } from "../base/outcome.ts";
-import { HUGE_PAGE_BYTES, KIB, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { HUGE_PAGE_BYTES, KIB } from "../base/units.ts";
 import { ActionKind } from "../pager/actions.ts";
 import type { PageTable } from "../pager/page-table.ts";
 import { Prefaulter, type PrefaultSettlement } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
-import { ABSENT, type ImageBytes, UNREADABLE } from "./image-bytes.ts";
-import type { PageBuffers } from "./page-buffers.ts";
+import type { ImageBytes } from "./image-bytes.ts";
+import type { Installer } from "./installer.ts";
 import type { SessionStats } from "./session-stats.ts";
 import type { PrefaultSetup } from "./wire.ts";
 
@@ -36,7 +36,7 @@ export interface PrefaultTools {
   readonly regions: RegionMap;
   readonly table: PageTable;
   readonly bytes: ImageBytes;
-  readonly buffers: PageBuffers;
+  readonly installer: Installer;
   readonly stats: SessionStats;
 }
 
@@ -116,24 +116,10 @@ export class SessionPrefault {
   }
 
   #install(): Outcome | "absent" {
-    const { uffd, bytes, buffers, regions } = this.#tools;
+    const { regions, installer } = this.#tools;
     const { kind, owner, region, firstPage, pageCount } = this.#prefaulter;
     const target = regions.addressOf(region, firstPage);
-    const offset = firstPage * this.#pageSizeBytes;
-    const lengthBytes = pageCount * this.#pageSizeBytes;
-    if (kind === ActionKind.zero) {
-      if (this.#pageSizeBytes === SMALL_PAGE_BYTES) return uffd.zeropage(target, lengthBytes);
-      return uffd.copy(target, buffers.zeroAddress, lengthBytes);
-    }
-    const source =
-      kind === ActionKind.copy
-        ? bytes.locate(owner, offset, lengthBytes)
-        : bytes.assemble(offset, lengthBytes);
-    if (source === UNREADABLE) return "badSource";
-    if (source === ABSENT) return "absent";
-    const outcome = uffd.copy(target, source, lengthBytes);
-    bytes.release();
-    return outcome;
+    return installer.install(kind, owner, firstPage, pageCount, target, true);
   }
 
   #count(): void {

@@ -32,6 +32,8 @@ const counterNames = [
   "prefaultedPages",
   /** Pages that a scan was given before it came to them. */
   "streamedPages",
+  /** Pages whose first write was recorded, and their protection lifted. */
+  "unprotectedPages",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -50,6 +52,7 @@ const OVERFLOWED = at("overflowed");
 const AWAITED_PAGES = at("awaitedPages");
 const PREFAULTED_PAGES = at("prefaultedPages");
 const STREAMED_PAGES = at("streamedPages");
+const UNPROTECTED_PAGES = at("unprotectedPages");
 
 export class SessionStats {
   readonly buffer: SharedArrayBuffer;
@@ -110,6 +113,10 @@ export class SessionStats {
 
   addPrefaulted(pages: number): void {
     this.#counters[PREFAULTED_PAGES]! += pages;
+  }
+
+  addUnprotected(pages: number): void {
+    this.#counters[UNPROTECTED_PAGES]! += pages;
   }
 
   /** From the moment faults were read until their waiters were woken, of `count` of them. */

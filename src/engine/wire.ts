@@ -39,6 +39,13 @@ export interface RecorderSetup {
 /** How a prefault ended: all is `done`, memory was short (`stopped`), or it was told to end. */
 export type PrefaultEnd = "done" | "stopped" | "cancelled";
 
+/** A session file in this process's memory (`snapshot/session-file.ts`). */
+export interface TrackingSetup {
+  readonly address: number;
+  readonly headerBytes: number;
+  readonly bitmapBytes: number;
+}
+
 /** One VM, handed to the worker that owns it from now on, descriptors included. */
 export interface SessionSetup {
   /** Unique in this process; below 2^32. */
@@ -57,6 +64,8 @@ export interface SessionSetup {
   readonly hasStreams: boolean;
   readonly prefault: PrefaultSetup | null;
   readonly recorder: RecorderSetup | null;
+  /** Where writes are recorded, if they are. */
+  readonly tracking: TrackingSetup | null;
   /** False only when the process to kill would be our own (the rehearsal). */
   readonly mayKill: boolean;
 }

@@ -13,24 +13,17 @@ import { PageTable } from "../pager/page-table.ts";
 import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { EventBatch } from "../uffd/events.ts";
-import { Userfaultfd, type WakeOption } from "../uffd/userfaultfd.ts";
-import { DemandLog } from "./demand-log.ts";
-import { ABSENT, type ImageBytes, imageBytesOf, UNREADABLE } from "./image-bytes.ts";
-import type { PageBuffers } from "./page-buffers.ts";
+import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { type DemandRecorder, openRecorder } from "./demand-log.ts";
+import { DirtyTracker } from "./dirty-tracker.ts";
+import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
+import { Installer } from "./installer.ts";
+import { describeLoss } from "./page-loss.ts";
 import { SessionPrefault, type Step } from "./session-prefault.ts";
 import { SessionStats } from "./session-stats.ts";
+import { MAX_UNWOKEN_BYTES, WakeGroup } from "./wake-group.ts";
 import type { ErrorPolicy, SessionSetup } from "./wire.ts";
-
-/** What all sessions of a worker share, because a worker does one thing at a time. */
-export interface WorkerTools {
-  readonly batch: EventBatch;
-  readonly actions: ActionList;
-  readonly buffers: PageBuffers;
-  /** A session lacks a part of its image: it has to be brought; urgently, if faults wait for it. */
-  need(session: WorkerSession, part: number, isUrgent: boolean): void;
-  /** By policy a session waits for a page that cannot be had now: somebody should know. */
-  tellWait(session: WorkerSession, loss: string): void;
-}
+import type { WorkerTools } from "./worker-tools.ts";
 
 /**
  * How a turn ended: nothing left to do (`idle`), more to do at once (`again`), in a moment
@@ -51,17 +44,10 @@ const STALLS_BEFORE_WAITING = 16;
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
 const TELL_WAIT_EVERY_US = 60e6;
-const DONT_WAKE: WakeOption = { dontWake: true };
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** A fault of a scan brings at most this much: it waits for all of it, some 50 µs. */
 const MAX_STREAM_BYTES = 64 * SMALL_PAGE_BYTES;
-/**
- * Faults that are answered together are woken together, after at most this much: a thread that is
- * woken takes the CPU at once, often ours, and then the others wait for it too. A copy that is
- * itself as large wakes its own waiters.
- */
-const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 export class WorkerSession {
   readonly id: number;
@@ -81,13 +67,15 @@ export class WorkerSession {
   readonly #regions: RegionMap;
   readonly #bytes: ImageBytes;
   readonly #planner: Planner;
+  /** Null: nobody wants to know what the VM writes. */
+  readonly #tracker: DirtyTracker | null;
   readonly #stats: SessionStats;
   readonly #policy: ErrorPolicy;
   #toldWaitUs = Number.NEGATIVE_INFINITY;
   readonly #tools: WorkerTools;
-  /** Notes what is demanded, until the restore is over. */
-  #recorder: DemandLog | null = null;
-  readonly #recordUntilUs: number = 0;
+  /** Null: nobody wants to know what a restore needs. */
+  readonly #recorder: DemandRecorder | null;
+  readonly #installer: Installer;
   /** Whether it is a step ahead that asks for bytes. */
   #isAhead = false;
   readonly #pageSizeBytes: number;
@@ -97,10 +85,7 @@ export class WorkerSession {
   #settledPart = NO_PART;
   #neededSinceUs = 0;
   #lossMessage = "";
-  /** What was installed and not woken yet: a range that holds it, and how much it is. */
-  #unwokenStart = 0;
-  #unwokenEnd = 0;
-  #unwokenBytes = 0;
+  readonly #unwoken: WakeGroup;
   /** Installs not woken yet: whose faults are of this turn, and who waited for a part. */
   #unwokenInstalls = 0;
   #unwokenArrivals = 0;
@@ -117,6 +102,8 @@ export class WorkerSession {
     );
     this.#pageSizeBytes = setup.pageSizeBytes;
     const table = new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable));
+    const { tracking } = setup;
+    this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
       runs: this.#bytes.runs,
@@ -127,19 +114,22 @@ export class WorkerSession {
     this.#stats = new SessionStats(setup.stats);
     this.#policy = setup.onError;
     this.#tools = tools;
-    if (setup.recorder !== null) {
-      this.#recorder = new DemandLog(setup.recorder.log);
-      this.#recordUntilUs = this.attachedUs + setup.recorder.forUs;
-    }
-    if (setup.prefault === null) return;
-    this.prefault = new SessionPrefault(setup.prefault, {
-      uffd: this.uffd,
-      regions: this.#regions,
-      table,
-      bytes: this.#bytes,
+    this.#unwoken = new WakeGroup(this.uffd);
+    this.#recorder = openRecorder(setup.recorder, this.attachedUs);
+    const { uffd } = this;
+    const [regions, bytes, tracker] = [this.#regions, this.#bytes, this.#tracker];
+    const { pageSizeBytes } = setup;
+    const installer = new Installer({
+      uffd,
+      bytes,
+      tracker,
+      pageSizeBytes,
       buffers: tools.buffers,
-      stats: this.#stats,
     });
+    this.#installer = installer;
+    if (setup.prefault === null) return;
+    const parts = { uffd, regions, bytes, table, installer, stats: this.#stats };
+    this.prefault = new SessionPrefault(setup.prefault, parts);
   }
 
   /**
@@ -198,8 +188,8 @@ export class WorkerSession {
   }
 
   /**
-   * All pages are there: from now on the kernel answers for this memory, and nobody needs us. False:
-   * a fault is under way that has to be answered before. Throws if the VM is dead.
+   * All pages are there: from now on the kernel answers for this memory, and nobody needs us.
+   * False: a fault is under way that has to be answered before. Throws if the VM is dead.
    */
   letGo(): boolean {
     this.#drain();
@@ -210,6 +200,11 @@ export class WorkerSession {
     return true;
   }
 
+  /** Writers wait, and it does not help to try at once: the VM's own thread has to go on first. */
+  get hasStuckWriters(): boolean {
+    return this.#tracker !== null && this.#tracker.deferredLifts >= STALLS_BEFORE_WAITING;
+  }
+
   /** Closes every descriptor. The caller has taken them out of its epoll before. */
   close(): void {
     this.uffd.close();
@@ -217,8 +212,28 @@ export class WorkerSession {
     this.#socket.close();
   }
 
-  /** Reads all pending events into the planner. True if the bound was reached before the end. */
+  /** Takes all pending events. True if there is more to do before the next are waited for. */
   #drain(): boolean {
+    const tracker = this.#tracker;
+    if (tracker === null) return this.#read();
+    tracker.beginReading();
+    const hasMore = this.#read();
+    tracker.endReading();
+    if (tracker.queuedPages > 0) this.#lift(tracker);
+    return hasMore || tracker.queuedPages > 0;
+  }
+
+  /** Lets writers go on whose pages are recorded. */
+  #lift(tracker: DirtyTracker): void {
+    const sinceUs = this.lastActiveUs;
+    if (tracker.lift(this.uffd) === "deferred") this.#stats.addDeferred();
+    this.lastActiveUs = monotonicUs();
+    this.#stats.addUnprotected(tracker.liftedPages);
+    this.#stats.addLatency(this.lastActiveUs - sinceUs, tracker.liftedPages);
+  }
+
+  /** Reads into the planner. True if the bound was reached before the end. */
+  #read(): boolean {
     const { batch } = this.#tools;
     for (let read = 0; read < MAX_READS_PER_TURN; read++) {
       const count = this.uffd.drain(batch);
@@ -235,6 +250,7 @@ export class WorkerSession {
       this.#takeFault(batch.faultAddress(index), batch.faultFlags(index));
     } else if (code === abi.UFFD_EVENT_REMOVE || code === abi.UFFD_EVENT_UNMAP) {
       const removed = this.#planner.remove(batch.rangeStart(index), batch.rangeEnd(index));
+      this.#tracker?.remove(batch.rangeStart(index), batch.rangeEnd(index));
       this.#stats.addRemoved(removed);
     } else {
       this.failure =
@@ -245,15 +261,21 @@ export class WorkerSession {
 
   #takeFault(address: number, flags: number): void {
     this.#stats.addFault();
-    if ((flags & (abi.UFFD_PAGEFAULT_FLAG_WP | abi.UFFD_PAGEFAULT_FLAG_MINOR)) !== 0) {
+    const isProtected = (flags & abi.UFFD_PAGEFAULT_FLAG_WP) !== 0;
+    const isMinor = (flags & abi.UFFD_PAGEFAULT_FLAG_MINOR) !== 0;
+    if (isMinor || (isProtected && this.#tracker === null)) {
       this.failure =
         `The page at ${formatHex(address)} raised a write-protect or minor fault. Only memory ` +
         "registered for missing faults can be served.";
       return;
     }
-    const verdict = this.#planner.fault(address);
+    if (!isProtected) this.#tracker?.fault(address, flags);
+    const verdict = isProtected
+      ? this.#tracker!.protectedFault(address)
+      : this.#planner.fault(address);
     if (verdict === "first") {
-      if (this.#recorder !== null) this.#recordFault(address);
+      const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
+      this.#recorder?.record(page, this.lastActiveUs);
     } else if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
@@ -262,18 +284,6 @@ export class WorkerSession {
       this.#stats.addOverflowed();
       this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);
     }
-  }
-
-  #recordFault(address: number): void {
-    this.#record(this.#regions.pageAt(this.#regions.regionAt(address), address));
-  }
-
-  #record(page: number): void {
-    if (this.#recorder === null) return;
-    const nowUs = this.lastActiveUs;
-    const isOver =
-      nowUs > this.#recordUntilUs || !this.#recorder.add(page, nowUs - this.attachedUs);
-    if (isOver) this.#recorder = null;
   }
 
   /** Plans and carries out. `again`: the next plan may go on at once. */
@@ -285,7 +295,7 @@ export class WorkerSession {
       if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(actions, index);
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
-      let outcome = this.#carryOut(actions, index, lengthBytes, wakes);
+      let outcome = this.#carryOut(actions, index, wakes);
       if (outcome === "absent") {
         if (this.#isAwaited(actions, index)) continue;
         outcome = "badSource";
@@ -305,7 +315,7 @@ export class WorkerSession {
         break;
       }
     }
-    if (this.#unwokenBytes > 0 && turn !== "gone") this.#wakeInstalled(nowUs);
+    if (!this.#unwoken.isEmpty && turn !== "gone") this.#wakeInstalled(nowUs);
     return turn;
   }
 
@@ -339,40 +349,16 @@ export class WorkerSession {
     return true;
   }
 
-  /** `absent`: the bytes have been asked for. */
-  #carryOut(
-    actions: ActionList,
-    index: number,
-    lengthBytes: number,
-    wakes: boolean,
-  ): Outcome | "absent" {
+  #carryOut(actions: ActionList, index: number, wakes: boolean): Outcome | "absent" {
     const page = actions.firstPages[index]!;
-    const target = this.#regions.addressOf(actions.regions[index]!, page);
-    const offset = page * this.#pageSizeBytes;
-    const mode = wakes ? 0 : abi.UFFDIO_COPY_MODE_DONTWAKE;
-    switch (actions.kinds[index]) {
-      case ActionKind.copy: {
-        const source = this.#bytes.locate(actions.owners[index]!, offset, lengthBytes);
-        return this.#copy(target, source, lengthBytes, mode);
-      }
-      case ActionKind.zero:
-        if (this.#pageSizeBytes === SMALL_PAGE_BYTES) {
-          return this.uffd.zeropage(target, lengthBytes, wakes ? undefined : DONT_WAKE);
-        }
-        return this.uffd.copy(target, this.#tools.buffers.zeroAddress, lengthBytes, mode);
-      default: {
-        const source = this.#bytes.assemble(offset, lengthBytes);
-        return this.#copy(target, source, lengthBytes, mode);
-      }
-    }
-  }
-
-  #copy(target: number, source: number, lengthBytes: number, mode: number): Outcome | "absent" {
-    if (source === UNREADABLE) return "badSource";
-    if (source === ABSENT) return "absent";
-    const outcome = this.uffd.copy(target, source, lengthBytes, mode);
-    this.#bytes.release();
-    return outcome;
+    return this.#installer.install(
+      actions.kinds[index] as ActionKind,
+      actions.owners[index]!,
+      page,
+      actions.pageCounts[index]!,
+      this.#regions.addressOf(actions.regions[index]!, page),
+      wakes,
+    );
   }
 
   #count(actions: ActionList, index: number, outcome: Outcome): void {
@@ -390,24 +376,18 @@ export class WorkerSession {
     const demanded = actions.pageCounts[index]! - actions.aheadPages[index]!;
     for (let page = demanded; page < pages; page++) {
       this.#stats.addStreamed();
-      this.#record(actions.firstPages[index]! + page);
+      this.#recorder?.record(actions.firstPages[index]! + page, this.lastActiveUs);
     }
   }
 
   /** What action `index` has installed is woken with what comes next. */
   #wakeLater(actions: ActionList, index: number, nowUs: number): void {
     const start = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
-    const end = start + this.uffd.doneBytes;
-    if (this.#unwokenBytes === 0 || start < this.#unwokenStart) this.#unwokenStart = start;
-    if (this.#unwokenBytes === 0 || end > this.#unwokenEnd) this.#unwokenEnd = end;
-    this.#unwokenBytes += this.uffd.doneBytes;
-    if (this.#unwokenBytes >= MAX_UNWOKEN_BYTES) this.#wakeInstalled(nowUs);
+    if (this.#unwoken.add(start, this.uffd.doneBytes)) this.#wakeInstalled(nowUs);
   }
 
-  /** One wake for all. Threads in between whose page is not there yet just fault again. */
   #wakeInstalled(nowUs: number): void {
-    this.uffd.wake(this.#unwokenStart, this.#unwokenEnd - this.#unwokenStart);
-    this.#unwokenBytes = 0;
+    this.#unwoken.wake();
     this.#noteWoken(nowUs);
   }
 
@@ -466,6 +446,7 @@ export class WorkerSession {
       return "rest";
     }
     if (this.#policy === "poison") {
+      this.#tracker?.poisoned(actions.firstPages[index]!);
       switch (this.uffd.poison(address, this.#pageSizeBytes)) {
         case "installed":
           this.#stats.addPoisoned();
@@ -496,23 +477,7 @@ export class WorkerSession {
   }
 
   #describeLoss(address: number, page: number, outcome: Outcome): string {
-    if (outcome === "badSource") {
-      const offset = formatHex(page * this.#pageSizeBytes);
-      if (this.#lossMessage !== "") {
-        return `The bytes at image offset ${offset} cannot be had: ${this.#lossMessage}`;
-      }
-      return (
-        `The bytes at image offset ${offset} cannot be read. Was a snapshot file truncated while ` +
-        "it was served, or has its disk failed?"
-      );
-    }
-    const what = `The page at ${formatHex(address)} cannot be installed`;
-    if (outcome === "unregistered") {
-      return `${what}: it keeps faulting, but no registered mapping holds it any more.`;
-    }
-    if (this.#pageSizeBytes >= HUGE_PAGE_BYTES) {
-      return `${what}: the pool of 2 MiB pages is empty. Raise vm.nr_hugepages, or run fewer VMs.`;
-    }
-    return `${what}: the host is out of memory.`;
+    const offset = page * this.#pageSizeBytes;
+    return describeLoss(outcome, address, offset, this.#pageSizeBytes, this.#lossMessage);
   }
 }

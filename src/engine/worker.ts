@@ -29,7 +29,8 @@ import type {
   ToWorker,
   WorkerSetup,
 } from "./wire.ts";
-import { type Turn, WorkerSession, type WorkerTools } from "./worker-session.ts";
+import { type Turn, WorkerSession } from "./worker-session.ts";
+import type { WorkerTools } from "./worker-tools.ts";
 
 /** Descriptors that one wait can report; the rest comes with the next. */
 const EVENTS_PER_WAIT = 64;
@@ -146,7 +147,8 @@ class FaultWorker {
     this.#conclude(session, turn, nowUs);
   }
 
-  #conclude(session: WorkerSession, turn: Turn, nowUs: number): void {
+  #conclude(session: WorkerSession, ended: Turn, nowUs: number): void {
+    const turn = ended === "again" && session.hasStuckWriters ? "later" : ended;
     if (turn === "again") this.#unfinished.set(session, 0);
     else if (turn === "later") this.#unfinished.set(session, nowUs + LATER_US);
     else if (turn === "rest") this.#unfinished.set(session, nowUs + REST_US);

@@ -11,6 +11,7 @@
 import type { ChunkId } from "../snapshot/chunk-id.ts";
 import type { ImageIndex } from "../snapshot/image-index.ts";
 import type { Extent } from "../snapshot/layers.ts";
+import type { SourceExtent } from "./pack-source.ts";
 
 export type PlannedChunk =
   /** Nothing to read: all zero. */
@@ -24,30 +25,31 @@ export interface ReadChunk {
   readonly chunk: number;
   readonly start: number;
   readonly end: number;
-  /** What the file holds of it. */
-  readonly extents: readonly Extent[];
+  /** What the source holds of it. */
+  readonly extents: readonly SourceExtent[];
   /** The chunks of the parent that hold the rest; without a parent it is zero. */
   readonly below: readonly number[];
 }
 
 /**
- * @param extents where the file holds data, ascending
+ * @param extents where the source holds data, ascending
  * @param parent what shines through the holes of a diff; null: holes are zero
  */
 export function* planChunks(
   sizeBytes: number,
   chunkSizeBytes: number,
-  extents: readonly Extent[],
+  extents: readonly SourceExtent[],
   parent: ImageIndex | null,
 ): Generator<PlannedChunk> {
   let next = 0;
   for (let chunk = 0, start = 0; start < sizeBytes; chunk++, start += chunkSizeBytes) {
     const end = Math.min(start + chunkSizeBytes, sizeBytes);
     while (next < extents.length && extents[next]!.end <= start) next++;
-    const inside: Extent[] = [];
+    const inside: SourceExtent[] = [];
     for (let at = next; at < extents.length && extents[at]!.start < end; at++) {
       const extent = extents[at]!;
-      inside.push({ start: Math.max(extent.start, start), end: Math.min(extent.end, end) });
+      const range = { start: Math.max(extent.start, start), end: Math.min(extent.end, end) };
+      inside.push({ ...extent, ...range });
     }
     yield planChunk(chunk, { start, end }, inside, parent);
   }
@@ -56,13 +58,12 @@ export function* planChunks(
 function planChunk(
   chunk: number,
   { start, end }: Extent,
-  extents: readonly Extent[],
+  extents: readonly SourceExtent[],
   parent: ImageIndex | null,
 ): PlannedChunk {
-  const [first] = extents;
-  const isCovered = first !== undefined && first.start === start && first.end === end;
-  if (isCovered || parent === null) {
-    if (first === undefined) return { kind: "zero", chunk };
+  const isEmpty = extents.length === 0;
+  if (parent === null || covers(extents, end - start)) {
+    if (isEmpty) return { kind: "zero", chunk };
     return { kind: "read", chunk, start, end, extents, below: [] };
   }
   const below: number[] = [];
@@ -71,6 +72,11 @@ function planChunk(
   }
   const [only] = below as [number];
   const isSame = parent.start(only) === start && parent.end(only) === end;
-  if (first === undefined && isSame) return { kind: "known", chunk, id: parent.id(only) };
+  if (isEmpty && isSame) return { kind: "known", chunk, id: parent.id(only) };
   return { kind: "read", chunk, start, end, extents, below };
+}
+
+/** Whether extents inside of a chunk leave nothing of it to others. */
+export function covers(extents: readonly Extent[], sizeBytes: number): boolean {
+  return extents.reduce((sum, { start, end }) => sum + end - start, 0) === sizeBytes;
 }

@@ -3,22 +3,23 @@
  * those that the main thread wants. Between the two the bytes stay in the slot: a file that changes
  * meanwhile cannot make a chunk that does not match its name.
  *
- * The file is read, not mapped: one that is truncated meanwhile would kill this process by SIGBUS.
+ * Files are read, not mapped: one that is truncated meanwhile would kill this process by SIGBUS.
  */
 import { closeSync, existsSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { workerData } from "node:worker_threads";
-import { FaultlineError } from "../base/errors.ts";
+import { FaultlineError, SysError } from "../base/errors.ts";
+import { readProcess } from "../linux/process-memory.ts";
 import { type ChunkId, chunkObjectName, type Digest } from "../snapshot/chunk-id.ts";
-import type { Extent } from "../snapshot/layers.ts";
 import { ChunkDecoder, ChunkEncoder, digestOf, isZero } from "../source/chunk-codec.ts";
 import { writeWhole } from "../source/staging.ts";
 import { type ChunkInput, ChunkInputReader } from "./chunk-input.ts";
+import { covers } from "./pack-plan.ts";
+import type { PackInput, SourceExtent } from "./pack-source.ts";
 import { answerTasks, type Reply } from "./task-worker.ts";
 
 export interface PackWorkerSetup {
-  readonly fd: number;
-  readonly path: string;
+  readonly inputs: readonly PackInput[];
   readonly digest: Digest;
   readonly level: number;
   /** The bytes of one slot. */
@@ -44,7 +45,7 @@ export interface BelowChunk {
 export interface PackItem {
   readonly start: number;
   readonly end: number;
-  readonly extents: readonly Extent[];
+  readonly extents: readonly SourceExtent[];
   readonly below: readonly BelowChunk[];
 }
 
@@ -57,6 +58,8 @@ export type PackTask =
 export interface HashedChunks {
   /** Null: all bytes are zero. */
   readonly ids: readonly (ChunkId | null)[];
+  /** What was read of another process. */
+  readonly processBytes: number;
 }
 
 export interface StoredChunk {
@@ -86,6 +89,8 @@ const decoder = new ChunkDecoder();
 const inputs = new ChunkInputReader();
 const slots = new Map<number, Slot>();
 let scratch = Buffer.alloc(0);
+/** Of the task at hand. */
+let processBytes = 0;
 
 answerTasks<PackTask, PackResult>((task) =>
   task.type === "hash" ? hashChunks(task.slot, task.items) : storeChunks(task.slot, task.wanted),
@@ -94,6 +99,7 @@ answerTasks<PackTask, PackResult>((task) =>
 function hashChunks(slotIndex: number, items: readonly PackItem[]): Reply<PackResult> {
   const slot = slotAt(slotIndex);
   slot.chunks.length = 0;
+  processBytes = 0;
   let start = 0;
   for (const item of items) {
     const end = start + item.end - item.start;
@@ -104,7 +110,7 @@ function hashChunks(slotIndex: number, items: readonly PackItem[]): Reply<PackRe
     slot.chunks.push({ start, end, id });
     start = end;
   }
-  return { result: { ids: slot.chunks.map(({ id }) => id) } };
+  return { result: { ids: slot.chunks.map(({ id }) => id), processBytes } };
 }
 
 function slotAt(index: number): Slot {
@@ -116,16 +122,18 @@ function slotAt(index: number): Slot {
   return slot;
 }
 
-/** Puts a chunk together: what the file holds of it, above what lies below. */
+/** Puts a chunk together: what the source holds of it, above what lies below. */
 function fill(target: Buffer, { start, end, extents, below }: PackItem): void {
-  const [first] = extents;
-  const isCovered = first !== undefined && first.start === start && first.end === end;
-  if (!isCovered) {
+  if (!covers(extents, end - start)) {
     target.fill(0);
     for (const chunk of below) copyBelow(target, start, end, chunk);
   }
   for (const extent of extents) {
-    readWhole(target.subarray(extent.start - start, extent.end - start), extent.start);
+    const part = target.subarray(extent.start - start, extent.end - start);
+    const input = setup.inputs[extent.input ?? 0]!;
+    if (input.kind === "file") readWhole(input, part, extent.start);
+    else if (input.kind === "process") readMemory(input, part, extent.start);
+    else part.fill(0);
   }
 }
 
@@ -151,25 +159,48 @@ function copyBelow(target: Buffer, start: number, end: number, chunk: BelowChunk
   whole.copy(target, from - start, from - chunk.start, to - chunk.start);
 }
 
-function readWhole(target: Uint8Array, position: number): void {
+type FileInput = PackInput & { readonly kind: "file" };
+type ProcessInput = PackInput & { readonly kind: "process" };
+
+function readWhole({ fd, path }: FileInput, target: Uint8Array, position: number): void {
   for (let done = 0; done < target.length; ) {
-    const count = readSome(target, done, position + done);
+    let count: number;
+    try {
+      count = readSync(fd, target, done, target.length - done, position + done);
+    } catch (cause) {
+      const message = `${path} cannot be read at byte ${position + done}: check its disk`;
+      throw new FaultlineError("system", message, { cause });
+    }
     if (count === 0) {
       throw new FaultlineError(
         "memory-changed",
-        `${setup.path} became shorter while it was read. Pack it when nobody writes to it.`,
+        `${path} became shorter while it was read. Pack it when nobody writes to it.`,
       );
     }
     done += count;
   }
 }
 
-function readSome(target: Uint8Array, offset: number, position: number): number {
-  try {
-    return readSync(setup.fd, target, offset, target.length - offset, position);
-  } catch (cause) {
-    const message = `${setup.path} cannot be read at byte ${position}: check its disk`;
-    throw new FaultlineError("system", message, { cause });
+/** Region by region: neighbours in the image are strangers in the process. */
+function readMemory({ pid, regions }: ProcessInput, target: Uint8Array, offset: number): void {
+  const limit = offset + target.length;
+  for (const { imageOffset, sizeBytes, baseHostAddress } of regions) {
+    const from = Math.max(offset, imageOffset);
+    const to = Math.min(limit, imageOffset + sizeBytes);
+    if (from >= to) continue;
+    try {
+      const address = baseHostAddress + (from - imageOffset);
+      readProcess(pid, target.subarray(from - offset, to - offset), address);
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      throw new FaultlineError(
+        "unresolvable-page",
+        `The VM's memory at image offset ${from} cannot be read from process ${pid} (` +
+          `${error.errnoName}): a page there is poisoned, or no longer mapped. The VMM could not ` +
+          "read it either.",
+      );
+    }
+    processBytes += to - from;
   }
 }
 

@@ -15,7 +15,6 @@ import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { fixedIndex } from "../snapshot/image-index.ts";
 import { encodeImageInfo, type ImageInfo } from "../snapshot/image-info.ts";
 import type { ObjectStore } from "../source/object-store.ts";
-import { assertLayerOf, SnapshotFile } from "../source/snapshot-file.ts";
 import {
   indexObjectName,
   infoObjectName,
@@ -25,8 +24,10 @@ import {
 } from "../source/stored-image.ts";
 import { imageWorkingSet, readWorkingSet } from "../source/working-set-place.ts";
 import { openSink } from "./chunk-sink.ts";
+import { openFileSource, type PackSource } from "./pack-source.ts";
 import { Packing } from "./packing.ts";
 import { MAX_ATTEMPTS, missingChunks, refreshChunks } from "./refresh-chunks.ts";
+import { openSessionSource } from "./session-source.ts";
 
 /** A VMM's state is some ten KiB, with many devices a few MiB. */
 const MAX_STATE_BYTES = 64 * MIB;
@@ -41,6 +42,8 @@ export interface PackOptions {
   /** The whole memory; or, with `isDiff`, what changed since `parent`. */
   readonly path: string;
   readonly isDiff: boolean;
+  /** `path` is the session file of a paused VM: its memory is packed. */
+  readonly isSession?: boolean;
   readonly parent: StoredImage | null;
   readonly chunkSizeBytes: number;
   readonly digest: Digest;
@@ -55,8 +58,15 @@ export interface PackReport {
   readonly name: string;
   readonly store: string;
   readonly memorySizeBytes: number;
-  /** What was read of the file; the rest were holes. */
+  /** What was read of the file, or of files and process; the rest were holes. */
   readonly readBytes: number;
+  /** Of a paused VM. */
+  readonly session?: {
+    /** Pages that may differ from what the VM was restored from. */
+    readonly dirtyBytes: number;
+    /** What was read of its process. */
+    readonly processBytes: number;
+  };
   readonly chunkSizeBytes: number;
   readonly digest: Digest;
   readonly chunks: number;
@@ -70,24 +80,24 @@ export interface PackReport {
 
 /**
  * @throws FaultlineError what opening files throws; `bad-option`, `image-corrupt` (the parent),
- *   `memory-changed`, `store-failed`, `store-refused`
+ *   `memory-changed`, `vm-changed`, `session-file`, `store-failed`, `store-refused`
  */
 export async function packImage(options: PackOptions): Promise<PackReport> {
-  const { store, name, path, isDiff, parent, signal } = options;
+  const { store, name, parent, signal } = options;
   await assertUnused(store, name, signal);
-  using file = SnapshotFile.open(path, isDiff ? "diff" : "memory file");
-  assertFewChunks(file, options.chunkSizeBytes);
-  if (parent !== null) assertFits(file, parent, options);
+  using source = await openSource(options);
+  assertFewChunks(source, options.chunkSizeBytes);
+  if (parent !== null) assertFits(parent, options);
   const state = options.statePath === undefined ? null : readState(options.statePath);
   await using sink = await openSink(store, signal);
   let missing: ReadonlySet<ChunkId> = new Set();
   for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
-    const packing = new Packing(options, file, sink, missing);
+    const packing = new Packing(options, source, sink, missing);
     const ids = await packing.run();
-    file.assertUnchanged();
+    source.assertUnchanged();
     missing = await refreshChunks(store, new Set(ids), signal);
     if (missing.size > 0) continue;
-    await publish(options, file.sizeBytes, ids, state);
+    await publish(options, source.sizeBytes, ids, state);
     return packing.report();
   }
   throw missingChunks(
@@ -107,17 +117,23 @@ async function assertUnused(store: ObjectStore, name: string, signal: AbortSigna
   );
 }
 
-function assertFewChunks(file: SnapshotFile, chunkSizeBytes: number): void {
-  const chunkCount = Math.ceil(file.sizeBytes / chunkSizeBytes);
+async function openSource(options: PackOptions): Promise<PackSource> {
+  const { path, isDiff, isSession, parent, signal } = options;
+  if (isSession === true) return await openSessionSource(path, parent, signal);
+  return openFileSource(path, isDiff, parent);
+}
+
+function assertFewChunks({ sizeBytes, path }: PackSource, chunkSizeBytes: number): void {
+  const chunkCount = Math.ceil(sizeBytes / chunkSizeBytes);
   if (chunkCount <= MAX_INDEX_CHUNKS) return;
   throw new FaultlineError(
     "bad-option",
-    `--chunk-size ${chunkSizeBytes} would cut ${file.path} into ${chunkCount} chunks, and an ` +
+    `--chunk-size ${chunkSizeBytes} would cut ${path} into ${chunkCount} chunks, and an ` +
       `index has room for ${MAX_INDEX_CHUNKS}: choose larger ones.`,
   );
 }
 
-function assertFits(file: SnapshotFile, parent: StoredImage, options: PackOptions): void {
+function assertFits(parent: StoredImage, options: PackOptions): void {
   const { index, name } = parent;
   if (parent.store.location !== options.store.location) {
     throw new FaultlineError(
@@ -126,7 +142,6 @@ function assertFits(file: SnapshotFile, parent: StoredImage, options: PackOption
         `${options.store.location}: images that share chunks must be in one store.`,
     );
   }
-  if (options.isDiff) assertLayerOf(file, `the image ${name}`, index.sizeBytes);
   if (index.digest === options.digest) return;
   throw new FaultlineError(
     "bad-option",

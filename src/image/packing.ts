@@ -1,12 +1,13 @@
-/** The part of packing that moves bytes: reads, hashes and stores every chunk of a file. */
+/** The part of packing that moves bytes: reads, hashes and stores every chunk of a source. */
 import { MIB } from "../base/units.ts";
 import { type ChunkId, chunkObjectName } from "../snapshot/chunk-id.ts";
+import type { Extent } from "../snapshot/layers.ts";
 import { ChunkEncoder, ZeroChunks, zeroChunkId } from "../source/chunk-codec.ts";
-import type { SnapshotFile } from "../source/snapshot-file.ts";
 import { chunkInput } from "./chunk-input.ts";
 import type { ChunkSink } from "./chunk-sink.ts";
 import type { PackOptions, PackReport } from "./pack.ts";
 import { type PlannedChunk, planChunks, type ReadChunk } from "./pack-plan.ts";
+import type { PackInput, PackSource } from "./pack-source.ts";
 import type {
   BelowChunk,
   HashedChunks,
@@ -27,7 +28,7 @@ const SLOTS_PER_WORKER = 3;
 /** What is planned, under way, and known. */
 export class Packing {
   readonly #options: PackOptions;
-  readonly #file: SnapshotFile;
+  readonly #source: PackSource;
   readonly #sink: ChunkSink;
   readonly #plan: Iterator<PlannedChunk>;
   readonly #ids: ChunkId[];
@@ -40,23 +41,24 @@ export class Packing {
   #sharedChunks = 0;
   #newChunks = 0;
   #storedBytes = 0;
+  #processBytes = 0;
 
   /** @param missing chunks of the parent that the store does not have, whatever its index says */
   constructor(
     options: PackOptions,
-    file: SnapshotFile,
+    source: PackSource,
     sink: ChunkSink,
     missing: ReadonlySet<ChunkId>,
   ) {
     this.#options = options;
-    this.#file = file;
+    this.#source = source;
     this.#sink = sink;
-    const { chunkSizeBytes, isDiff, parent } = options;
-    const below = isDiff ? (parent?.index ?? null) : null;
+    const { chunkSizeBytes, parent } = options;
+    const below = source.isDiff ? (parent?.index ?? null) : null;
     this.#parentZeroes = below === null ? null : new ZeroChunks(below);
-    this.#plan = planChunks(file.sizeBytes, chunkSizeBytes, file.extents, below);
-    this.#ids = new Array<ChunkId>(Math.ceil(file.sizeBytes / chunkSizeBytes));
-    this.#totalBytes = file.extents.reduce((sum, { start, end }) => sum + end - start, 0);
+    this.#plan = planChunks(source.sizeBytes, chunkSizeBytes, source.extents, below);
+    this.#ids = new Array<ChunkId>(Math.ceil(source.sizeBytes / chunkSizeBytes));
+    this.#totalBytes = lengthOf(source.extents);
     for (let chunk = 0; chunk < (parent?.index.chunkCount ?? 0); chunk++) {
       const id = parent!.index.id(chunk);
       if (!missing.has(id)) this.#known.add(id);
@@ -67,8 +69,7 @@ export class Packing {
   async run(): Promise<readonly ChunkId[]> {
     const { jobs, digest, level, chunkSizeBytes } = this.#options;
     const setup: PackWorkerSetup = {
-      fd: this.#file.fd,
-      path: this.#file.path,
+      inputs: this.#source.inputs,
       digest,
       level,
       slotBytes: Math.max(BATCH_BYTES, chunkSizeBytes),
@@ -93,8 +94,8 @@ export class Packing {
     return {
       name,
       store: store.location,
-      memorySizeBytes: this.#file.sizeBytes,
-      readBytes: this.#totalBytes,
+      memorySizeBytes: this.#source.sizeBytes,
+      ...this.#readReport(),
       chunkSizeBytes,
       digest,
       chunks: this.#ids.length,
@@ -105,19 +106,29 @@ export class Packing {
     };
   }
 
+  #readReport(): Pick<PackReport, "readBytes" | "session"> {
+    const { inputs, extents } = this.#source;
+    const ofKind = (kind: PackInput["kind"]): number =>
+      lengthOf(extents.filter(({ input }) => inputs[input ?? 0]!.kind === kind));
+    const readBytes = ofKind("file") + ofKind("process");
+    if (!inputs.some(({ kind }) => kind === "process")) return { readBytes };
+    const dirtyBytes = ofKind("process") + ofKind("zeroes");
+    return { readBytes, session: { dirtyBytes, processBytes: this.#processBytes } };
+  }
+
   /** False when there is nothing more to pack. */
   async #packBatch(run: (task: PackTask) => Promise<PackResult>, slot: number): Promise<boolean> {
     const batch = this.#nextBatch();
     if (batch.length === 0) return false;
     const items = await Promise.all(batch.map((chunk) => this.#itemOf(chunk)));
-    const { ids } = (await run({ type: "hash", slot, items })) as HashedChunks;
+    const hashed = (await run({ type: "hash", slot, items })) as HashedChunks;
+    const { ids } = hashed;
+    this.#processBytes += hashed.processBytes;
     const wanted = await this.#wantedOf(batch, ids);
     if (wanted.length > 0) {
       await this.#take(await this.#store({ type: "store", slot, wanted }, run));
     }
-    for (const { extents } of batch) {
-      for (const { start, end } of extents) this.#doneBytes += end - start;
-    }
+    for (const { extents } of batch) this.#doneBytes += lengthOf(extents);
     this.#options.onProgress?.(this.#doneBytes, this.#totalBytes);
     return true;
   }
@@ -208,7 +219,7 @@ export class Packing {
    */
   async #storeZeroes(): Promise<void> {
     const { store, chunkSizeBytes, level, digest, signal } = this.#options;
-    const { sizeBytes } = this.#file;
+    const { sizeBytes } = this.#source;
     using encoder = new ChunkEncoder(level);
     const whole = zeroChunkId(chunkSizeBytes, digest);
     for (let chunk = 0; chunk < this.#ids.length; chunk++) {
@@ -223,4 +234,8 @@ export class Packing {
       await store.write(objectName, encoder.encode(new Uint8Array(size)), signal);
     }
   }
+}
+
+function lengthOf(extents: readonly Extent[]): number {
+  return extents.reduce((sum, { start, end }) => sum + end - start, 0);
 }

@@ -128,6 +128,8 @@ const epollEvent = {
 export const EFD_CLOEXEC = 0x80000;
 export const EFD_NONBLOCK = 0x800;
 export const SIGKILL = 9;
+/** <asm-generic/mman-common.h>, Linux 6.1. */
+export const MADV_COLLAPSE = 25;
 
 const syscallNumbers = {
   x64: {
@@ -135,6 +137,7 @@ const syscallNumbers = {
     SYS_pidfd_open: 434,
     SYS_pidfd_send_signal: 424,
     SYS_cachestat: 451,
+    SYS_process_madvise: 440,
     SYS_sched_setattr: 314,
     SYS_sched_getattr: 315,
   },
@@ -143,6 +146,7 @@ const syscallNumbers = {
     SYS_pidfd_open: 434,
     SYS_pidfd_send_signal: 424,
     SYS_cachestat: 451,
+    SYS_process_madvise: 440,
     SYS_sched_setattr: 274,
     SYS_sched_getattr: 275,
   },

@@ -1,4 +1,5 @@
 /** A process pinned by a pidfd: it cannot be confused with a later one of the same number. */
+import { readFileSync } from "node:fs";
 import { EPERM, ESRCH, SIGKILL } from "./abi-posix.ts";
 import { OwnedFd } from "./fd.ts";
 import * as sys from "./sys.ts";
@@ -18,4 +19,31 @@ export function killByPidfd(pidfd: number): "killed" | "gone" | "denied" {
   if (sys.errno() === ESRCH) return "gone";
   if (sys.errno() === EPERM) return "denied";
   throw sys.sysError("pidfd_send_signal");
+}
+
+/** What the kernel says of a process, in clock ticks. See proc_pid_stat(5). */
+export interface ProcessTimes {
+  /** When it started, since boot: with its number it is unique until the next boot. */
+  readonly startTicks: number;
+  /** How long it has run virtual CPUs. */
+  readonly guestTicks: number;
+}
+
+/** Null: there is no such process. */
+export function processTimes(pid: number): ProcessTimes | null {
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  } catch {
+    return null;
+  }
+  // The name, second, is in brackets and may hold anything; the state is the third field.
+  const [state, ...rest] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  if (state === "Z" || state === "X") return null;
+  return { startTicks: Number(rest[18]), guestTicks: Number(rest[39]) };
+}
+
+/** Another after each boot of the host. */
+export function bootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim();
 }

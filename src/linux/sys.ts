@@ -59,6 +59,15 @@ const f = {
     c: number,
     d: number,
   ) => number,
+  /** A call with five arguments. */
+  syscall5: libc.func("long syscall(long n, long a, void *b, long c, long d, long e)") as (
+    number: number,
+    a: number,
+    b: NodeJS.ArrayBufferView,
+    c: number,
+    d: number,
+    e: number,
+  ) => number,
   mmap: libc.func(
     "intptr_t mmap(void *address, size_t length, int prot, int flags, int fd, int64_t offset)",
   ) as (
@@ -88,6 +97,17 @@ const f = {
     source: Pointer,
     count: number,
   ) => unknown,
+  process_vm_readv: libc.func(
+    "intptr_t process_vm_readv(int pid, void *local, unsigned long localCount, void *remote, " +
+      "unsigned long remoteCount, unsigned long flags)",
+  ) as (
+    pid: number,
+    local: Pointer,
+    localCount: number,
+    remote: Pointer,
+    remoteCount: number,
+    flags: number,
+  ) => number,
   memfd_create: libc.func("int memfd_create(const char *name, unsigned int flags)") as (
     name: string,
     flags: number,
@@ -173,6 +193,7 @@ export const {
   mprotect,
   madvise,
   memcpy,
+  process_vm_readv,
   memfd_create,
   eventfd,
   epoll_create1,
@@ -300,6 +321,11 @@ export class Scratch {
   }
 }
 
+/** Where the memory behind a view begins; it stays there while the view is reachable. */
+export function addressOf(view: NodeJS.ArrayBufferView): number {
+  return Number(koffi.address(view));
+}
+
 /**
  * The same call in a thread of the libuv pool, which may block there on a page fault while this
  * thread goes on. The pool has UV_THREADPOOL_SIZE threads, 4 by default. errno does not come back.
@@ -325,6 +351,7 @@ export const background = {
   memcpy: inPool(f.memcpy),
   madvise: inPool(f.madvise),
   read: inPool(f.read),
+  syscall5: inPool(f.syscall5),
   write: inPool(f.write),
 } as const;
 

@@ -146,9 +146,9 @@ export class Prefaulter {
   }
 
   /**
-   * Instead of `settle`: the bytes of the piece are not here. What of it lies before `endPage` waits
-   * for `part`; the rest is the next piece. If it has waited before, its bytes do not stay, and it
-   * is passed over, lest two of them drive each other out for ever.
+   * Instead of `settle`: the bytes of the piece are not here. What of it lies before `endPage`
+   * waits for `part`; the rest is the next piece. If it has waited before, its bytes do
+   * not stay, and it is passed over, lest two of them drive each other out for ever.
    */
   wait(part: number, endPage: number): void {
     const end = Math.min(Math.max(endPage, this.firstPage + 1), this.firstPage + this.pageCount);

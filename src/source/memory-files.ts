@@ -11,6 +11,7 @@ import { monotonicUs } from "../linux/clock.ts";
 import type { DataExtent } from "../linux/file.ts";
 import { MappedRegion } from "../linux/memory.ts";
 import { flattenLayers } from "../snapshot/layers.ts";
+import type { FileIdentity } from "../snapshot/session-file.ts";
 import { withDeadline } from "./deadline.ts";
 import { assertLayerOf, SnapshotFile } from "./snapshot-file.ts";
 import { BLOCK_BYTES, markWarm, newResidencyNotes, type ResidencyNotes } from "./warm-blocks.ts";
@@ -83,6 +84,11 @@ export class MemoryFiles {
       for (const file of files) closeFile(file);
       throw error;
     }
+  }
+
+  /** The base first. */
+  get identities(): FileIdentity[] {
+    return this.#files.map(({ file }) => file.identity);
   }
 
   /** Bytes that a restore would have to load if it loaded all: the rest is zero. */

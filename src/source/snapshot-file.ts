@@ -1,8 +1,10 @@
 /** A file of a snapshot, open for reading: a whole memory file, or a Firecracker diff. */
 import { closeSync, fstatSync, openSync, type Stats, statfsSync } from "node:fs";
+import { resolve } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import { formatBytes, isAligned, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { type DataExtent, dataExtents } from "../linux/file.ts";
+import type { FileIdentity } from "../snapshot/session-file.ts";
 
 export class SnapshotFile {
   readonly path: string;
@@ -46,6 +48,12 @@ export class SnapshotFile {
 
   get sizeBytes(): number {
     return this.stats.size;
+  }
+
+  /** By which it is known again. */
+  get identity(): FileIdentity {
+    const { size, mtimeMs } = this.stats;
+    return { path: resolve(this.path), sizeBytes: size, mtimeMs };
   }
 
   /**

@@ -15,7 +15,7 @@ export interface StoredImage {
   readonly store: ObjectStore;
   readonly name: string;
   readonly index: ImageIndex;
-  /** Of the index as it is stored: what companions are bound to. */
+  /** Of the index as it is stored: who the image is. */
   readonly indexSha256: string;
   /** Null for an image that casync or desync made. */
   readonly info: ImageInfo | null;

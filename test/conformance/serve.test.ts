@@ -5,7 +5,10 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { scenarios } from "../../src/conformance/scenarios/all.ts";
 import { builtRoot } from "../../src/kit/paths.ts";
+import { TestFolder } from "../support/fixtures.ts";
 import { requires } from "../support/requires.ts";
+
+const main = join(builtRoot, "src/cli/main.js");
 
 interface Report {
   readonly handler: string;
@@ -18,12 +21,16 @@ interface Report {
   readonly summary: string;
 }
 
-test("faultline serve passes every scenario", requires("userfaultfd", "hugepages"), () => {
-  const main = join(builtRoot, "src/cli/main.js");
-  const child = spawnSync(process.execPath, [main, "conformance", "--json"], { encoding: "utf8" });
+const needs = requires("userfaultfd", "hugepages");
+
+function conformance(...args: readonly string[]): Report & { readonly status: number | null } {
+  const argv = [main, "conformance", "--json", ...args];
+  const child = spawnSync(process.execPath, argv, { encoding: "utf8" });
   assert.equal(child.stderr, "");
-  const { handler, results, summary } = JSON.parse(child.stdout) as Report;
-  assert.match(handler, /main\.js serve --memory \{memory\} --socket \{socket\}/);
+  return { ...(JSON.parse(child.stdout) as Report), status: child.status };
+}
+
+function assertAllPassed({ results, summary, status }: ReturnType<typeof conformance>): void {
   assert.deepEqual(
     results.filter(({ verdict }) => verdict !== "pass"),
     [],
@@ -33,5 +40,18 @@ test("faultline serve passes every scenario", requires("userfaultfd", "hugepages
     scenarios.map(({ name }) => name),
   );
   assert.equal(summary, `${scenarios.length} passed, 0 failed, 0 skipped`);
-  assert.equal(child.status, 0);
+  assert.equal(status, 0);
+}
+
+test("faultline serve passes every scenario", needs, () => {
+  const report = conformance();
+  assert.match(report.handler, /main\.js serve --memory \{memory\} --socket \{socket\}/);
+  assertAllPassed(report);
+});
+
+test("and so it does when it tracks what VMs write", needs, () => {
+  using folder = new TestFolder();
+  const serve = `'${process.execPath}' '${main}' serve --memory {memory} --socket {socket}`;
+  const handler = `${serve} --track-dirty ${folder.path}`;
+  assertAllPassed(conformance("--handler", handler, "--many-vms"));
 });

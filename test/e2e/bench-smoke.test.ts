@@ -26,6 +26,9 @@ const promiseNames = [
   "cached-image",
   "far-store",
   "snapshots",
+  "dirty",
+  "working-set",
+  "restore-guest",
 ];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {

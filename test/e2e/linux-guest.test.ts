@@ -3,8 +3,11 @@
  * a service in it whose answers are right only if its memory is. See docs/TESTING.md.
  */
 import assert from "node:assert/strict";
+import { mkdirSync, readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
+import type { PackReport } from "../../src/image/pack.ts";
 import { PAGE_BYTES, Random, TestFolder } from "../support/fixtures.ts";
+import { ImageStage } from "../support/image-stage.ts";
 import {
   GUEST_MEMORY_BYTES,
   type GuestSnapshot,
@@ -26,6 +29,7 @@ import {
 } from "../support/linux-guest-questions.ts";
 import { requires } from "../support/requires.ts";
 import { type LogLine, ServeProcess } from "../support/serve-process.ts";
+import { assertSameMemory } from "../support/tracked-vm.ts";
 
 const SEED = 7;
 const MIB = 2 ** 20;
@@ -127,6 +131,32 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
     process.kill(one.pid, "SIGKILL");
     await handler.loggedFor(one.pid, "Detached a VM");
     assert.deepEqual(await wrongAnswers(other, mixedQuestions(oracles[1], random, 60)), []);
+  });
+
+  test("is packed while it is paused: only what it has written comes from it", async (t) => {
+    using stage = new ImageStage();
+    mkdirSync(stage.path("sessions"));
+    stage.json("pack", snapshot.memoryFile, "--name", "warm");
+    const image = ["--memory", `dir:${stage.store}/warm`];
+    const tracking = ["--track-dirty", stage.path("sessions")];
+    await using _handler = await ServeProcess.start([...image, "--socket", socket, ...tracking]);
+    await using guest = await LinuxGuest.restore(snapshot, socket);
+    const mine = oracle.copy();
+    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(mine, random, 60)), []);
+    await guest.qmp.execute("stop");
+    const session = stage.path(`sessions/${guest.pid}.session`);
+    const what = ["pack", "--from-session", session, "--parent", "warm", "--name", "live"];
+    const report = stage.json<PackReport>(...what);
+    stage.json("extract", "live", stage.path("live"));
+    // QEMU's memory is a memfd: its holes were never loaded.
+    const expected = readFileSync(snapshot.memoryFile);
+    const loadedBytes = guest.copyLoadedMemory(expected);
+    assertSameMemory(readFileSync(stage.path("live")), expected);
+    await guest.qmp.execute("cont");
+    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(mine, random, 30)), []);
+    const { processBytes, dirtyBytes } = report.session!;
+    t.diagnostic(`${dirtyBytes / MIB} MiB dirty of ${loadedBytes / MIB} MiB loaded`);
+    assert.ok(processBytes > 0 && processBytes <= dirtyBytes && dirtyBytes < loadedBytes);
   });
 
   // The last one: it spoils the snapshot.

@@ -1,4 +1,4 @@
-/** What is learnt from one restore and installed ahead of the next; VMs that need nobody any more. */
+/** What one restore teaches the next; VMs that need nobody any more. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -219,7 +219,7 @@ describe("with --prefault all", needs, () => {
     await scene.check(second, usedPages);
   });
 
-  test("holes and diff layers are complete too, and what is given back meanwhile is zero", async () => {
+  test("holes and diff layers too; what is given back meanwhile is zero", async () => {
     using scene = new Scene();
     rmSync(scene.memory);
     writeSparse(scene.memory, PAGE_COUNT, [{ first: 10, end: 510 }], 4);
@@ -257,4 +257,23 @@ test("the kit finds nothing wrong with pages that come unasked", needs, () => {
     encoding: "utf8",
   });
   assert.equal(status, 0, stdout);
+});
+
+test("--collapse makes huge pages of a complete VM, with the same bytes", needs, async () => {
+  using scene = new Scene();
+  await using serve = await scene.serve("--prefault", "all", "--collapse");
+  await using peer = await scene.attach(serve);
+  const { memory } = await serve.logged("Made huge pages of small ones");
+  assert.match(String(memory), /MiB$/);
+  const anonymous = /^AnonHugePages: +([1-9]\d*) kB/m;
+  assert.match(readFileSync(`/proc/${peer.pid}/smaps_rollup`, "utf8"), anonymous);
+  await scene.check(peer, usedPages);
+});
+
+test("--prefault all and --track-dirty exclude each other", needs, async () => {
+  using scene = new Scene();
+  const files = ["--memory", scene.memory, "--socket", scene.socket];
+  const flags = ["--prefault", "all", "--track-dirty", scene.folder.at("dirty")];
+  const serve = await ServeProcess.run([...files, ...flags]);
+  assert.match(serve.errors, /Use --prefault concurrent/);
 });

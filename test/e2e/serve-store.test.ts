@@ -49,6 +49,17 @@ describe("an image", needs, () => {
     });
   }
 
+  test("says with --stats-interval how its cache does", async () => {
+    using stage = packed();
+    await using handler = await serve(stage, "web", "--stats-interval", "1");
+    await runVmm(stage.path("socket"), stage.path("memory"), "--threads", 2);
+    await handler.logged("Statistics", handler.lines("Statistics").length + 1);
+    const line = handler.lines("Statistics").at(-1)!;
+    assert.ok(Number(line.chunks) > 0 && Number(line.loads) >= Number(line.chunks));
+    assert.match(String(line.fetched), /^[\d.]+ [KM]iB$/);
+    assert.equal(line.corrupt, undefined);
+  });
+
   test("of a diff over another is served whole", async () => {
     using stage = packed();
     writeDiff(stage.path("diff"), readFileSync(stage.path("memory")), 2);

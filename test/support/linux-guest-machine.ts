@@ -8,12 +8,21 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  readSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { compile } from "../../src/kit/compile.ts";
 import { repositoryRoot } from "../../src/kit/paths.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
+import { dataExtents } from "../../src/linux/file.ts";
 import { buildInitramfs } from "./linux-guest-initramfs.ts";
 import { guestParts } from "./linux-guest-parts.ts";
 import { GuestWires } from "./linux-guest-wires.ts";
@@ -66,20 +75,41 @@ export class LinuxGuest {
     });
   }
 
-  /** Returns when it runs; the memory is all missing then, but for what QEMU itself has touched. */
-  static async restore(snapshot: GuestSnapshot, handlerSocket: string): Promise<LinuxGuest> {
-    const { folder, seed, answeredCount } = snapshot;
+  /**
+   * Returns when it runs; the memory is all missing then, but for what QEMU itself has touched, and
+   * what was installed until `beforeResume` was done.
+   */
+  static async restore(
+    snapshot: GuestSnapshot,
+    handlerSocket: string,
+    beforeResume: () => Promise<void> = async () => {},
+  ): Promise<LinuxGuest> {
     const backend = `memory-backend-memfd,id=ram,size=${GUEST_MEMORY_BYTES},share=on`;
-    const options = ["-object", backend, "-incoming", "defer"];
     const shim = compile(join(repositoryRoot, "test/peer/qemu-shim.c"), ["-shared", "-fPIC"]);
-    const guest = await LinuxGuest.#start(folder, seed, answeredCount, options, {
-      LD_PRELOAD: shim,
-      FAULTLINE_SHIM_SOCKET: handlerSocket,
-    });
+    const environment = { LD_PRELOAD: shim, FAULTLINE_SHIM_SOCKET: handlerSocket };
+    return await LinuxGuest.#resume(snapshot, backend, environment, beforeResume);
+  }
+
+  /** Without a handler: `memoryFile` is a copy of the snapshot's, which the guest writes to. */
+  static async restoreCopied(snapshot: GuestSnapshot, memoryFile: string): Promise<LinuxGuest> {
+    const memory = `size=${GUEST_MEMORY_BYTES},mem-path=${memoryFile},share=on`;
+    const backend = `memory-backend-file,id=ram,${memory}`;
+    return await LinuxGuest.#resume(snapshot, backend, {}, async () => {});
+  }
+
+  static async #resume(
+    { folder, seed, answeredCount }: GuestSnapshot,
+    backend: string,
+    environment: NodeJS.ProcessEnv,
+    beforeResume: () => Promise<void>,
+  ): Promise<LinuxGuest> {
+    const options = ["-object", backend, "-incoming", "defer"];
+    const guest = await LinuxGuest.#start(folder, seed, answeredCount, options, environment);
     return await guest.#orGone(async () => {
       await guest.qmp.ignoreSharedMemory();
       await guest.qmp.execute("migrate-incoming", { uri: `exec:cat '${join(folder, STATE)}'` });
       await guest.qmp.untilMigrated();
+      await beforeResume();
       await guest.qmp.execute("cont");
     });
   }
@@ -119,6 +149,26 @@ export class LinuxGuest {
     const count = `${this.#answeredCount} `;
     assert.ok(line.startsWith(count), `answer ${count}to “${question}” came as “${line}”`);
     return line.slice(count.length);
+  }
+
+  /**
+   * Copies what is in the memory of a restored guest over `memory`, and returns how much that was:
+   * what was never loaded are holes of QEMU's memfd.
+   */
+  copyLoadedMemory(memory: Buffer): number {
+    const folder = `/proc/${this.pid}/fd`;
+    const isMemory = (fd: string) => readlinkSync(join(folder, fd)).startsWith("/memfd:");
+    const fd = openSync(join(folder, readdirSync(folder).find(isMemory)!), "r");
+    try {
+      let loadedBytes = 0;
+      for (const { start, end } of dataExtents(fd, memory.length)) {
+        readSync(fd, memory, start, end - start, start);
+        loadedBytes += end - start;
+      }
+      return loadedBytes;
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** Writes its state down beside its memory, and ends it. */

@@ -24,6 +24,8 @@ export interface PeerGreeting {
   readonly sizeBytes: number;
 }
 
+/** What `write` writes. */
+const WRITTEN = 0x57;
 const options = JSON.parse(process.argv[2]!) as PeerOptions;
 const uffd = Userfaultfd.create({ features: options.features });
 const memory = MappedRegion.anonymous(options.sizeBytes);
@@ -39,6 +41,9 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   if (what === "read") {
     const byte = new Uint8Array(viewOf(memory.address + Number(argument), 1))[0];
     process.stdout.write(`${byte}\n`);
+  } else if (what === "write") {
+    new Uint8Array(viewOf(memory.address + Number(argument), 1))[0] = WRITTEN;
+    process.stdout.write("written\n");
   } else if (what === "fork") {
     execFileSync("/bin/true");
     process.stdout.write("forked\n");

@@ -1,4 +1,4 @@
-/** Pieces to install ahead: what they cover, what they leave alone, what waits, when all is done. */
+/** Pieces to install ahead: what they cover and leave alone, what waits, when all is done. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";

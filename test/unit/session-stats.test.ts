@@ -16,6 +16,7 @@ const calls: readonly (readonly [
   ["addDeferred", (stats) => stats.addDeferred(), { deferred: 1 }],
   ["addPoisoned", (stats) => stats.addPoisoned(), { poisonedPages: 1 }],
   ["addOverflowed", (stats) => stats.addOverflowed(), { overflowed: 1 }],
+  ["addUnprotected", (stats) => stats.addUnprotected(2), { unprotectedPages: 2 }],
 ];
 
 /** One of everything, `times` over, and a latency of `latencyUs` each. */

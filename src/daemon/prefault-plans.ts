@@ -1,0 +1,126 @@
+/**
+ * What is installed ahead of the next VM, made from the working set. Making it takes some
+ * milliseconds, for which no VM has to wait: it is made beforehand, and anew, in the background,
+ * when the set has changed or a VM has had it.
+ */
+import { randomInt } from "node:crypto";
+import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { WorkingSet } from "../base/working-set.ts";
+import { type PrefaultRuns, prefaultRuns } from "../pager/prefault-runs.ts";
+import { type HostState, hostState } from "./host-state.ts";
+import type { Logger } from "./log.ts";
+import type { PrefaultMode } from "./restore-watch.ts";
+import type { WorkingSetKeeper } from "./working-set-keeper.ts";
+
+export interface PrefaultPlansOptions {
+  readonly mode: PrefaultMode;
+  /** Null: nothing is known. */
+  readonly keeper: WorkingSetKeeper | null;
+  readonly log: Logger;
+}
+
+/**
+ * One block of 64 KiB in so many is left to demand, to see whether the set is still right; of large
+ * sets some 16 blocks, which say as much.
+ */
+const HOLD_OUT_EVERY = 64;
+const HELD_OUT_BLOCKS = 16;
+const PAGES_PER_BLOCK = 16;
+/** Needed in three of four restores: what is worth it when CPUs are busy. */
+const LIKELY = 192;
+/** Made anew at most so often. */
+const REFRESH_MS = 5000;
+
+export const NO_RUNS: PrefaultRuns = {
+  starts: new Uint32Array(),
+  counts: new Uint32Array(),
+  heldOut: new Uint32Array(),
+};
+
+interface Plan {
+  readonly set: WorkingSet;
+  readonly runs: PrefaultRuns;
+  readonly madeMs: number;
+}
+
+export class PrefaultPlans {
+  readonly #options: PrefaultPlansOptions;
+  /** By page size and least need. */
+  readonly #plans = new Map<string, Plan>();
+  readonly #refreshing = new Set<string>();
+
+  constructor(options: PrefaultPlansOptions) {
+    this.#options = options;
+  }
+
+  /** Makes what most VMs will need. Returns it. */
+  prepare(): PrefaultRuns {
+    const { keeper, mode } = this.#options;
+    const set = keeper?.current ?? null;
+    return set === null || mode === "off" ? NO_RUNS : this.#planOf(set, SMALL_PAGE_BYTES, 0).runs;
+  }
+
+  for(pageSizeBytes: number): PrefaultRuns {
+    const { mode, keeper, log } = this.#options;
+    const set = keeper?.current ?? null;
+    if (set === null || mode === "off") return NO_RUNS;
+    const host = hostState();
+    const { runs } = this.#planOf(set, pageSizeBytes, host.areCpusBusy ? LIKELY : 0);
+    if (mode === "all") return runs;
+    const kept = within(runs, Math.floor(host.spareBytes / pageSizeBytes));
+    if (kept !== runs)
+      log.info(shrunk(host, kept, pageSizeBytes), "Memory is short: prefaults less");
+    return kept;
+  }
+
+  #planOf(set: WorkingSet, pageSizeBytes: number, leastNeed: number): Plan {
+    const key = `${pageSizeBytes}/${leastNeed}`;
+    const known = this.#plans.get(key);
+    if (known === undefined) return this.#make(key, set, pageSizeBytes, leastNeed);
+    const isOld = performance.now() - known.madeMs > REFRESH_MS;
+    if (isOld && !this.#refreshing.has(key)) {
+      this.#refreshing.add(key);
+      setImmediate(() => {
+        this.#refreshing.delete(key);
+        const current = this.#options.keeper?.current ?? set;
+        this.#make(key, current, pageSizeBytes, leastNeed);
+      });
+    }
+    return known;
+  }
+
+  #make(key: string, set: WorkingSet, pageSizeBytes: number, leastNeed: number): Plan {
+    const blocks = set.pages.length / PAGES_PER_BLOCK;
+    const every = Math.max(HOLD_OUT_EVERY, Math.ceil(blocks / HELD_OUT_BLOCKS));
+    // Completion installs a sample too, so that nobody could see whether it was needed.
+    const holdOut = this.#options.mode === "all" ? null : { every, salt: randomInt(2 ** 32) };
+    const runs = prefaultRuns(set, { pageSizeBytes, leastNeed, holdOut });
+    const plan = { set, runs, madeMs: performance.now() };
+    this.#plans.set(key, plan);
+    return plan;
+  }
+}
+
+/** The first runs, as far as they fit. */
+function within(runs: PrefaultRuns, budgetPages: number): PrefaultRuns {
+  let pages = 0;
+  let kept = 0;
+  for (; kept < runs.counts.length && pages + runs.counts[kept]! <= budgetPages; kept++) {
+    pages += runs.counts[kept]!;
+  }
+  if (kept === runs.counts.length) return runs;
+  return {
+    starts: runs.starts.slice(0, kept),
+    counts: runs.counts.slice(0, kept),
+    heldOut: runs.heldOut,
+  };
+}
+
+function shrunk(
+  { spareBytes }: HostState,
+  runs: PrefaultRuns,
+  pageSizeBytes: number,
+): Record<string, string> {
+  const pages = runs.counts.reduce((sum, count) => sum + count, 0);
+  return { memory: formatBytes(pages * pageSizeBytes), spare: formatBytes(spareBytes) };
+}
