@@ -1,7 +1,7 @@
 /*
  * replayer: stand-ins for guests that touch the pages which a restored guest touched, in its order, and time it.
  *
- *   replayer TOUCHES MEMORY_FILE VMS [--page-size BYTES] [--held] SOCKET...|--mapping
+ *   replayer TOUCHES MEMORY_FILE VMS [--page-size BYTES] [--held] [--write] SOCKET...|--mapping
  *
  * TOUCHES has for each touch two numbers of 32 bits as this machine has them: the ordinal of a page of 4 KiB, and how
  * many microseconds the guest computes before it touches it. Each of VMS VMs is a process of its own (handlers watch
@@ -10,6 +10,7 @@
  *
  *   --page-size BYTES  of the guests' memory, 4096 (default) or 2097152 (hugetlb)
  *   --held             a VM does not run before a line "resume PID" comes on stdin
+ *   --write            each word is written back when it was read, within the time of the touch
  *   --mapping          no handler: the memory is a private mapping of MEMORY_FILE (Firecracker's File backend)
  *
  * What a guest computes is slept through from 100 us on, so that it costs other VMs nothing, and spun below.
@@ -43,7 +44,7 @@ struct touch {
 
 static struct options {
   uint64_t vms;
-  bool is_held;
+  bool is_held, is_writing;
   const char **sockets; /* NULL: a mapping */
   size_t socket_count;
   const char *memory_path;
@@ -93,13 +94,14 @@ static size_t word_offset(uint32_t page) {
   return (size_t)page * PAGE_SIZE + (size_t)page * 8 % PAGE_SIZE;
 }
 
-static void replay(const char *guest, uint64_t start, uint64_t *own, uint64_t *words, struct vm *vm) {
+static void replay(char *guest, uint64_t start, uint64_t *own, uint64_t *words, struct vm *vm) {
   uint64_t after = start;
   for (size_t i = 0; i < touch_count; i++) {
     think(touches[i].think_us);
-    const char *word = guest + word_offset(touches[i].page);
+    char *word = guest + word_offset(touches[i].page);
     uint64_t before = now_ns();
     words[i] = *(volatile const uint64_t *)word;
+    if (options.is_writing) *(volatile uint64_t *)word = words[i];
     after = now_ns();
     own[i] = after - before;
     vm->stall_ns += own[i];
@@ -199,7 +201,7 @@ static void print_results(void) {
 /* ---- options -------------------------------------------------------------------------------------------------- */
 
 static void usage(void) {
-  die("usage: replayer TOUCHES MEMORY_FILE VMS [--page-size BYTES] [--held] SOCKET...|--mapping");
+  die("usage: replayer TOUCHES MEMORY_FILE VMS [--page-size BYTES] [--held] [--write] SOCKET...|--mapping");
 }
 
 static void parse_options(int argc, char **argv) {
@@ -210,6 +212,7 @@ static void parse_options(int argc, char **argv) {
   int i = 4;
   for (; i < argc && strncmp(argv[i], "--", 2) == 0 && strcmp(argv[i], "--mapping") != 0; i++) {
     if (strcmp(argv[i], "--held") == 0) options.is_held = true;
+    else if (strcmp(argv[i], "--write") == 0) options.is_writing = true;
     else if (strcmp(argv[i], "--page-size") == 0 && i + 1 < argc)
       guest_page_size = parse_number("--page-size", argv[++i]);
     else die("unknown option %s", argv[i]);
@@ -238,7 +241,7 @@ static void *read_touches(const char *path, size_t *bytes) {
 static void check_touches(const char *path, size_t bytes) {
   touch_count = bytes / sizeof *touches;
   for (size_t i = 0; i < touch_count; i++)
-    if (touches[i].page >= memory_size / PAGE_SIZE) die("%s: page %u lies outside of the memory", path, touches[i].page);
+    if (touches[i].page >= memory_size / PAGE_SIZE) die("%s: page %u is outside of the memory", path, touches[i].page);
   if (memory_size % guest_page_size) die("%s: not whole pages of the guests", options.memory_path);
 }
 

@@ -60,6 +60,8 @@ export interface RestoreFacts {
   readonly backend: string;
   readonly pageSizeBytes: number;
   readonly vms: number;
+  /** Guests wrote to each page, too. */
+  readonly doWrite: boolean;
 }
 
 export interface BenchReport {

@@ -44,6 +44,7 @@ interface BenchFlags {
   readonly backends?: RestoreWishes["backends"];
   readonly pageSizes?: readonly number[];
   readonly restores?: readonly number[];
+  readonly write: boolean;
   readonly plot?: string;
   readonly pin: boolean;
   readonly quick: boolean;
@@ -145,6 +146,7 @@ export function benchCommand(): Command {
     )
     .option("--page-sizes <sizes>", "for restore: 4K, 2M", pageSizes)
     .option("--restores <counts>", "for restore: VMs that are restored at once; default 1", counts)
+    .option("--write", "for restore: guests write to each page, too", false)
     .option("--plot <folder>", "write what restore measured as SVG pictures into this folder")
     .option("--no-pin", "leave guest and handler to the scheduler in all scenarios")
     .option("--quick", "a look only: few rounds, little memory, no verdict on targets", false)
@@ -213,9 +215,10 @@ function requestOf(names: readonly string[], flags: BenchFlags): BenchRequest {
 }
 
 function restoreWishes(flags: BenchFlags): RestoreWishes {
-  const { traces, backends: places, pageSizes: sizes, restores } = flags;
+  const { traces, backends: places, pageSizes: sizes, restores, write } = flags;
   return {
     ...(flags.full ? fullWishes : flags.quick ? quickWishes : standardWishes),
+    doWrite: write,
     ...(traces === undefined ? {} : { traces }),
     ...(places === undefined ? {} : { backends: places }),
     ...(sizes === undefined ? {} : { pageSizes: sizes }),

@@ -110,7 +110,7 @@ describe("faultline bench", () => {
     const pages = Uint32Array.from([7, 8, 9, 3, 511]);
     const thinkUs = Uint32Array.from([0, 200, 10, 0, 5]);
     writeFileSync(trace, encodeTrace({ sizeBytes: 2 * MIB, pages, thinkUs }));
-    const args = ["restore", "--quick", "--json", "--traces", trace, "--restores", "3"];
+    const args = ["restore", "--quick", "--json", "--traces", trace, "--restores", "3", "--write"];
     const { status, out, error } = runBench([...args, "--plot", plots]);
     assert.equal(status, 0, error);
     const { scenarios, skipped } = JSON.parse(out) as BenchReport;
@@ -122,7 +122,7 @@ describe("faultline bench", () => {
         assert.ok(figures.slowest_ms!.median >= figures.working_set_ms!.median, name);
       }
     }
-    const stem = "restore-own-trace-4k-3vm";
+    const stem = "restore-own-trace-4k-3vm-writing";
     const touches = ["cached", "cold", "far", "file"].map((name) => `${stem}-touches-${name}.svg`);
     assert.deepEqual(readdirSync(plots).sort(), [`${stem}-times.svg`, ...touches]);
     rmSync(plots, { recursive: true });

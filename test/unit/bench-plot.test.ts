@@ -16,7 +16,7 @@ function reportOf(backend: string, medians: Readonly<Record<string, number>>): S
   return {
     ...{ name: backend, method: "", rounds: 1, warmUpRounds: 0, comparedTo: "on-demand" },
     ...{ figures: [], contenders, targets: [] },
-    restore: { trace: "my/<own>.trace", backend, pageSizeBytes: 4096, vms: 10 },
+    restore: { trace: "my/<own>.trace", backend, pageSizeBytes: 4096, vms: 10, doWrite: false },
   };
 }
 

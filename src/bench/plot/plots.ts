@@ -37,9 +37,10 @@ function timesOf(reports: readonly RestoreReport[]): string {
     return [{ title: backendTitles[backend], rows }];
   });
   const which = `trace “${restore.trace}”, ${pageTitle(restore.pageSizeBytes)} pages`;
+  const done = restore.doWrite ? "read and written" : "read";
   return plotTimes(
     `Time to working set: ${which}, ${vmTitle(restore.vms)}`,
-    "from the handshake until the last page of the trace was touched; median, and range of rounds",
+    `from the handshake until the last page was ${done}; median, and range of rounds`,
     groups,
   );
 }
@@ -50,7 +51,7 @@ function touchesOf({ restore, contenders }: RestoreReport): string {
   const size = `${pageTitle(restore.pageSizeBytes)} pages, ${vmTitle(restore.vms)}`;
   return plotCurves(
     `What a touch of a page takes: ${which}`,
-    `${size}; share of all touches that took no longer`,
+    `${size}; share of all ${restore.doWrite ? "reads and writes" : "reads"} that took no longer`,
     touchShares,
     contenders.map(({ name, title, touchQuantilesUs }) => ({
       name,
@@ -67,5 +68,5 @@ function fileStem({ restore }: RestoreReport): string {
     .at(-1)!
     .replaceAll(/[^\w-]/g, "-");
   const size = pageTitle(restore.pageSizeBytes).replace(" MiB", "m").replace(" KiB", "k");
-  return `restore-${word}-${size}-${restore.vms}vm`;
+  return `restore-${word}-${size}-${restore.vms}vm${restore.doWrite ? "-writing" : ""}`;
 }

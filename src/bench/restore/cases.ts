@@ -24,6 +24,8 @@ export interface RestoreWishes {
   readonly backends: readonly BackendName[];
   readonly pageSizes: readonly number[];
   readonly vmCounts: readonly number[];
+  /** Guests write to each page that they touch, not only read it. */
+  readonly doWrite: boolean;
 }
 
 export const standardWishes: RestoreWishes = {
@@ -31,6 +33,7 @@ export const standardWishes: RestoreWishes = {
   backends: backendNames,
   pageSizes: [SMALL_PAGE_BYTES],
   vmCounts: [1],
+  doWrite: false,
 };
 
 /** The guest's trace takes seconds for each measurement, and says no more of whether all works. */
@@ -47,29 +50,31 @@ export interface RestoreCase {
   readonly backend: BackendName;
   readonly pageSizeBytes: number;
   readonly vms: number;
+  readonly doWrite: boolean;
 }
 
 /** By trace, as each has files of its own. Throws if a trace cannot be had. */
 export function casesOf(wishes: RestoreWishes, isQuick: boolean): RestoreCase[] {
+  const { doWrite } = wishes;
   return wishes.traces
     .map((name) => loadTrace(name, isQuick))
     .flatMap((trace) =>
       wishes.pageSizes.flatMap((pageSizeBytes) =>
         wishes.vmCounts.flatMap((vms) =>
-          wishes.backends.map((backend) => ({ trace, backend, pageSizeBytes, vms })),
+          wishes.backends.map((backend) => ({ trace, backend, pageSizeBytes, vms, doWrite })),
         ),
       ),
     );
 }
 
 /** `restore linux, cached image, 4 KiB pages, 1 VM` */
-export function caseTitle({ trace, backend, pageSizeBytes, vms }: RestoreCase): string {
+export function caseTitle({ trace, backend, pageSizeBytes, vms, doWrite }: RestoreCase): string {
   const parts = [
     `restore ${trace.name}`,
     backendTitles[backend],
     `${pageTitle(pageSizeBytes)} pages`,
   ];
-  return [...parts, vmTitle(vms)].join(", ");
+  return [...parts, vmTitle(vms), ...(doWrite ? ["writing"] : [])].join(", ");
 }
 
 export function pageTitle(pageSizeBytes: number): string {

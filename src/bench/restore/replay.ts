@@ -27,6 +27,7 @@ export interface ReplayPlan {
   readonly vms: number;
   /** VMs wait until their handler says that they are prefaulted. */
   readonly isHeld: boolean;
+  readonly doWrite: boolean;
 }
 
 /**
@@ -44,6 +45,7 @@ export async function replay(
     ...[plan.touchesPath, plan.memoryPath, String(plan.vms)],
     ...["--page-size", String(plan.pageSizeBytes)],
     ...(plan.isHeld ? ["--held"] : []),
+    ...(plan.doWrite ? ["--write"] : []),
     ...(sockets.length === 0 ? ["--mapping"] : sockets),
   ]);
   const handler = handlers[0] ?? null;

@@ -96,7 +96,7 @@ class CaseRun {
   }
 
   async report(restorers: readonly Restorer[], onProgress: Progress): Promise<ScenarioReport> {
-    const { vms, trace, backend, pageSizeBytes } = this.#case;
+    const { vms, trace, backend, pageSizeBytes, doWrite } = this.#case;
     const contestants = restorers.map((contender) => ({
       contender,
       handlers: new Handlers(this.#workspace, this.#stage, this.#case, contender),
@@ -111,7 +111,7 @@ class CaseRun {
         handlers.use(async (ready) =>
           replay(this.#workspace, ready, {
             ...{ touchesPath: this.#stage.touchesPath, memoryPath: this.#stage.memoryPath },
-            ...{ pageSizeBytes, vms, isHeld: contender.isHeld },
+            ...{ pageSizeBytes, vms, doWrite, isHeld: contender.isHeld },
           }),
         ),
       );
@@ -127,7 +127,8 @@ class CaseRun {
     const contenders = report.contenders.map(
       (each): ContenderReport => ({ ...each, touchQuantilesUs: typical(times.get(each.name)!) }),
     );
-    return { ...report, contenders, restore: { trace: trace.name, backend, pageSizeBytes, vms } };
+    const facts = { trace: trace.name, backend, pageSizeBytes, vms, doWrite };
+    return { ...report, contenders, restore: facts };
   }
 }
 
@@ -212,13 +213,15 @@ function typical(rounds: readonly ReplayTimes[]): number[] {
   return steps.map((_, step) => median(rounds.map((round) => round.quantiles_us[step]!)));
 }
 
-function describeCase({ trace, backend, pageSizeBytes, vms }: RestoreCase): string {
+function describeCase(place: RestoreCase): string {
+  const { trace, backend, pageSizeBytes, vms, doWrite } = place;
   const { pages, thinkUs, sizeBytes } = trace.trace;
   const thinkMs = thinkUs.reduce((sum, us) => sum + us, 0) / 1000;
   const compute = thinkMs === 0 ? "" : `, computing for ${thinkMs.toFixed(0)} ms in between`;
+  const size = `${sizeBytes / 2 ** 20} MiB in pages of ${pageTitle(pageSizeBytes)}`;
   const who = vms === 1 ? "A VM" : `${vmTitle(vms)}, all at once, each`;
   return (
-    `${who} of ${sizeBytes / 2 ** 20} MiB in pages of ${pageTitle(pageSizeBytes)} touches ` +
+    `${who} of ${size} ${doWrite ? "reads and writes" : "reads"} ` +
     `${pages.length} pages of 4 KiB in the order of the trace “${trace.name}”${compute}, served ` +
     `from: ${backendTitles[backend]} (${backendNotes[backend]}). Medians over the VMs.`
   );

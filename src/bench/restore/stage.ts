@@ -80,7 +80,13 @@ export class RestoreStage {
   /** One restore without any help, by a server that only watches. */
   async #learn(backend: "file" | "cached"): Promise<string> {
     const path = this.#workspace.newPath("set");
-    const place = { trace: this.trace, backend, pageSizeBytes: SMALL_PAGE_BYTES, vms: 1 };
+    const place = {
+      trace: this.trace,
+      backend,
+      pageSizeBytes: SMALL_PAGE_BYTES,
+      vms: 1,
+      doWrite: false,
+    };
     const watching = ["--prefault", "off", "--no-streams", "--working-set", path];
     const command = HandlerCommand.ofServe([...watching, ...cacheFlags(place)]);
     const target = {
@@ -91,7 +97,7 @@ export class RestoreStage {
     const { memoryPath, touchesPath } = this;
     await replay(this.#workspace, [handler], {
       ...{ memoryPath, touchesPath, pageSizeBytes: SMALL_PAGE_BYTES },
-      ...{ vms: 1, isHeld: false },
+      ...{ vms: 1, isHeld: false, doWrite: false },
     });
     await waitFor("the working set was written", () => existsSync(path), LEARNT_DEADLINE_MS);
     return path;
