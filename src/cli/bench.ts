@@ -29,7 +29,7 @@ import { fullSettings, quickSettings, settingLimits } from "../bench/settings.ts
 import { formatScenario } from "../bench/table.ts";
 import { HandlerCommand } from "../kit/handler-command.ts";
 import { createUserfaultfd } from "../uffd/create.ts";
-import { wholeNumber } from "./options.ts";
+import { wholeNumber, words } from "./options.ts";
 
 interface BenchFlags {
   readonly handler?: readonly HandlerCommand[];
@@ -208,10 +208,14 @@ function requestOf(names: readonly string[], flags: BenchFlags): BenchRequest {
     handlers: flags.handler ?? [],
     servesMany: flags.manyVms,
   };
-  const isWanted = ({ name }: { readonly name: string }): boolean =>
-    names.length === 0 || names.includes(name);
-  const restore = isWanted({ name: RESTORE }) ? restoreWishes(flags) : null;
-  return { scenarios: scenarios.filter(isWanted), restore, settings, field };
+  const isAll = names.length === 0;
+  const wanted = scenarios.filter(({ name }) => isAll || names.includes(name));
+  // Not for want of anybody who restores, after all the others were measured.
+  const hasRestorers =
+    field.handlers.length > 0 || restorerNames.some((name) => field.builtins.includes(name));
+  const doRestore = names.includes(RESTORE) || (isAll && hasRestorers);
+  const restore = doRestore ? restoreWishes(flags) : null;
+  return { scenarios: wanted, restore, settings, field };
 }
 
 function restoreWishes(flags: BenchFlags): RestoreWishes {
@@ -239,23 +243,6 @@ function assertKnown(names: readonly string[]): void {
     "bad-option",
     `There is no scenario ${unknown}: give ${scenarioNames.join(", ")}, or none for all of them.`,
   );
-}
-
-/** A parser for words with commas between, of `known` if that is given. */
-function words<const Word extends string = string>(
-  option: string,
-  known?: readonly Word[],
-): (value: string) => readonly Word[] {
-  return (value) => {
-    const given = value.split(",") as Word[];
-    const isGood = given.every((word) => known?.includes(word) ?? word !== "");
-    if (isGood && new Set(given).size === given.length) return given;
-    const choice = known === undefined ? "names" : `some of ${known.join(",")}`;
-    throw new FaultlineError(
-      "bad-option",
-      `${option} ${value} cannot be used: give ${choice}, each once, with commas between.`,
-    );
-  };
 }
 
 const sizesInWords = { "4K": SMALL_PAGE_BYTES, "2M": HUGE_PAGE_BYTES } as const;
