@@ -44,7 +44,7 @@ const LABEL_SHARES = [0.92, 0.8, 0.95, 0.97, 0.7, 0.985, 0.99, 0.994, 0.55, 0.3]
 const LABEL_GAP_PX = 8;
 const LABEL_HEIGHT_PX = 16;
 /** Generous: fonts differ. */
-const LETTER_PX = 7.5;
+const LETTER_PX = 9;
 /** A clock may see no time pass. */
 const LEAST_US = 0.01;
 
@@ -134,6 +134,6 @@ function isWithin({ x, y }: Point, box: Box): boolean {
 }
 
 function doOverlap(a: Box, b: Box): boolean {
-  const isBeside = a.x + a.width < b.x || b.x + b.width < a.x;
+  const isBeside = a.x + a.width + LABEL_GAP_PX < b.x || b.x + b.width + LABEL_GAP_PX < a.x;
   return !isBeside && a.y < b.y + b.height && b.y < a.y + a.height;
 }
