@@ -9,12 +9,12 @@ import {
   timeFaults,
 } from "../src/bench/guests.ts";
 import { choosePinnedCpus } from "../src/bench/machine.ts";
+import { packImage } from "../src/bench/packed.ts";
 import { awaitQuietMachine } from "../src/bench/quiet.ts";
 import { median } from "../src/bench/statistics.ts";
 import { MIB } from "../src/bench/workspace.ts";
 import { HandlerCommand } from "../src/kit/handler-command.ts";
 import { HandlerProcess } from "../src/kit/handler-process.ts";
-import { packImage } from "./support/packed.ts";
 import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
 

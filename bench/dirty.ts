@@ -14,6 +14,7 @@ import {
   timeFaults,
 } from "../src/bench/guests.ts";
 import { choosePinnedCpus } from "../src/bench/machine.ts";
+import { packImage } from "../src/bench/packed.ts";
 import { awaitQuietMachine } from "../src/bench/quiet.ts";
 import { median } from "../src/bench/statistics.ts";
 import { MIB } from "../src/bench/workspace.ts";
@@ -22,7 +23,6 @@ import { HandlerCommand } from "../src/kit/handler-command.ts";
 import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { builtRoot } from "../src/kit/paths.ts";
 import { Dirtier } from "../test/support/dirtier.ts";
-import { packImage } from "./support/packed.ts";
 import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
 

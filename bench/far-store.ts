@@ -5,6 +5,8 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
 import { type GuestPlan, timeFaults } from "../src/bench/guests.ts";
+import { packImage } from "../src/bench/packed.ts";
+import { SlowServer } from "../src/bench/slow-server.ts";
 import { median } from "../src/bench/statistics.ts";
 import { MIB } from "../src/bench/workspace.ts";
 import { HandlerCommand } from "../src/kit/handler-command.ts";
@@ -12,10 +14,8 @@ import { HandlerProcess } from "../src/kit/handler-process.ts";
 import { type GuestSnapshot, LinuxGuest } from "../test/support/linux-guest-machine.ts";
 import { whyNoLinuxGuest } from "../test/support/linux-guest-parts.ts";
 import { writeMemoryLike } from "./support/memory-like.ts";
-import { packImage } from "./support/packed.ts";
 import type { PromiseRun } from "./support/promise-run.ts";
 import { type Measure, measure, type Report } from "./support/report.ts";
-import { SlowServer } from "./support/slow-server.ts";
 
 const LATENCY_MS = 20;
 const VMS = 20;

@@ -13,6 +13,9 @@ import { builtinNames } from "../src/bench/contender.ts";
 import { describeMachine, formatMachine } from "../src/bench/machine.ts";
 import { requireCompiler } from "../src/bench/programs.ts";
 import type { ScenarioReport } from "../src/bench/report.ts";
+import { quickWishes, standardWishes } from "../src/bench/restore/cases.ts";
+import { restorerNames } from "../src/bench/restore/contenders.ts";
+import { RESTORE, runRestores } from "../src/bench/restore/run.ts";
 import { runScenario } from "../src/bench/run.ts";
 import type { Scenario, Settings } from "../src/bench/scenario.ts";
 import { scenarios } from "../src/bench/scenarios.ts";
@@ -77,7 +80,7 @@ interface Wishes {
 /** Null after saying what is wrong with them. */
 function parseWishes(): Wishes | null {
   const flag = { type: "boolean", default: false } as const;
-  const all = [...scenarios.map(({ name }) => name), ...Object.keys(promises)];
+  const all = [...scenarios.map(({ name }) => name), RESTORE, ...Object.keys(promises)];
   try {
     const { values, positionals } = parseArgs({
       options: { smoke: flag, json: flag },
@@ -107,7 +110,12 @@ async function main({ names, isSmoke, asJson }: Wishes): Promise<void> {
   const scenarioReports: ScenarioReport[] = [];
   for (const name of names) {
     const scenario = scenarios.find((each) => each.name === name);
-    if (scenario === undefined) {
+    if (name === RESTORE) {
+      await restore(run, (report) => {
+        scenarioReports.push(report);
+        say(`\n${formatScenario(report, !isSmoke)}`);
+      });
+    } else if (scenario === undefined) {
       const report = await promises[name]!(run);
       reports.push(report);
       say(formatReport(report, !isSmoke));
@@ -129,6 +137,16 @@ async function compare(run: PromiseRun, scenario: Scenario): Promise<ScenarioRep
   const settings = run.scaled<Settings>(fullSettings, smokeSettings);
   const field = { builtins: builtinNames, handlers: [], servesMany: false };
   return await runScenario(run, scenario, settings, field);
+}
+
+async function restore(run: PromiseRun, onScenario: (report: ScenarioReport) => void) {
+  const settings = run.scaled<Settings>(fullSettings, smokeSettings);
+  const field = { builtins: restorerNames, handlers: [], servesMany: false };
+  await runRestores(run, run.scaled(standardWishes, quickWishes), settings, field, {
+    onProgress: () => {},
+    onScenario,
+    onSkipped: ({ name, reason }) => console.error(`${name} is not measured: it ${reason}.`),
+  });
 }
 
 // A signal ends us as usual, but through the exit handlers that end what we started.

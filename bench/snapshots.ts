@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { packImage } from "../src/bench/packed.ts";
 import { MIB } from "../src/bench/workspace.ts";
 import { Random } from "../test/support/fixtures.ts";
 import { LinuxGuest } from "../test/support/linux-guest-machine.ts";
@@ -13,7 +14,6 @@ import { GuestOracle } from "../test/support/linux-guest-oracle.ts";
 import { whyNoLinuxGuest } from "../test/support/linux-guest-parts.ts";
 import { mixedQuestions, wrongAnswers } from "../test/support/linux-guest-questions.ts";
 import { writeMemoryLike } from "./support/memory-like.ts";
-import { packImage } from "./support/packed.ts";
 import type { PromiseRun } from "./support/promise-run.ts";
 import { measure, type Report } from "./support/report.ts";
 

@@ -43,6 +43,7 @@ export const errorCodes = {
     ExitCode.failed,
     "The handler under test did not start, answer, or give the right bytes.",
   ],
+  "trace-corrupt": [ExitCode.badSnapshot, "A benchmark's trace file does not hold what it should."],
   "no-compiler": [ExitCode.noAccess, "A benchmark's C programs cannot be built."],
   handshake: [ExitCode.failed, "A peer's handshake was refused."],
   "unresolvable-page": [ExitCode.failed, "A page's bytes could not be obtained or installed."],

@@ -2,6 +2,8 @@
 import { describeMachine, type Machine } from "./machine.ts";
 import { requireCompiler } from "./programs.ts";
 import type { BenchReport, ScenarioReport } from "./report.ts";
+import type { RestoreWishes } from "./restore/cases.ts";
+import { runRestores, type SkippedCase } from "./restore/run.ts";
 import { type Field, type Progress, runScenario } from "./run.ts";
 import type { Scenario, Settings } from "./scenario.ts";
 import { assertFitsMemory } from "./settings.ts";
@@ -12,6 +14,8 @@ const WARM_COPIES = 4;
 
 export interface BenchRequest {
   readonly scenarios: readonly Scenario[];
+  /** Null: no restores. */
+  readonly restore: RestoreWishes | null;
   readonly settings: Settings;
   readonly field: Field;
 }
@@ -21,6 +25,7 @@ export interface BenchListener {
   readonly onMachine: (machine: Machine) => void;
   readonly onProgress: Progress;
   readonly onScenario: (report: ScenarioReport) => void;
+  readonly onSkipped: (skipped: SkippedCase) => void;
 }
 
 export async function bench(request: BenchRequest, listener: BenchListener): Promise<BenchReport> {
@@ -37,5 +42,19 @@ export async function bench(request: BenchRequest, listener: BenchListener): Pro
     scenarios.push(report);
     listener.onScenario(report);
   }
-  return { machine, settings, scenarios };
+  const skipped: SkippedCase[] = [];
+  if (request.restore !== null) {
+    await runRestores(workspace, request.restore, settings, field, {
+      onProgress: listener.onProgress,
+      onScenario: (report) => {
+        scenarios.push(report);
+        listener.onScenario(report);
+      },
+      onSkipped: (each) => {
+        skipped.push(each);
+        listener.onSkipped(each);
+      },
+    });
+  }
+  return { machine, settings, scenarios, skipped };
 }

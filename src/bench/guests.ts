@@ -141,10 +141,14 @@ export class ManyVms {
 }
 
 /** The guest's answer, or `handler-failed` as soon as it is clear that none will come. */
-async function answerOf<T>(guest: Child, handler: HandlerProcess | null): Promise<T> {
-  const answer = guest.answer<T>(ANSWER_DEADLINE_MS);
+export async function answerOf<T>(
+  guest: Child,
+  handler: HandlerProcess | null,
+  deadlineMs = ANSWER_DEADLINE_MS,
+): Promise<T> {
+  const answer = guest.answer<T>(deadlineMs);
   answer.catch(() => undefined);
-  const ended = handler?.ended(ANSWER_DEADLINE_MS);
+  const ended = handler?.ended(deadlineMs);
   try {
     if (ended !== undefined) await Promise.race([answer, ended]);
     return await (handler?.exit == null ? answer : within("the VM ended", answer, LAST_WORDS_MS));
@@ -154,7 +158,7 @@ async function answerOf<T>(guest: Child, handler: HandlerProcess | null): Promis
   }
 }
 
-function assertRight(
+export function assertRight(
   answer: { readonly mismatches: number },
   handler: HandlerProcess | null,
 ): void {

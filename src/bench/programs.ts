@@ -7,7 +7,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { findCompiler, runCompiler } from "../kit/compile.ts";
 import { repositoryRoot } from "../kit/paths.ts";
 
-export type ProgramName = "handler" | "faulter" | "restorer" | "vms";
+export type ProgramName = "handler" | "faulter" | "replayer" | "restorer" | "vms";
 
 const sources = join(repositoryRoot, "bench", "reference");
 

@@ -5,7 +5,6 @@
 import { FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand } from "../kit/handler-command.ts";
 import {
-  type BuiltinName,
   builtinContender,
   builtinTitles,
   type Contender,
@@ -15,7 +14,7 @@ import {
 import { choosePinnedCpus } from "./machine.ts";
 import { awaitQuietMachine } from "./quiet.ts";
 import { reportScenario, type ScenarioReport } from "./report.ts";
-import type { Round, Sample, Scenario, Settings } from "./scenario.ts";
+import type { Scenario, Settings } from "./scenario.ts";
 import { MIB, type Workspace } from "./workspace.ts";
 
 /** Rounds wait this long for other programs to end; what runs after that is measured along. */
@@ -23,7 +22,7 @@ const QUIET_PATIENCE_MS = 30_000;
 
 export interface Field {
   /** The built-in contenders to take, of those that a scenario has. */
-  readonly builtins: readonly BuiltinName[];
+  readonly builtins: readonly string[];
   readonly handlers: readonly HandlerCommand[];
   /** Whether `handlers` serve many VMs each. */
   readonly servesMany: boolean;
@@ -46,9 +45,12 @@ export async function runScenario(
   const contestants = contenders.map(
     (contender) => new Contestant(workspace, contender, memoryPath, cpus),
   );
-  const round = { workspace, settings };
+  const { rounds, isQuick } = settings;
+  const plan = { name: scenario.name, rounds, isQuick, warmUpRounds: 1 };
   try {
-    const samples = await runRounds(scenario, contestants, round, onProgress);
+    const samples = await runRounds(plan, contestants, onProgress, (contestant, index) =>
+      scenario.measure(contestant, { workspace, settings, index }),
+    );
     return reportScenario(scenario, settings, contenders, samples);
   } finally {
     await Promise.all(contestants.map((contestant) => contestant[Symbol.asyncDispose]()));
@@ -56,30 +58,39 @@ export async function runScenario(
   }
 }
 
-/** The samples of each contender, by name, without the warm-up. */
-async function runRounds(
-  scenario: Scenario,
-  contestants: readonly Contestant[],
-  { workspace, settings }: Omit<Round, "index">,
+export interface RoundPlan {
+  /** For messages. */
+  readonly name: string;
+  readonly rounds: number;
+  readonly isQuick: boolean;
+  /** 0 or 1. */
+  readonly warmUpRounds: number;
+  readonly patienceMs?: number;
+}
+
+/** What was measured of each contender, by name, without the warm-up; `index` 0 is that. */
+export async function runRounds<Taker extends { readonly contender: Contender }, Result>(
+  { name, rounds, isQuick, warmUpRounds, patienceMs = QUIET_PATIENCE_MS }: RoundPlan,
+  contestants: readonly Taker[],
   onProgress: Progress,
-): Promise<Map<string, Sample[]>> {
-  const samples = new Map<string, Sample[]>(
+  measure: (contestant: Taker, index: number) => Promise<Result>,
+): Promise<Map<string, Result[]>> {
+  const results = new Map<string, Result[]>(
     contestants.map(({ contender }) => [contender.name, []]),
   );
-  for (let index = 0; index <= settings.rounds; index++) {
-    const stage = index === 0 ? "warm-up" : `round ${index} of ${settings.rounds}`;
-    if (index > 0 && !settings.isQuick) {
-      onProgress(`${scenario.name}, ${stage}: waits for a quiet machine`);
-      await awaitQuietMachine(QUIET_PATIENCE_MS);
+  for (let index = 1 - warmUpRounds; index <= rounds; index++) {
+    const stage = index === 0 ? "warm-up" : `round ${index} of ${rounds}`;
+    if (index > 0 && !isQuick) {
+      onProgress(`${name}, ${stage}: waits for a quiet machine`);
+      await awaitQuietMachine(patienceMs);
     }
     for (const contestant of orderOf(contestants, index)) {
-      const { name, title } = contestant.contender;
-      onProgress(`${scenario.name}, ${stage}: ${title}`);
-      const sample = await scenario.measure(contestant, { workspace, settings, index });
-      if (index > 0) samples.get(name)!.push(sample);
+      onProgress(`${name}, ${stage}: ${contestant.contender.title}`);
+      const result = await measure(contestant, index);
+      if (index > 0) results.get(contestant.contender.name)!.push(result);
     }
   }
-  return samples;
+  return results;
 }
 
 function contendersOf(workspace: Workspace, scenario: Scenario, field: Field): Contender[] {

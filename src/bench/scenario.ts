@@ -15,7 +15,7 @@ export interface Settings {
   readonly isQuick: boolean;
 }
 
-export type FigureUnit = "µs" | "pages/s" | "MiB/s" | "×";
+export type FigureUnit = "µs" | "ms" | "pages/s" | "MiB/s" | "×";
 
 export interface Figure {
   readonly key: string;

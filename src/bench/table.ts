@@ -5,8 +5,8 @@ import type { Spread } from "./statistics.ts";
 
 type Row = readonly string[];
 
-const headings: Row = ["", "", "median", "[min … max]", "ratio to C", "[min … max]", "target", ""];
 const WORD_COLUMNS = 2;
+const TARGET_COLUMNS = 2;
 
 /** `isJudged`: whether to say which targets are met; a quick look meets none but by luck. */
 export function formatScenario(report: ScenarioReport, isJudged: boolean): string {
@@ -14,15 +14,18 @@ export function formatScenario(report: ScenarioReport, isJudged: boolean): strin
     report.contenders.map((contender) => formatRow(report, figure, contender.name, isJudged)),
   );
   const rounds = `${report.rounds} round${report.rounds === 1 ? "" : "s"}`;
+  const warmUp = report.warmUpRounds === 0 ? "" : " after one to warm up";
   const contenders = report.contenders.map(describeContender);
+  const ratio = report.comparedTo === "reference" ? "ratio to C" : `ratio to ${report.comparedTo}`;
+  const headings = ["", "", "median", "[min … max]", ratio, "[min … max]", "target", ""];
   return [
     `## ${report.name}`,
     "",
-    `${report.method} ${rounds} after one to warm up, contenders in turns; ratios are per round.`,
+    `${report.method} ${rounds}${warmUp}, contenders in turns; ratios are per round.`,
     "",
     ...contenders,
     "",
-    ...formatTable([headings, ...rows], WORD_COLUMNS),
+    ...formatTable(withoutEmptyColumns([headings, ...rows]), WORD_COLUMNS),
   ].join("\n");
 }
 
@@ -35,6 +38,13 @@ function describeContender({ title, command, servesMany }: ContenderReport): str
   }
   const lifetime = servesMany ? "one process for all" : "a process for each VM";
   return `- ${title}, ${lifetime}: \`${command}\``;
+}
+
+/** Where nothing is promised, targets have no column. */
+function withoutEmptyColumns(rows: readonly Row[]): Row[] {
+  const last = rows[0]!.length - TARGET_COLUMNS;
+  const hasTargets = rows.slice(1).some((row) => row[last] !== "");
+  return hasTargets ? [...rows] : rows.map((row) => row.slice(0, last));
 }
 
 function formatRow(report: ScenarioReport, figure: Figure, name: string, isJudged: boolean): Row {

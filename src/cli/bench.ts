@@ -4,27 +4,48 @@
  * Exit code 0 if all was measured, also where a target is missed; 1 if a handler failed or gave a
  * wrong byte, because the numbers of a wrong handler are worth nothing.
  */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { Command } from "commander";
 import { FaultlineError } from "../base/errors.ts";
+import { HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { type BenchRequest, bench } from "../bench/bench.ts";
-import { type BuiltinName, builtinNames, builtinTitles } from "../bench/contender.ts";
+import { builtinNames, builtinTitles } from "../bench/contender.ts";
 import { formatMachine } from "../bench/machine.ts";
-import type { Scenario, Settings } from "../bench/scenario.ts";
+import { plotsOf } from "../bench/plot/plots.ts";
+import type { BenchReport } from "../bench/report.ts";
+import {
+  backendNames,
+  fullWishes,
+  quickWishes,
+  type RestoreWishes,
+  standardWishes,
+} from "../bench/restore/cases.ts";
+import { restorerNames, restorerTitles } from "../bench/restore/contenders.ts";
+import { RESTORE, restoreSummary } from "../bench/restore/run.ts";
+import type { Settings } from "../bench/scenario.ts";
 import { scenarios } from "../bench/scenarios.ts";
 import { fullSettings, quickSettings, settingLimits } from "../bench/settings.ts";
 import { formatScenario } from "../bench/table.ts";
 import { HandlerCommand } from "../kit/handler-command.ts";
 import { createUserfaultfd } from "../uffd/create.ts";
-import { wholeNumber } from "./options.ts";
+import { wholeNumber, words } from "./options.ts";
 
 interface BenchFlags {
   readonly handler?: readonly HandlerCommand[];
   readonly manyVms: boolean;
-  readonly contenders?: readonly BuiltinName[];
+  readonly contenders?: readonly string[];
   readonly rounds?: number;
   readonly memory?: number;
   readonly threads?: number;
   readonly vms?: number;
+  readonly full: boolean;
+  readonly traces?: readonly string[];
+  readonly backends?: RestoreWishes["backends"];
+  readonly pageSizes?: readonly number[];
+  readonly restores?: readonly number[];
+  readonly write: boolean;
+  readonly plot?: string;
   readonly pin: boolean;
   readonly quick: boolean;
   readonly json: boolean;
@@ -34,20 +55,29 @@ interface BenchFlags {
 /** As shells count: 128 and the signal's number. */
 const signalExits = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
-const NAME_WIDTH = Math.max(...scenarios.map(({ name }) => name.length)) + 2;
-const scenarioLines = scenarios
+const listed = [...scenarios, { name: RESTORE, summary: restoreSummary }];
+const scenarioNames = listed.map(({ name }) => name);
+const NAME_WIDTH = Math.max(...scenarioNames.map((name) => name.length)) + 2;
+const scenarioLines = listed
   .map(({ name, summary }) => `  ${name.padEnd(NAME_WIDTH)}${summary}`)
   .join("\n");
-const contenderLines = builtinNames
-  .map((name) => `  ${name.padEnd("reference".length + 2)}${builtinTitles[name]}`)
+const titles: Readonly<Record<string, string>> = { ...restorerTitles, ...builtinTitles };
+const contenderNames = [...new Set<string>([...builtinNames, ...restorerNames])];
+const CONTENDER_WIDTH = Math.max(...contenderNames.map((name) => name.length)) + 2;
+const contenderLines = contenderNames
+  .map((name) => `  ${name.padEnd(CONTENDER_WIDTH)}${titles[name]}`)
   .join("\n");
 
 const HELP = `
-Scenarios (all of them by default; a real run takes some seven minutes):
+Scenarios (all of them by default; a real run takes some fifteen minutes):
 ${scenarioLines}
 
 Contenders that are always there, if the scenario has them:
 ${contenderLines}
+
+"restore" measures many cases: each of --traces, from each of --backends, on each of --page-sizes,
+by each number of VMs of --restores. By default one VM on pages of 4 KiB; --full takes them all.
+Its ratios are taken to "on-demand", which every backend has.
 
 "reference" is a handler in C that takes one VM and answers one fault after the other. Ratios are
 taken to it, round by round. A handler for one VM is started afresh for each measurement; one for
@@ -68,6 +98,8 @@ Examples:
   faultline bench random threads            two scenarios, in earnest
   faultline bench random --handler './my-handler {socket} {memory}'
                                             a handler of your own beside ours
+  faultline bench restore --full --plot plots
+                                            time to working set: every case, with pictures
   faultline bench crowd --many-vms --handler './my-handler --listen {socket} --file {memory}'
 `;
 
@@ -88,7 +120,11 @@ export function benchCommand(): Command {
       append,
     )
     .option("--many-vms", "each --handler serves many VMs at one socket", false)
-    .option("--contenders <names>", "of the built-in ones only these", builtins)
+    .option(
+      "--contenders <names>",
+      "of the built-in ones only these",
+      words("--contenders", contenderNames),
+    )
     .option("--rounds <n>", `default ${rounds}`, count("--rounds", settingLimits.rounds))
     .option(
       "--memory <mib>",
@@ -101,6 +137,17 @@ export function benchCommand(): Command {
       count("--threads", settingLimits.threads),
     )
     .option("--vms <n>", `at rest in "crowd"; default ${vms}`, count("--vms", settingLimits.vms))
+    .option("--full", "every case of restore; some take minutes", false)
+    .option("--traces <names>", "for restore: linux, synthetic, files of traces", words("--traces"))
+    .option(
+      "--backends <names>",
+      `for restore: ${backendNames.join(", ")}`,
+      words("--backends", backendNames),
+    )
+    .option("--page-sizes <sizes>", "for restore: 4K, 2M", pageSizes)
+    .option("--restores <counts>", "for restore: VMs that are restored at once; default 1", counts)
+    .option("--write", "for restore: guests write to each page, too", false)
+    .option("--plot <folder>", "write what restore measured as SVG pictures into this folder")
     .option("--no-pin", "leave guest and handler to the scheduler in all scenarios")
     .option("--quick", "a look only: few rounds, little memory, no verdict on targets", false)
     .option("--json", "print everything as JSON at the end", false)
@@ -110,12 +157,12 @@ export function benchCommand(): Command {
 }
 
 async function run(names: readonly string[], flags: BenchFlags): Promise<void> {
-  const chosen = scenariosOf(names);
+  assertKnown(names);
   if (flags.list) {
     process.stdout.write(`${scenarioLines.replace(/^ {2}/gm, "")}\n`);
     return;
   }
-  const request = requestOf(chosen, flags);
+  const request = requestOf(names, flags);
   createUserfaultfd().close(); // Without access nothing works: say it with the cure.
   // An exit, and no death by signal: children end and files go with it.
   for (const [signal, code] of Object.entries(signalExits)) {
@@ -130,7 +177,9 @@ async function run(names: readonly string[], flags: BenchFlags): Promise<void> {
       onMachine: (machine) => say(formatMachine(machine)),
       onProgress: showProgress,
       onScenario: (scenario) => say(formatScenario(scenario, !flags.quick)),
+      onSkipped: ({ name, reason }) => say(`## ${name}\n\nNot measured: ${reason}.`),
     });
+    if (flags.plot !== undefined) writePlots(report, flags.plot);
     if (flags.json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
     else if (flags.quick) say("This was a look (--quick): too short to judge targets by.");
   } finally {
@@ -138,7 +187,7 @@ async function run(names: readonly string[], flags: BenchFlags): Promise<void> {
   }
 }
 
-function requestOf(chosen: readonly Scenario[], flags: BenchFlags): BenchRequest {
+function requestOf(names: readonly string[], flags: BenchFlags): BenchRequest {
   if (flags.manyVms && flags.handler === undefined) {
     throw new FaultlineError(
       "bad-option",
@@ -155,36 +204,56 @@ function requestOf(chosen: readonly Scenario[], flags: BenchFlags): BenchRequest
     isQuick: flags.quick,
   };
   const field = {
-    builtins: flags.contenders ?? builtinNames,
+    builtins: flags.contenders ?? contenderNames,
     handlers: flags.handler ?? [],
     servesMany: flags.manyVms,
   };
-  return { scenarios: chosen, settings, field };
+  const isAll = names.length === 0;
+  const wanted = scenarios.filter(({ name }) => isAll || names.includes(name));
+  // Not for want of anybody who restores, after all the others were measured.
+  const hasRestorers =
+    field.handlers.length > 0 || restorerNames.some((name) => field.builtins.includes(name));
+  const doRestore = names.includes(RESTORE) || (isAll && hasRestorers);
+  const restore = doRestore ? restoreWishes(flags) : null;
+  return { scenarios: wanted, restore, settings, field };
 }
 
-/** In the order of the list. Throws `bad-option` for a name that is not in it. */
-function scenariosOf(names: readonly string[]): readonly Scenario[] {
-  const known = scenarios.map(({ name }) => name);
-  const unknown = names.find((name) => !known.includes(name));
-  if (unknown !== undefined) {
-    throw new FaultlineError(
-      "bad-option",
-      `There is no scenario ${unknown}: give ${known.join(", ")}, or none for all of them.`,
-    );
-  }
-  return names.length === 0 ? scenarios : scenarios.filter(({ name }) => names.includes(name));
+function restoreWishes(flags: BenchFlags): RestoreWishes {
+  const { traces, backends: places, pageSizes: sizes, restores, write } = flags;
+  return {
+    ...(flags.full ? fullWishes : flags.quick ? quickWishes : standardWishes),
+    doWrite: write,
+    ...(traces === undefined ? {} : { traces }),
+    ...(places === undefined ? {} : { backends: places }),
+    ...(sizes === undefined ? {} : { pageSizes: sizes }),
+    ...(restores === undefined ? {} : { vmCounts: restores }),
+  };
 }
 
-/** A parser for `--contenders`. */
-function builtins(value: string): readonly BuiltinName[] {
-  const names = value.split(",");
-  const found = builtinNames.filter((name) => names.includes(name));
-  if (found.length === names.length) return found;
+function writePlots({ scenarios: reports }: BenchReport, folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  for (const { name, svg } of plotsOf(reports)) writeFileSync(join(folder, name), svg);
+}
+
+/** Throws `bad-option` for a name that is not in the list. */
+function assertKnown(names: readonly string[]): void {
+  const unknown = names.find((name) => !scenarioNames.includes(name));
+  if (unknown === undefined) return;
   throw new FaultlineError(
     "bad-option",
-    `--contenders ${value} cannot be used: give some of ${builtinNames.join(",")}, each once, ` +
-      "with commas between.",
+    `There is no scenario ${unknown}: give ${scenarioNames.join(", ")}, or none for all of them.`,
   );
+}
+
+const sizesInWords = { "4K": SMALL_PAGE_BYTES, "2M": HUGE_PAGE_BYTES } as const;
+
+function pageSizes(value: string): number[] {
+  const given = words("--page-sizes", ["4K", "2M"])(value);
+  return given.map((size) => sizesInWords[size]);
+}
+
+function counts(value: string): number[] {
+  return words("--restores")(value).map(wholeNumber("--restores", 1, settingLimits.vms));
 }
 
 /** One line on a terminal, which the next one replaces. */

@@ -34,6 +34,20 @@ export function oneOf<const Word extends string>(
   };
 }
 
+/** A parser for words with commas between, each once; of `known` if that is given. */
+export function words<const Word extends string = string>(
+  option: string,
+  known?: readonly Word[],
+): (value: string) => readonly Word[] {
+  return (value) => {
+    const given = value.split(",") as Word[];
+    const isKnown = given.every((word) => known?.includes(word) ?? word !== "");
+    if (isKnown && new Set(given).size === given.length) return given;
+    const choice = known === undefined ? "names" : `some of ${known.join(",")}`;
+    throw badValue(option, value, `${choice}, each once, with commas between`);
+  };
+}
+
 const sizeUnits: Readonly<Record<string, number>> = { "": 1, K: KIB, M: MIB, G: GIB };
 
 /** A parser for a power of two of bytes: `65536`, `64K`, `64KiB`, `1M`. */

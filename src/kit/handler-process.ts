@@ -8,6 +8,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand, HandlerTarget } from "./handler-command.ts";
 import { waitFor, within } from "./wait.ts";
@@ -36,6 +37,8 @@ export class HandlerProcess {
   readyMs = 0;
   /** How it ended, or null while it runs. */
   exit: HandlerExit | null = null;
+  /** Called with each line of its stdout. */
+  onPrinted: (line: string) => void = () => {};
   readonly #process: ChildProcess;
   readonly #exited: Promise<unknown>;
   #messages = "";
@@ -49,6 +52,8 @@ export class HandlerProcess {
       detached: true,
     });
     running.add(this);
+    const stdout = createInterface(this.#process.stdout!);
+    stdout.on("line", (line) => this.onPrinted(line));
     for (const stream of [this.#process.stdout!, this.#process.stderr!]) {
       stream.setEncoding("utf8");
       stream.on("data", (text: string) => {

@@ -103,7 +103,7 @@ export class Prefaulter {
   next(maxPages: number): boolean {
     do {
       if (this.#hereLength > 0 && !this.#hasWaited) this.#takeWaiting();
-      else if (this.#page === this.#end && !this.#takeRun()) return false;
+      else if (this.#page === this.#end && !this.#takeRun() && this.#hereLength === 0) return false;
       if (this.#waitingLength === MAX_WAITING && !this.#hasWaited) return false;
       this.#skip();
     } while (this.#page === this.#end);

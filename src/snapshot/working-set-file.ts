@@ -16,6 +16,7 @@ import { createHash } from "node:crypto";
 import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
+import { MAX_VARINT_BYTES, unzigzag, VarintReader, VarintWriter, zigzag } from "../base/varints.ts";
 import {
   MAX_TIME_US,
   MAX_WORKING_SET_IMAGE_BYTES,
@@ -29,7 +30,6 @@ export const WORKING_SET_MAGIC_BYTES = MAGIC.length;
 const VERSION = 1;
 const HEADER_BYTES = 72;
 const DIGEST_BYTES = 32;
-const MAX_VARINT_BYTES = 5;
 /** A run takes two varints, a page a byte and one varint; every page may be a run of its own. */
 const MAX_PAGE_BYTES = 3 * MAX_VARINT_BYTES + 1;
 /** 4 MiB and a little: the largest set at its worst. Most take three bytes per page. */
@@ -48,7 +48,7 @@ export function encodeWorkingSet({ set, indexSha256 }: WorkingSetFile): Uint8Arr
   const { sizeBytes, restores, pages, needs, timesUs } = set;
   assert(pages.length <= MAX_WORKING_SET_PAGES, "a working set within its bound");
   const bytes = Buffer.alloc(HEADER_BYTES + pages.length * MAX_PAGE_BYTES + DIGEST_BYTES);
-  const writer = new Writer(bytes, HEADER_BYTES);
+  const writer = new VarintWriter(bytes, HEADER_BYTES);
   let runs = 0;
   for (let first = 0, end = 0; first < pages.length; first = end, runs++) {
     for (end = first + 1; end < pages.length && pages[end] === pages[end - 1]! + 1; ) end++;
@@ -103,7 +103,7 @@ export function decodeWorkingSet(bytes: Uint8Array, name: string): WorkingSetFil
   const isSize = sizeBytes >= 1 && sizeBytes <= MAX_WORKING_SET_IMAGE_BYTES;
   expect(isSize, `it is for an image of ${sizeBytes} bytes`);
   expect(pageCount <= MAX_WORKING_SET_PAGES, `it has ${pageCount} pages`);
-  const reader = new Reader(content, HEADER_BYTES, name);
+  const reader = new VarintReader(content, HEADER_BYTES, (what) => damaged(name, what));
   const pages = readPages(reader, pageCount, file.readUInt32LE(68), smallPagesOf(sizeBytes));
   const needs = reader.bytes(pageCount);
   expect(!needs.includes(0), "a page in it is never needed");
@@ -116,7 +116,12 @@ export function decodeWorkingSet(bytes: Uint8Array, name: string): WorkingSetFil
   };
 }
 
-function readPages(reader: Reader, pageCount: number, runs: number, limit: number): Uint32Array {
+function readPages(
+  reader: VarintReader,
+  pageCount: number,
+  runs: number,
+  limit: number,
+): Uint32Array {
   const pages = new Uint32Array(pageCount);
   let count = 0;
   let end = 0;
@@ -134,7 +139,7 @@ function readPages(reader: Reader, pageCount: number, runs: number, limit: numbe
   return pages;
 }
 
-function readTimes(reader: Reader, pageCount: number): Uint32Array {
+function readTimes(reader: VarintReader, pageCount: number): Uint32Array {
   const timesUs = new Uint32Array(pageCount);
   let timeUs = 0;
   for (let index = 0; index < pageCount; index++) {
@@ -143,75 +148,6 @@ function readTimes(reader: Reader, pageCount: number): Uint32Array {
     timesUs[index] = timeUs;
   }
   return timesUs;
-}
-
-/** Small differences in both directions become small numbers: 0, -1, 1, -2, … */
-function zigzag(value: number): number {
-  return value >= 0 ? value * 2 : -value * 2 - 1;
-}
-
-function unzigzag(value: number): number {
-  return value % 2 === 0 ? value / 2 : -(value + 1) / 2;
-}
-
-class Writer {
-  at: number;
-  readonly #bytes: Uint8Array;
-
-  constructor(bytes: Uint8Array, at: number) {
-    this.#bytes = bytes;
-    this.at = at;
-  }
-
-  varint(value: number): void {
-    let rest = value;
-    for (; rest >= 128; rest = Math.floor(rest / 128)) this.#bytes[this.at++] = (rest % 128) + 128;
-    this.#bytes[this.at++] = rest;
-  }
-
-  bytes(values: Uint8Array): void {
-    this.#bytes.set(values, this.at);
-    this.at += values.length;
-  }
-}
-
-class Reader {
-  readonly #bytes: Uint8Array;
-  readonly #name: string;
-  #at: number;
-
-  constructor(bytes: Uint8Array, at: number, name: string) {
-    this.#bytes = bytes;
-    this.#at = at;
-    this.#name = name;
-  }
-
-  get isAtEnd(): boolean {
-    return this.#at === this.#bytes.length;
-  }
-
-  varint(): number {
-    let value = 0;
-    for (let place = 0; place < MAX_VARINT_BYTES; place++) {
-      this.expect(this.#at < this.#bytes.length, "it ends too early");
-      const byte = this.#bytes[this.#at++]!;
-      value += (byte & 127) * 128 ** place;
-      if (byte >= 128) continue;
-      this.expect(byte > 0 || place === 0, "a number in it is longer than it need be");
-      return value;
-    }
-    throw damaged(this.#name, "a number in it is too large");
-  }
-
-  bytes(count: number): Uint8Array {
-    this.expect(this.#at + count <= this.#bytes.length, "it ends too early");
-    this.#at += count;
-    return new Uint8Array(this.#bytes.subarray(this.#at - count, this.#at));
-  }
-
-  expect(isTrue: boolean, what: string): void {
-    if (!isTrue) throw damaged(this.#name, what);
-  }
 }
 
 function sha256(bytes: Uint8Array): Buffer {

@@ -31,6 +31,17 @@ describe("faultline bench fails", () => {
     assert.match(error, /gave a VM 512 pages with wrong bytes/);
   });
 
+  test("… also of VMs that replay a trace", needs, () => {
+    const other = join(folder, "other.mem");
+    writeFileSync(other, "");
+    truncateSync(other, 8 * 2 ** 20);
+    const few = ["--quick", "--backends", "file", "--contenders", "mapping"];
+    const command = `${handler} {socket} ${other} # {memory}`;
+    const { status, error } = runBench(["restore", ...few, "--handler", command]);
+    assert.equal(status, 1, error);
+    assert.match(error, /gave a VM 512 pages with wrong bytes/);
+  });
+
   test("a handler that ends before its VM fails the run, with what it wrote", needs, () => {
     const short = join(folder, "short.mem");
     writeFileSync(short, new Uint8Array(4096));
@@ -54,8 +65,16 @@ describe("faultline bench fails", () => {
     assert.match(error, /no cc or gcc on PATH: install one \(apt-get install gcc/);
   });
 
+  test("a damaged trace is refused, with the cure", needs, () => {
+    const damaged = join(folder, "damaged.trace");
+    writeFileSync(damaged, "FLTRCE\r\n");
+    const { status, error } = runBench(["restore", "--quick", "--traces", damaged]);
+    assert.equal(status, 3, error);
+    assert.match(error, /damaged\.trace holds no trace .*it has only 8 bytes.*Record it anew/);
+  });
+
   const refusals: [args: string[], message: RegExp][] = [
-    [["latency"], /no scenario latency: give random, threads, sequential, crowd, or none/],
+    [["latency"], /no scenario latency: give random, threads, sequential, crowd, restore, or none/],
     [["--rounds", "0"], /--rounds 0 cannot be used: give a whole number from 1 to 1000/],
     [["--memory", "1.5"], /--memory 1\.5 cannot be used/],
     [["--threads", "257"], /--threads 257 cannot be used: give a whole number from 1 to 256/],
@@ -64,6 +83,17 @@ describe("faultline bench fails", () => {
     [["--handler", "x {socket}"], /--handler x \{socket\} cannot be used/],
     [["--many-vms"], /--many-vms says how the commands of --handler work: give --handler/],
     [["crowd", "--contenders", "mapping"], /--contenders mapping leaves nobody for crowd/],
+    [
+      ["restore", "--contenders", "auto"],
+      /--contenders auto leaves nobody for restore: it has ref/,
+    ],
+    [["--backends", "disk"], /--backends disk cannot be used: give some of file,cached,cold,far/],
+    [["--page-sizes", "1G"], /--page-sizes 1G cannot be used: give some of 4K,2M/],
+    [["--restores", "0"], /--restores 0 cannot be used: give a whole number from 1 to 1000/],
+    [
+      ["restore", "--traces", "/no/trace"],
+      /--traces \/no\/trace cannot be used: give linux, synth/,
+    ],
   ];
   for (const [args, message] of refusals) {
     test(`${args.join(" ")} is refused`, needs, () => {

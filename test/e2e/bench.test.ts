@@ -5,11 +5,13 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import type { BenchReport, ScenarioReport } from "../../src/bench/report.ts";
+import { MIB } from "../../src/base/units.ts";
+import { type BenchReport, type ScenarioReport, touchShares } from "../../src/bench/report.ts";
+import { encodeTrace } from "../../src/bench/trace-file.ts";
 import { compile } from "../../src/kit/compile.ts";
 import { HandlerCommand } from "../../src/kit/handler-command.ts";
 import { repositoryRoot } from "../../src/kit/paths.ts";
@@ -37,7 +39,7 @@ function assertMeasured(report: ScenarioReport, contenders: readonly string[]): 
       );
       assert.ok(min === Math.min(...values) && max === Math.max(...values), what);
       assert.ok(min <= median && median <= max, what);
-      assert.equal(ratio === null, name === "reference" || !isCompared, what);
+      assert.equal(ratio === null, name === report.comparedTo || !isCompared, what);
     }
   }
 }
@@ -64,15 +66,25 @@ describe("faultline bench", () => {
     const { machine, settings, scenarios } = JSON.parse(out) as BenchReport;
     assert.equal(machine.node, process.version);
     assert.deepEqual([settings.rounds, settings.memoryMib, settings.isQuick], [2, 2, true]);
-    const [random, threads, sequential, crowd, ...more] = scenarios;
-    assert.deepEqual(more, []);
+    const [random, threads, sequential, crowd, ...restores] = scenarios;
+    for (const { restore, ...report } of restores) {
+      const isFile = restore!.backend === "file";
+      const serve = ["on-demand", "prefault", "before-resume"];
+      assertMeasured(report, isFile ? ["reference", "mapping", ...serve, "handler 1"] : serve);
+      assert.deepEqual(
+        [restore!.trace, restore!.vms, restore!.pageSizeBytes],
+        ["synthetic", 1, 4096],
+      );
+    }
+    const backends = restores.map(({ restore }) => restore!.backend);
+    assert.deepEqual(backends, ["file", "cached", "cold", "far"]);
     assertMeasured(random!, ["reference", "off", "auto", "mapping", "handler 1"]);
     assertMeasured(threads!, ["reference", "auto", "off", "mapping", "handler 1"]);
     assertMeasured(sequential!, ["reference", "auto", "off", "mapping", "handler 1"]);
     assertMeasured(crowd!, ["reference", "auto", "off", "handler 1"]);
     assert.equal(random!.contenders.at(-1)!.command, command);
     assert.deepEqual(
-      scenarios.map(({ name, targets }) => [name, targets.length]),
+      [random, threads, sequential, crowd].map((each) => [each!.name, each!.targets.length]),
       [
         ["random", 4],
         ["threads", 1],
@@ -91,6 +103,42 @@ describe("faultline bench", () => {
     const [crowd] = (JSON.parse(out) as BenchReport).scenarios;
     assertMeasured(crowd!, ["reference", "handler 1"]);
     assert.equal(crowd!.contenders[1]!.servesMany, true);
+  });
+
+  test("restore: VMs side by side, a trace of a file, and pictures of it", needs, () => {
+    const [plots, trace] = [join(folder, "plots"), join(folder, "own.trace")];
+    const pages = Uint32Array.from([7, 8, 9, 3, 511]);
+    const thinkUs = Uint32Array.from([0, 200, 10, 0, 5]);
+    writeFileSync(trace, encodeTrace({ sizeBytes: 2 * MIB, pages, thinkUs }));
+    const args = ["restore", "--quick", "--json", "--traces", trace, "--restores", "3", "--write"];
+    const { status, out, error } = runBench([...args, "--plot", plots]);
+    assert.equal(status, 0, error);
+    const { scenarios, skipped } = JSON.parse(out) as BenchReport;
+    assert.deepEqual(skipped, []);
+    assert.deepEqual(new Set(scenarios.map(({ restore }) => restore!.vms)), new Set([3]));
+    for (const { contenders } of scenarios) {
+      for (const { name, touchQuantilesUs, figures } of contenders) {
+        assert.equal(touchQuantilesUs!.length, touchShares.length);
+        assert.ok(figures.slowest_ms!.median >= figures.working_set_ms!.median, name);
+      }
+    }
+    const stem = "restore-own-trace-4k-3vm-writing";
+    const touches = ["cached", "cold", "far", "file"].map((name) => `${stem}-touches-${name}.svg`);
+    assert.deepEqual(readdirSync(plots).sort(), [`${stem}-times.svg`, ...touches]);
+    rmSync(plots, { recursive: true });
+    rmSync(trace);
+  });
+
+  test("restore: huge pages, or why not", needs, () => {
+    const sizes = ["--page-sizes", "2M", "--backends", "file"];
+    const { status, out, error } = runBench(["restore", "--quick", "--json", ...sizes]);
+    assert.equal(status, 0, error);
+    const { scenarios, skipped } = JSON.parse(out) as BenchReport;
+    for (const { reason } of skipped) assert.match(reason, /needs 4 free huge pages .*sysctl/);
+    for (const report of scenarios) {
+      assertMeasured(report, ["reference", "on-demand", "prefault", "before-resume"]);
+    }
+    assert.equal(scenarios.length + skipped.length, 1);
   });
 
   test("prints Markdown tables", needs, () => {
@@ -124,7 +172,7 @@ describe("faultline bench", () => {
   test("--list names the scenarios", () => {
     const { status, out } = runBench(["--list"]);
     assert.equal(status, 0);
-    for (const name of ["random", "threads", "sequential", "crowd"])
+    for (const name of ["random", "threads", "sequential", "crowd", "restore"])
       assert.match(out, new RegExp(`^${name} `, "m"));
   });
 });

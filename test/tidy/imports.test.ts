@@ -12,6 +12,7 @@ const benches = inFolder(files, "bench");
 /** What is started from outside: the package, the command, the foreign VMM, the npm scripts. */
 const ROOTS = ["src/index.ts", "src/cli/main.ts", "src/tinyvm/main.ts"].concat([
   "bench/main.ts",
+  "bench/record-trace.ts",
   "scripts/sim.ts",
   "scripts/test.ts",
 ]);

@@ -223,6 +223,18 @@ describe("bytes that are not here", () => {
     assert.equal(walk.prefaulter.finishPass(), true);
   });
 
+  test("that came together are all taken, also behind the last run", () => {
+    const walk = new Walk({ image: "####", runs: [[0, 4]] });
+    for (const part of [10, 11, 12, 13]) {
+      assert.ok(walk.next(1) !== null);
+      walk.prefaulter.wait(part, 0);
+    }
+    assert.equal(walk.next(), null);
+    for (const part of [10, 11, 12, 13]) walk.prefaulter.settlePart(part, false);
+    assert.deepEqual(walk.all().sort(), ["copy 0+1", "copy 1+1", "copy 2+1", "copy 3+1"]);
+    assert.equal(walk.prefaulter.isWaiting, false);
+  });
+
   test("are waited for in a bounded number of pieces", () => {
     const walk = new Walk({ image: "#".repeat(100), runs: [[0, 100]] });
     let waiting = 0;

@@ -1,7 +1,7 @@
 /** Images for benchmarks: packed by the command, as users do. */
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
-import { builtRoot } from "../../src/kit/paths.ts";
+import { builtRoot } from "../kit/paths.ts";
 
 /** Packs a memory file as `name` into a folder, and returns the command line. */
 export function packImage(
