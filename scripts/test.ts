@@ -1,6 +1,7 @@
 /**
  * Runs the tests:
- * `node dist/scripts/test.js [--node PATH] [--timeout SECONDS] [unit | kernel | … | FILE]…`
+ * `node dist/scripts/test.js [--node PATH] [--timeout SECONDS] [--without PART]…
+ *   [unit | kernel | … | FILE]…`
  *
  * Node's own runner does the work, one `run()` per file, so that a file which wedges or dies can be
  * ended and told apart from the others on every Node version. Files of kernel, e2e and conformance
@@ -26,12 +27,18 @@ const root = resolve(import.meta.dirname, "../..");
 const builtTests = join(root, "dist", "test");
 
 const { values, positionals } = parseArgs({
-  options: { node: { type: "string" }, timeout: { type: "string" } },
+  options: {
+    node: { type: "string" },
+    timeout: { type: "string" },
+    /** Files with this in their path do not run. */
+    without: { type: "string", multiple: true, default: [] },
+  },
   allowPositionals: true,
 });
 if (values.node !== undefined) {
   const self = [import.meta.filename, ...positionals];
   if (values.timeout !== undefined) self.push("--timeout", values.timeout);
+  for (const part of values.without) self.push("--without", part);
   const child = spawnSync(values.node, self, { stdio: "inherit" });
   if (child.error !== undefined) throw child.error;
   process.exit(child.status ?? 1);
@@ -168,7 +175,9 @@ for (const name of ["SIGINT", "SIGTERM"] as const) {
 process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ""} --enable-source-maps`.trim();
 const isSerial = (file: string): boolean =>
   SERIAL_FOLDERS.some((folder) => file.startsWith(join(builtTests, folder) + sep));
-const files = select(builtTestFiles(), positionals);
+const files = select(builtTestFiles(), positionals).filter(
+  (file) => !values.without.some((part) => relative(builtTests, file).includes(part)),
+);
 console.log(`Node ${process.version}, ${files.length} test files`);
 await runAll(
   files.filter((file) => !isSerial(file)),
