@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { MemoryFiles } from "../source/memory-files.ts";
 import type { WorkingSetPlace } from "../source/working-set-place.ts";
+import { assertFolder } from "./check-options.ts";
 import { hostState } from "./host-state.ts";
 import type { Logger } from "./log.ts";
 import { type MemoryOptions, OFF, type ServedMemory } from "./served-memory.ts";
@@ -58,6 +59,7 @@ async function placeOf(
   sizeBytes: number,
 ): Promise<WorkingSetPlace | null> {
   if (workingSet === OFF) return null;
+  assertFolder(workingSet);
   const { fileWorkingSet } = await import("../source/working-set-place.ts");
   return fileWorkingSet(workingSet, sizeBytes);
 }

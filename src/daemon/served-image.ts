@@ -21,6 +21,7 @@ import {
   imageWorkingSet,
   type WorkingSetPlace,
 } from "../source/working-set-place.ts";
+import { assertFolder } from "./check-options.ts";
 import type { Logger } from "./log.ts";
 import {
   DEFAULT_CACHE_BYTES,
@@ -108,7 +109,10 @@ function describeCache({ statistics, arena }: ChunkCache): Record<string, string
 
 function placeOf({ workingSet }: MemoryOptions, image: ChunkedImage): WorkingSetPlace | null {
   if (workingSet === OFF) return null;
-  if (workingSet !== undefined) return fileWorkingSet(workingSet, image.sizeBytes);
+  if (workingSet !== undefined) {
+    assertFolder(workingSet);
+    return fileWorkingSet(workingSet, image.sizeBytes);
+  }
   return imageWorkingSet(image.stored);
 }
 

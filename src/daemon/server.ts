@@ -19,8 +19,8 @@ import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
-import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { assertLearnable, assertPossible } from "./check-options.ts";
 import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { openMemory } from "./open-memory.ts";
@@ -136,10 +136,10 @@ export class Server {
    * @throws FaultlineError what is wrong with the snapshot, the socket or the kernel
    */
   static async start(options: ServeOptions): Promise<Server> {
-    if (options.onError === "poison") assertPoisonable();
-    if (options.trackDirty !== undefined && options.prefault === "all") throw letGoUntracked();
+    assertPossible(options);
     const log = options.logger ?? createLogger("warn", "json");
     const memory = await openMemory(options, log);
+    assertLearnable(options, memory);
     const keeper = await openKeeper(options, memory, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
@@ -387,20 +387,4 @@ function checkExtent(regions: RegionMap, imageBytes: number): void {
       : `The VM has ${totalBytes} bytes of memory (${formatBytes(totalBytes)}), but the snapshot ` +
         `has ${imageBytes}.`;
   throw new FaultlineError("handshake", `${what} Its state file belongs to another memory file.`);
-}
-
-function letGoUntracked(): FaultlineError {
-  return new FaultlineError(
-    "bad-option",
-    "--prefault all lets a VM go, and --track-dirty has to stay. Use --prefault concurrent.",
-  );
-}
-
-function assertPoisonable(): void {
-  // Anyone may probe in user mode; the feature is the kernel's, not the descriptor's.
-  if (Userfaultfd.supportedFeatures({ via: "syscall", userModeOnly: true }).has("poison")) return;
-  throw new FaultlineError(
-    "unsupported",
-    "--on-error poison needs UFFDIO_POISON, which Linux has since 6.6. Use --on-error kill.",
-  );
 }

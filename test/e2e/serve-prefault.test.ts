@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
+import { ExitCode } from "../../src/base/errors.ts";
 import { builtRoot } from "../../src/kit/paths.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { PAGE_BYTES, Random, TestFolder, writeFull, writeSparse } from "../support/fixtures.ts";
@@ -270,10 +271,19 @@ test("--collapse makes huge pages of a complete VM, with the same bytes", needs,
   await scene.check(peer, usedPages);
 });
 
-test("--prefault all and --track-dirty exclude each other", needs, async () => {
+test("what cannot be done is refused at the start", needs, async () => {
   using scene = new Scene();
   const files = ["--memory", scene.memory, "--socket", scene.socket];
-  const flags = ["--prefault", "all", "--track-dirty", scene.folder.at("dirty")];
-  const serve = await ServeProcess.run([...files, ...flags]);
-  assert.match(serve.errors, /Use --prefault concurrent/);
+  const refused = [
+    [["--prefault", "all", "--track-dirty", scene.folder.at("dirty")], /Use --prefault concurrent/],
+    [["--prefault", "before-resume"], /Name one: --working-set FILE/],
+    [["--working-set", "/nowhere/set"], /create \/nowhere first/],
+    [["--prefault", "sometimes"], /off or before-resume or concurrent or all/],
+    [["--record-for", "-1"], /--record-for -1 cannot be used: give a whole number/],
+  ] as const;
+  for (const [flags, message] of refused) {
+    const serve = await ServeProcess.run([...files, ...flags]);
+    assert.match(serve.errors, message);
+    assert.equal(serve.exit?.code, ExitCode.usage);
+  }
 });
