@@ -8,12 +8,10 @@ import { PagePresence } from "../linux/process-memory.ts";
 import { PageState, PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 
-/** Addresses remembered of each stretch; when they are full, every other one is forgotten. */
+/** Addresses remembered of each area; when they are full, every other one is forgotten. */
 const CANDIDATES = 512;
-/** Pages with content looked at in each stretch: each may have to be fetched from a store. */
-const SAMPLES = 16;
-/** Memory is sampled evenly: a VM has its kernel at one end, and its page cache everywhere. */
-const STRETCHES_PER_AREA = 4;
+/** Pages with content looked at in each area: each may have to be fetched from a store. */
+const SAMPLES = 64;
 
 /** A page of 4 KiB that the VM has. */
 export interface PageSample {
@@ -43,21 +41,17 @@ export function findPresent(
   const runs: { start: number; end: number }[] = [];
   const samples: PageSample[] = [];
   let count = 0;
-  for (const { start, end, pageSizeBytes } of areas) {
-    const pages = (end - start) / pageSizeBytes;
-    const stretchBytes = Math.ceil(pages / STRETCHES_PER_AREA) * pageSizeBytes;
-    for (let from = start; from < end; from += stretchBytes) {
-      const sampler = new Sampler();
-      presence.forEachPage(from, Math.min(stretchBytes, end - from), (address, isPresent) => {
-        if (!isPresent && mayBeMarks && !presence.isReadable(address)) return;
-        count += 1;
-        sampler.offer(address);
-        const last = runs.at(-1);
-        if (last?.end === address) last.end += SMALL_PAGE_BYTES;
-        else runs.push({ start: address, end: address + SMALL_PAGE_BYTES });
-      });
-      samples.push(...sampler.read(presence));
-    }
+  for (const { start, end } of areas) {
+    const sampler = new Sampler();
+    presence.forEachPage(start, end - start, (address, isPresent) => {
+      if (!isPresent && mayBeMarks && !presence.isReadable(address)) return;
+      count += 1;
+      sampler.offer(address);
+      const last = runs.at(-1);
+      if (last?.end === address) last.end += SMALL_PAGE_BYTES;
+      else runs.push({ start: address, end: address + SMALL_PAGE_BYTES });
+    });
+    samples.push(...sampler.read(presence));
   }
   return { count, samples, tableFor: (regions) => tableOf(regions, runs) };
 }
@@ -78,30 +72,41 @@ function tableOf(
   return memory;
 }
 
-/** Some of the pages of a stretch, evenly, though nobody knows how many will come. */
+/**
+ * Some of an area's pages, from all over it, though nobody knows how many will come. Which ones
+ * looks like chance, because guests write in patterns: every second page, the first of each run.
+ */
 class Sampler {
   #addresses: number[] = [];
   #every = 1;
-  #seen = 0;
 
   offer(address: number): void {
-    if (this.#seen++ % this.#every !== 0) return;
+    if (scatter(address) % this.#every !== 0) return;
     this.#addresses.push(address);
     if (this.#addresses.length < CANDIDATES) return;
-    this.#addresses = this.#addresses.filter((_, index) => index % 2 === 0);
     this.#every *= 2;
+    this.#addresses = this.#addresses.filter((each) => scatter(each) % this.#every === 0);
   }
 
   /** Only pages that tell something: one that repeats a word is like many others. */
   read(presence: PagePresence): PageSample[] {
     const samples: PageSample[] = [];
-    for (const address of this.#addresses) {
+    const order = this.#addresses.sort((a, b) => scatter(a) - scatter(b));
+    for (const address of order) {
       const bytes = new Uint8Array(SMALL_PAGE_BYTES);
       if (presence.tryRead(address, bytes) && !isUniform(bytes)) samples.push({ address, bytes });
       if (samples.length === SAMPLES) break;
     }
     return samples;
   }
+}
+
+/** 32 bits of a page's address that have no pattern (the end of splitmix32). */
+function scatter(address: number): number {
+  let value = (address / SMALL_PAGE_BYTES) >>> 0;
+  value = Math.imul(value ^ (value >>> 16), 0x21f0aaad);
+  value = Math.imul(value ^ (value >>> 15), 0x735a2d97);
+  return (value ^ (value >>> 15)) >>> 0;
 }
 
 function isUniform(bytes: Uint8Array): boolean {
