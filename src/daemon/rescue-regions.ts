@@ -107,7 +107,8 @@ function checkAreas(areas: readonly RegisteredArea[]): number {
   if (areas.length > MAX_REGIONS) {
     throw new FaultlineError(
       "rescue-refused",
-      `The VM has registered ${areas.length} areas of memory; at most ${MAX_REGIONS} can be served.`,
+      `The VM has registered ${areas.length} areas of memory; at most ${MAX_REGIONS} can be ` +
+        "served.",
     );
   }
   if (areas.some((area) => area.isMinor || !area.isMissing)) {

@@ -76,9 +76,9 @@ function takeUserfaultfd(pid: number, pidfd: OwnedFd, stated: number | undefined
   const [first] = found;
   if (first === undefined) {
     throw refusal(
-      `Process ${pid} holds no userfaultfd. Either it is not the VMM (with a jailer, the VMM is a ` +
-        "child of its own), or it has closed its copy: then its guest has read zeroes in place of " +
-        "data since the handler died, and must be restored again.",
+      `Process ${pid} holds no userfaultfd. Either it is not the VMM (under a jailer that is a ` +
+        "process of its own), or it has closed its copy: then its guest has read zeroes in place " +
+        "of data since the handler died, and must be restored again.",
     );
   }
   if (stated === undefined && found.length > 1) {
@@ -120,9 +120,9 @@ function checkFeatures(features: number, hasNoBalloon: boolean): void {
   throw refusal(
     "This VMM can give memory back to the host (EVENT_REMOVE: a balloon, virtio-mem). What it gave " +
       "back must read as zeroes, and only the dead handler knew which pages those are: they look " +
-      "like pages that were never asked for, and would get the snapshot's old bytes. If this VM has " +
-      "no such device, or has never used it since its restore, say so: --no-balloon. Otherwise " +
-      "restore it again.",
+      "like pages that were never asked for, and would get the snapshot's old bytes. If this VM " +
+      "has no such device, or has never used it since its restore, say so: --no-balloon. " +
+      "Otherwise restore it again.",
   );
 }
 

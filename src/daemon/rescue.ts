@@ -194,7 +194,7 @@ async function examine(
   if (target.hiddenProcesses > 0) {
     options.logger.warn(
       { processes: target.hiddenProcesses },
-      "Some processes could not be asked whether they are the VM's handler: run as root to ask them",
+      "Some processes could not be asked whether they are the VM's handler: root could",
     );
   }
   const present = findPresent(pid, areas, isProtected);
@@ -227,8 +227,8 @@ function wakeAll({ uffd }: RescueTarget, regions: RegionMap): void {
 }
 
 /**
- * Pages may still be protected by a handler that has tracked writes (`--track-dirty`): their writers
- * are let go as there, and nobody reads what is recorded.
+ * Pages may still be protected by a handler that has tracked writes (`--track-dirty`): their
+ * writers are let go as there, and nobody reads what is recorded.
  */
 function untold({ pageLimit }: RegionMap): { setup: TrackingSetup; bitmaps: MappedRegion } {
   const headerBytes = SMALL_PAGE_BYTES;

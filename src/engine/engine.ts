@@ -33,7 +33,7 @@ export interface AttachRequest {
   readonly regions: RegionMap;
   readonly image: MappedImage;
   readonly onError: ErrorPolicy;
-  /** What is known of the VM's pages, in memory of `PageTable.sizeBytes`; default: all are missing. */
+  /** What is known of the VM's pages: a page table's memory. Default: all are missing. */
   readonly pageTable?: SharedArrayBuffer;
   /** What to install ahead of faults. */
   readonly prefault?: PrefaultSetup | null;

@@ -84,7 +84,7 @@ export interface UserfaultfdHolder {
 }
 
 /**
- * The processes, besides `except` and this one, that hold the userfaultfd that is `fd` here, or may.
+ * The processes besides `except` and this one that hold the userfaultfd that is `fd` here, or may.
  * `hiddenCount`: how many processes could not be looked into.
  */
 export function otherHolders(
