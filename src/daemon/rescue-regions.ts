@@ -4,7 +4,15 @@
  * for the pages to tell that are there already (`rescue-proof.ts`), or for the operator. PURE.
  */
 import { FaultlineError } from "../base/errors.ts";
-import { formatBytes, formatHex, GIB, hostAddress, imageOffset, MIB } from "../base/units.ts";
+import {
+  formatBytes,
+  formatHex,
+  GIB,
+  HUGE_PAGE_BYTES,
+  hostAddress,
+  imageOffset,
+  MIB,
+} from "../base/units.ts";
 import type { RegisteredArea } from "../linux/process-areas.ts";
 import { type GuestRegion, MAX_REGIONS, RegionMap } from "../snapshot/regions.ts";
 
@@ -119,6 +127,9 @@ function checkAreas(areas: readonly RegisteredArea[]): number {
   }
   if (areas.some((area) => area.pageSizeBytes !== first.pageSizeBytes)) {
     throw refusal("The memory is of several page sizes", areas);
+  }
+  if (first.pageSizeBytes > HUGE_PAGE_BYTES) {
+    throw refusal(`Pages of ${formatBytes(first.pageSizeBytes)} cannot be served`, areas);
   }
   return first.pageSizeBytes;
 }

@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
-import { EPERM, KCMP_FILE } from "./abi-posix.ts";
+import { ENOSYS, EPERM, KCMP_FILE } from "./abi-posix.ts";
 import { OwnedFd } from "./fd.ts";
 import * as sys from "./sys.ts";
 
@@ -54,13 +54,16 @@ export function parseUserfaultfdInfo(text: string): UserfaultfdInfo {
 
 /**
  * Duplicates a descriptor of a process into this one.
- * @throws FaultlineError `no-process-access`; SysError (EBADF: no such descriptor, ESRCH)
+ * @throws FaultlineError `no-process-access`, `unsupported`; SysError (EBADF: no such descriptor)
  */
 export function duplicateFromProcess(pid: number, pidfd: number, fd: number): OwnedFd {
   const duplicate = sys.syscall(SYS_pidfd_getfd, pidfd, fd, 0, 0);
   if (duplicate !== -1) return new OwnedFd(duplicate);
   const error = sys.sysError("pidfd_getfd", `descriptor ${fd} of process ${pid}`);
-  throw error.errno === EPERM ? denied(pid, error) : error;
+  if (error.errno === EPERM) throw denied(pid, error);
+  if (error.errno !== ENOSYS) throw error;
+  const message = "Taking over a VM needs pidfd_getfd, which Linux has since 5.6";
+  throw new FaultlineError("unsupported", message, { cause: error });
 }
 
 /**

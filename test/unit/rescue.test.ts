@@ -89,6 +89,8 @@ describe("possible regions", () => {
     assert.throws(() => possibleRegions(minor, MIB), refuses(/missing faults alone/));
     const mixed = [area(BASE, 2 * MIB, { pageSizeBytes: 2 * MIB }), area(BASE + GIB, MIB)];
     assert.throws(() => possibleRegions(mixed, 3 * MIB), refuses(/several page sizes/));
+    const giant = [area(BASE, GIB, { pageSizeBytes: GIB })];
+    assert.throws(() => possibleRegions(giant, GIB), refuses(/Pages of 1 GiB cannot be served/));
     const tracked = [area(BASE, MIB, { isWriteProtect: true }), area(BASE + GIB, MIB)];
     assert.throws(() => possibleRegions(tracked, 2 * MIB), refuses(/some is not/));
   });
