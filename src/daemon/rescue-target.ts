@@ -119,10 +119,10 @@ function checkFeatures(features: number, hasNoBalloon: boolean): void {
   if ((features & abi.UFFD_FEATURE_EVENT_REMOVE) === 0 || hasNoBalloon) return;
   throw refusal(
     "This VMM can give memory back to the host (EVENT_REMOVE: a balloon, virtio-mem). What it " +
-      "gave back must read as zeroes, and only the dead handler knew which pages those are: they look " +
-      "like pages that were never asked for, and would get the snapshot's old bytes. If this VM " +
-      "has no such device, or has never used it since its restore, say so: --no-balloon. " +
-      "Otherwise restore it again.",
+      "gave back must read as zeroes, and only the dead handler knew which pages those are: they " +
+      "look like pages that were never asked for, and would get the snapshot's old bytes. If " +
+      "this VM has no such device, or has never used it since its restore, say so: " +
+      "--no-balloon. Otherwise restore it again.",
   );
 }
 

@@ -28,6 +28,7 @@ const SEED = Number(process.env.FAULTLINE_KILLS_SEED ?? 20_261_123);
 const ROUNDS = Number(process.env.FAULTLINE_KILLS_COUNT ?? 20);
 /** 64 MiB: a handler needs most of a second for it, page by page in random order. */
 const PAGE_COUNT = 16_384;
+const RANDOM = ["--touch", "random:16000"];
 const END_BUDGET_MS = 30_000;
 const CLEAN_EXIT = { code: ExitCode.ok, signal: null };
 
@@ -51,14 +52,14 @@ interface Shape {
 }
 
 const shapes: readonly Shape[] = [
-  { what: "four threads", vm: ["--threads", 4], flags: ["--no-balloon"], kib: 1024 },
+  { what: "four threads", vm: ["--threads", 4, ...RANDOM], flags: ["--no-balloon"], kib: 1024 },
   {
     what: "three regions",
-    vm: ["--threads", 4, "--regions", 3, "--touch", "random:16000"],
+    vm: ["--threads", 4, "--regions", 3, ...RANDOM],
     flags: ["--no-balloon"],
     kib: 4096,
   },
-  { what: "a VMM without EVENT_REMOVE", vm: ["--version", "v1.1"], flags: [], kib: 1024 },
+  { what: "a VMM without EVENT_REMOVE", vm: ["--version", "v1.1", ...RANDOM], flags: [], kib: 1024 },
 ];
 describe("a VM whose handler was killed is found right to the last byte", () => {
   for (const kind of ["reference", "serve"] as const) {
@@ -114,7 +115,7 @@ async function rescueHuge(kind: HandlerKind): Promise<void> {
 test(`${ROUNDS} handlers in a row killed at random moments (seed ${SEED})`, needs, async () => {
   const random = new Random(SEED);
   await using first = await startHandler("reference", socket, memory);
-  const options = ["--threads", 4, "--touch", "random:16000"];
+  const options = ["--threads", 4, ...RANDOM];
   await using vmm = new Vmm(socket, memory, options);
   await killWhen(first, vmm.pid, random.below(1024));
   let rescued = 0;
@@ -226,7 +227,7 @@ test(
   needs,
   async () => {
     await using handler = await startHandler("reference", socket, memory);
-    await using vmm = new Vmm(socket, memory, ["--threads", 2, "--linger", 60_000]);
+    await using vmm = new Vmm(socket, memory, ["--threads", 2, ...RANDOM, "--linger", 60_000]);
     await killWhen(handler, vmm.pid, 1024);
     await using rescue = await startRescue(vmm.pid, memory, "--no-balloon", "--drain-timeout", "0");
     rescue.kill("SIGTERM");
