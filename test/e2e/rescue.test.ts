@@ -59,7 +59,12 @@ const shapes: readonly Shape[] = [
     flags: ["--no-balloon"],
     kib: 4096,
   },
-  { what: "a VMM without EVENT_REMOVE", vm: ["--version", "v1.1", ...RANDOM], flags: [], kib: 1024 },
+  {
+    what: "a VMM without EVENT_REMOVE",
+    vm: ["--version", "v1.1", ...RANDOM],
+    flags: [],
+    kib: 1024,
+  },
 ];
 describe("a VM whose handler was killed is found right to the last byte", () => {
   for (const kind of ["reference", "serve"] as const) {
