@@ -46,6 +46,7 @@ export const errorCodes = {
   "trace-corrupt": [ExitCode.badSnapshot, "A benchmark's trace file does not hold what it should."],
   "no-compiler": [ExitCode.noAccess, "A benchmark's C programs cannot be built."],
   handshake: [ExitCode.failed, "A peer's handshake was refused."],
+  "rescue-refused": [ExitCode.failed, "A VM cannot be taken over as it is, or as was stated."],
   "unresolvable-page": [ExitCode.failed, "A page's bytes could not be obtained or installed."],
   "session-failed": [ExitCode.failed, "A session ended because its VM had to be stopped."],
   system: [ExitCode.failed, "A system call failed; the message names it and the errno."],

@@ -240,7 +240,7 @@ function peerPidfd({ processes }: KernelReport): Finding {
 
 function pagemapScan({ processes }: KernelReport): Finding {
   if (processes.pagemapScan === "ok") return ok("pagemap-scan", "PAGEMAP_SCAN works.");
-  const without = "Only for taking over running VMs, which no command does yet.";
+  const without = "Nothing yet: `rescue` reads /proc/PID/pagemap instead.";
   return optional("pagemap-scan", `${without} ${needs("6.7", processes.pagemapScan)}`);
 }
 

@@ -8,6 +8,7 @@ import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["demo", async () => (await import("./demo.ts")).demoCommand()],
   ["serve", async () => (await import("./serve.ts")).serveCommand()],
+  ["rescue", async () => (await import("./rescue.ts")).rescueCommand()],
   ["conformance", async () => (await import("./conformance.ts")).conformanceCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],
   ["image", async () => (await import("./image.ts")).imageCommand()],

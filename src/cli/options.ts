@@ -1,9 +1,10 @@
 /** Parsers of option values: the message names the option, the value, and what would do. */
 import { execFileSync } from "node:child_process";
 import { FaultlineError } from "../base/errors.ts";
-import { formatBytes, GIB, KIB, MIB } from "../base/units.ts";
+import { formatBytes, GIB, hostAddress, imageOffset, KIB, MIB } from "../base/units.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import type { SpinMode } from "../pager/pacing.ts";
+import type { GuestRegion } from "../snapshot/regions.ts";
 
 function badValue(option: string, value: string, wanted: string): FaultlineError {
   return new FaultlineError("bad-option", `${option} ${value} cannot be used: give ${wanted}.`);
@@ -59,6 +60,25 @@ export function powerOfTwo(option: string, least: number, most: number): (value:
     const range = `from ${formatBytes(least)} to ${formatBytes(most)}`;
     throw badValue(option, value, `a power of two ${range}, such as 256K`);
   };
+}
+
+const number = "(0x[0-9a-f]+|\\d+)";
+const REGION = new RegExp(`^${number}:${number}:${number}$`, "i");
+
+/** `BASE:SIZE:OFFSET` in bytes, decimal or hexadecimal; added to those before. */
+export function memoryRegion(value: string, all: readonly GuestRegion[]): readonly GuestRegion[] {
+  const [base, sizeBytes, offset] = (REGION.exec(value) ?? []).slice(1).map(Number);
+  const isGood = [base, sizeBytes, offset].every((each) => Number.isSafeInteger(each));
+  if (base === undefined || sizeBytes === undefined || offset === undefined || !isGood) {
+    const wanted = "BASE:SIZE:OFFSET in bytes, such as 0x7f0000000000:0x40000000:0";
+    throw badValue("--region", value, wanted);
+  }
+  const region = {
+    baseHostAddress: hostAddress(base),
+    sizeBytes,
+    imageOffset: imageOffset(offset),
+  };
+  return [...all, region];
 }
 
 /** A second of busy-waiting is far beyond any use. */

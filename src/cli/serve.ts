@@ -16,6 +16,7 @@ import { DEFAULT_MAX_VMS, DEFAULT_RECORD_FOR_MS, Server } from "../daemon/server
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import { MAX_WORKERS } from "../engine/engine.ts";
+import type { Session } from "../engine/session.ts";
 import { type ErrorPolicy, errorPolicies } from "../engine/wire.ts";
 import { notifyServiceManager } from "../linux/notify.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
@@ -54,15 +55,22 @@ interface ServeFlags {
   readonly json: boolean;
 }
 
+/** Something that serves VMs, and can be told to end. */
+export interface Stoppable {
+  readonly sessions: ReadonlySet<Session>;
+  stopAccepting(): void;
+  close(): Promise<void>;
+}
+
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
 /**
  * So much less of a busy CPU do handshakes, the log and V8's helpers get than the fault workers,
  * for which a vCPU waits: about a tenth (decision 9).
  */
-const NICE_BY = 10;
+export const NICE_BY = 10;
 /** How long SIGTERM lets attached VMs end by themselves. */
-const DEFAULT_DRAIN_TIMEOUT_S = 5;
+export const DEFAULT_DRAIN_TIMEOUT_S = 5;
 
 export function serveCommand(): Command {
   const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
@@ -128,7 +136,7 @@ export function serveCommand(): Command {
 }
 
 /** Where an image comes from, and what is kept of it. */
-function withImageOptions(command: Command): Command {
+export function withImageOptions(command: Command): Command {
   return command
     .option("--store <place>", "where an image without a place is looked for (or FAULTLINE_STORE)")
     .option(
@@ -234,7 +242,7 @@ function announcePrefaults(server: Server, asJson: boolean): void {
 }
 
 /** A service manager that cannot be reached is worth a warning, not the VMs. */
-function tellServiceManager(state: string, log: Logger): void {
+export function tellServiceManager(state: string, log: Logger): void {
   try {
     notifyServiceManager(state);
   } catch (error) {
@@ -247,7 +255,7 @@ function tellServiceManager(state: string, log: Logger): void {
  * The first SIGTERM or SIGINT takes no more VMs and lets those that run end; when the time is up,
  * or at the second signal, the process ends with them attached.
  */
-function stopOnSignals(server: Server, log: Logger, drainTimeoutMs: number): () => void {
+export function stopOnSignals(server: Stoppable, log: Logger, drainTimeoutMs: number): () => void {
   let timer: NodeJS.Timeout | undefined;
   let isDraining = false;
   const endNow = (): void => {

@@ -28,10 +28,13 @@ export interface AttachRequest {
   readonly pid: number;
   readonly userfaultfd: Userfaultfd;
   readonly pidfd: OwnedFd;
-  readonly socket: OwnedFd;
+  /** The VMM's connection; null: there is none any more. */
+  readonly socket: OwnedFd | null;
   readonly regions: RegionMap;
   readonly image: MappedImage;
   readonly onError: ErrorPolicy;
+  /** What is known of the VM's pages: a page table's memory. Default: all are missing. */
+  readonly pageTable?: SharedArrayBuffer;
   /** What to install ahead of faults. */
   readonly prefault?: PrefaultSetup | null;
   /** Note what is demanded for this long. Below 2^32. */
@@ -85,7 +88,8 @@ export class Engine {
     const worker = this.#leastBusy();
     const id = this.#nextId++;
     const { regions } = request;
-    const pageTable = new SharedArrayBuffer(PageTable.sizeBytes(regions.pageLimit));
+    const tableBytes = PageTable.sizeBytes(regions.pageLimit);
+    const pageTable = request.pageTable ?? new SharedArrayBuffer(tableBytes);
     const { recordForUs: forUs, prefault = null } = request;
     const log = forUs === undefined ? null : DemandLog.allocate(regions.pageLimit);
     const demandLog = log === null ? null : new DemandLog(log);
@@ -94,7 +98,7 @@ export class Engine {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
       pidfd: request.pidfd.intoRawFd(),
-      socket: request.socket.intoRawFd(),
+      socket: request.socket?.intoRawFd() ?? null,
       regions: regions.regions,
       pageSizeBytes: regions.pageSizeBytes,
       image: request.image,

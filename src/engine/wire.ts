@@ -52,8 +52,8 @@ export interface SessionSetup {
   readonly id: number;
   readonly userfaultfd: number;
   readonly pidfd: number;
-  /** The VMM's connection, kept open because some VMMs may take its end as ours. */
-  readonly socket: number;
+  /** The VMM's connection, kept open as some VMMs may take its end as ours. Null: it is over. */
+  readonly socket: number | null;
   readonly regions: readonly GuestRegion[];
   readonly pageSizeBytes: number;
   readonly image: MappedImage;

@@ -63,7 +63,7 @@ export class WorkerSession {
   /** What is installed ahead of faults; null: nothing, or no more. */
   prefault: SessionPrefault | null = null;
   readonly attachedUs = monotonicUs();
-  readonly #socket: OwnedFd;
+  readonly #socket: OwnedFd | null;
   readonly #regions: RegionMap;
   readonly #bytes: ImageBytes;
   readonly #planner: Planner;
@@ -95,7 +95,7 @@ export class WorkerSession {
     this.uffd = Userfaultfd.fromFd(new OwnedFd(setup.userfaultfd));
     this.pidfd = new OwnedFd(setup.pidfd);
     this.mayKill = setup.mayKill;
-    this.#socket = new OwnedFd(setup.socket);
+    this.#socket = setup.socket === null ? null : new OwnedFd(setup.socket);
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
     this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) =>
       tools.need(this, part, !this.#isAhead),
@@ -209,7 +209,7 @@ export class WorkerSession {
   close(): void {
     this.uffd.close();
     this.pidfd.close();
-    this.#socket.close();
+    this.#socket?.close();
   }
 
   /** Takes all pending events. True if there is more to do before the next are waited for. */

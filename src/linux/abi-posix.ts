@@ -125,6 +125,8 @@ const epollEvent = {
   arm64: struct(16, { events: 0, data: 8 }),
 } as const;
 
+/** <linux/kcmp.h>: whether two descriptors are one open file description. */
+export const KCMP_FILE = 0;
 export const EFD_CLOEXEC = 0x80000;
 export const EFD_NONBLOCK = 0x800;
 export const SIGKILL = 9;
@@ -136,19 +138,23 @@ const syscallNumbers = {
     SYS_userfaultfd: 323,
     SYS_pidfd_open: 434,
     SYS_pidfd_send_signal: 424,
+    SYS_pidfd_getfd: 438,
     SYS_cachestat: 451,
     SYS_process_madvise: 440,
     SYS_sched_setattr: 314,
     SYS_sched_getattr: 315,
+    SYS_kcmp: 312,
   },
   arm64: {
     SYS_userfaultfd: 282,
     SYS_pidfd_open: 434,
     SYS_pidfd_send_signal: 424,
+    SYS_pidfd_getfd: 438,
     SYS_cachestat: 451,
     SYS_process_madvise: 440,
     SYS_sched_setattr: 274,
     SYS_sched_getattr: 275,
+    SYS_kcmp: 272,
   },
 } as const;
 

@@ -66,9 +66,14 @@ export class PagePresence {
    * @throws FaultlineError as `open`
    */
   isReadable(address: number): boolean {
+    return this.tryRead(address, this.#byte);
+  }
+
+  /** Fills `target`, in the same way; false: some of it is missing. */
+  tryRead(address: number, target: Uint8Array): boolean {
     if (this.#memoryFd === -1) this.#memoryFd = openOf(this.#pid, "mem");
     try {
-      return readSync(this.#memoryFd, this.#byte, 0, 1, address) === 1;
+      return readSync(this.#memoryFd, target, 0, target.length, address) === target.length;
     } catch {
       return false;
     }

@@ -63,7 +63,7 @@ const f = {
   syscall5: libc.func("long syscall(long n, long a, void *b, long c, long d, long e)") as (
     number: number,
     a: number,
-    b: NodeJS.ArrayBufferView,
+    b: Pointer,
     c: number,
     d: number,
     e: number,
@@ -188,6 +188,7 @@ export const {
   fcntl,
   ioctl,
   syscall,
+  syscall5,
   mmap,
   munmap,
   mprotect,

@@ -27,6 +27,7 @@ import {
   questionsAboutAll,
   wrongAnswers,
 } from "../support/linux-guest-questions.ts";
+import { frozen, startRescue } from "../support/orphans.ts";
 import { requires } from "../support/requires.ts";
 import { type LogLine, ServeProcess } from "../support/serve-process.ts";
 import { assertSameMemory } from "../support/tracked-vm.ts";
@@ -117,6 +118,24 @@ describe("a Debian guest in QEMU", requires("userfaultfd", "cc", "linux-guest"),
     // The guest is free in its choice, but it has not much else to give.
     assert.ok(counts.zero > SAMPLES / 2, `pages after the balloon: ${JSON.stringify(counts)}`);
   }
+
+  test("goes on after its handler was killed while it answered, and another came", async (t) => {
+    await using handler = await serve();
+    await using guest = await LinuxGuest.restore(snapshot, socket);
+    const mine = oracle.copy();
+    assert.deepEqual(await wrongAnswers(guest, mixedQuestions(mine, random, 20)), []);
+    const answers = wrongAnswers(guest, mixedQuestions(mine, random, 200));
+    handler.kill("SIGKILL");
+    await handler.exited;
+    await frozen(guest.pid);
+    const flags = ["--no-balloon"];
+    await using rescue = await startRescue(guest.pid, snapshot.memoryFile, ...flags);
+    assert.deepEqual(await answers, []);
+    assert.deepEqual(await wrongAnswers(guest, questionsAboutAll(mine)), []);
+    const [attached] = rescue.lines("Attached a VM", guest.pid);
+    t.diagnostic(`it had ${attached?.present}, unchanged ${attached?.unchanged}`);
+    await quit(guest, rescue);
+  });
 
   test("is restored twice at once, and each goes its own way", async () => {
     await using handler = await serve();

@@ -42,6 +42,7 @@ const HEADERS = [
   "sys/uio.h",
   "sys/un.h",
   "linux/fs.h",
+  "linux/kcmp.h",
   "linux/kvm.h",
   "linux/memfd.h",
   "linux/mman.h",

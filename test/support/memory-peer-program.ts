@@ -6,6 +6,7 @@
  */
 import { execFileSync } from "node:child_process";
 import { createInterface } from "node:readline";
+import { MADV_DONTNEED } from "../../src/linux/abi-posix.ts";
 import { MappedRegion } from "../../src/linux/memory.ts";
 import { connectUnix, sendWithFds } from "../../src/linux/socket.ts";
 import { viewOf } from "../../src/linux/sys.ts";
@@ -44,6 +45,9 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   } else if (what === "write") {
     new Uint8Array(viewOf(memory.address + Number(argument), 1))[0] = WRITTEN;
     process.stdout.write("written\n");
+  } else if (what === "drop") {
+    memory.advise(Number(argument), 4096, MADV_DONTNEED);
+    process.stdout.write("dropped\n");
   } else if (what === "fork") {
     execFileSync("/bin/true");
     process.stdout.write("forked\n");

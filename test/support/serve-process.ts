@@ -28,6 +28,8 @@ export interface ServeExit {
 }
 
 export interface ServeStart {
+  /** Another command that serves: `rescue`. */
+  readonly command?: "rescue";
   readonly environment?: NodeJS.ProcessEnv;
   /** User and group of the process. */
   readonly uid?: number;
@@ -48,7 +50,7 @@ export class ServeProcess {
 
   private constructor(args: readonly string[], start: ServeStart) {
     const identity = start.uid === undefined ? {} : { uid: start.uid, gid: start.uid };
-    this.#child = spawn(process.execPath, [MAIN, "serve", ...args], {
+    this.#child = spawn(process.execPath, [MAIN, start.command ?? "serve", ...args], {
       stdio: ["ignore", "pipe", start.stderr ?? "pipe"],
       cwd: "/",
       env: { ...process.env, ...start.environment },
