@@ -107,8 +107,8 @@ export class SessionStats {
     this.#counters[AWAITED_PAGES]! += pages;
   }
 
-  addStreamed(): void {
-    this.#counters[STREAMED_PAGES]! += 1;
+  addStreamed(pages: number): void {
+    this.#counters[STREAMED_PAGES]! += pages;
   }
 
   addPrefaulted(pages: number): void {

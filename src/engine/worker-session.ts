@@ -100,35 +100,28 @@ export class WorkerSession {
     this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) =>
       tools.need(this, part, !this.#isAhead),
     );
-    this.#pageSizeBytes = setup.pageSizeBytes;
+    const { pageSizeBytes, tracking } = setup;
+    this.#pageSizeBytes = pageSizeBytes;
     const table = new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable));
-    const { tracking } = setup;
     this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
       runs: this.#bytes.runs,
       table,
-      maxRunPages: Math.max(1, MAX_RUN_BYTES / setup.pageSizeBytes),
-      maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / setup.pageSizeBytes : 0,
+      maxRunPages: Math.max(1, MAX_RUN_BYTES / pageSizeBytes),
+      maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / pageSizeBytes : 0,
     });
     this.#stats = new SessionStats(setup.stats);
     this.#policy = setup.onError;
     this.#tools = tools;
     this.#unwoken = new WakeGroup(this.uffd);
     this.#recorder = openRecorder(setup.recorder, this.attachedUs);
-    const { uffd } = this;
-    const [regions, bytes, tracker] = [this.#regions, this.#bytes, this.#tracker];
-    const { pageSizeBytes } = setup;
-    const installer = new Installer({
-      uffd,
-      bytes,
-      tracker,
-      pageSizeBytes,
-      buffers: tools.buffers,
-    });
-    this.#installer = installer;
+    const { buffers } = tools;
+    const [uffd, regions, bytes, tracker] = [this.uffd, this.#regions, this.#bytes, this.#tracker];
+    this.#installer = new Installer({ uffd, bytes, tracker, pageSizeBytes, buffers });
     if (setup.prefault === null) return;
-    const parts = { uffd, regions, bytes, table, installer, stats: this.#stats };
+    const [installer, stats] = [this.#installer, this.#stats];
+    const parts = { uffd, regions, bytes, table, installer, stats };
     this.prefault = new SessionPrefault(setup.prefault, parts);
   }
 
@@ -189,11 +182,12 @@ export class WorkerSession {
 
   /**
    * All pages are there: from now on the kernel answers for this memory, and nobody needs us.
-   * False: a fault is under way that has to be answered before. Throws if the VM is dead.
+   * False: a fault is under way that has to be answered before. Throws what UNREGISTER says.
    */
   letGo(): boolean {
     this.#drain();
-    if (this.#planner.queuedPages > 0 || this.#planner.parkedPages > 0) return false;
+    const waiting = this.#planner.queuedPages + this.#planner.parkedPages;
+    if (waiting > 0 || this.failure !== "") return false;
     for (const { baseHostAddress, sizeBytes } of this.#regions.regions) {
       this.uffd.unregister(baseHostAddress, sizeBytes);
     }
@@ -274,9 +268,7 @@ export class WorkerSession {
       ? this.#tracker!.protectedFault(address)
       : this.#planner.fault(address);
     if (verdict === "first") {
-      const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
-      this.#recorder?.record(page, this.lastActiveUs);
-      if (this.prefault?.expects(page) !== true) this.#tools.unexpected(this.lastActiveUs);
+      this.#noteDemand(address);
     } else if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
@@ -285,6 +277,15 @@ export class WorkerSession {
       this.#stats.addOverflowed();
       this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);
     }
+  }
+
+  #noteDemand(address: number): void {
+    if (this.#recorder !== null || this.prefault !== null) {
+      const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
+      this.#recorder?.record(page, this.lastActiveUs);
+      if (this.prefault?.expects(page) === true) return;
+    }
+    this.#tools.unexpected(this.lastActiveUs);
   }
 
   /** Plans and carries out. `again`: the next plan may go on at once. */
@@ -375,9 +376,10 @@ export class WorkerSession {
   /** What a scan was given ahead counts as demanded: it would have been, in a moment. */
   #countAhead(actions: ActionList, index: number, pages: number): void {
     const demanded = actions.pageCounts[index]! - actions.aheadPages[index]!;
+    if (pages > demanded) this.#stats.addStreamed(pages - demanded);
+    if (this.#recorder === null) return;
     for (let page = demanded; page < pages; page++) {
-      this.#stats.addStreamed();
-      this.#recorder?.record(actions.firstPages[index]! + page, this.lastActiveUs);
+      this.#recorder.record(actions.firstPages[index]! + page, this.lastActiveUs);
     }
   }
 

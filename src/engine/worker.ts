@@ -113,6 +113,8 @@ class FaultWorker {
 
   #timeoutMs(): number {
     if (this.#isSpinning) return 0;
+    // The way of every fault of a VM for which nothing else is to be done: no walk, no iterator.
+    if (this.#unfinished.size + this.#ahead.size + this.#leaving.size === 0) return -1;
     let earliestUs = Number.POSITIVE_INFINITY;
     for (const dueUs of this.#unfinished.values()) earliestUs = Math.min(earliestUs, dueUs);
     for (const dueUs of this.#leaving.values()) earliestUs = Math.min(earliestUs, dueUs);
