@@ -36,8 +36,11 @@ export interface RecorderSetup {
   readonly forUs: number;
 }
 
-/** How a prefault ended: all is `done`, memory was short (`stopped`), or it was told to end. */
-export type PrefaultEnd = "done" | "stopped" | "cancelled";
+/**
+ * How a prefault ended: all is `done`, memory was short (`stopped`), it was told to end, or all is
+ * there and the VM has to be `kept` all the same.
+ */
+export type PrefaultEnd = "done" | "stopped" | "cancelled" | "kept";
 
 /** A session file in this process's memory (`snapshot/session-file.ts`). */
 export interface TrackingSetup {

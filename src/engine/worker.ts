@@ -9,7 +9,8 @@ import {
   workerData,
 } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
-import { describeError } from "../base/errors.ts";
+import { describeError, SysError } from "../base/errors.ts";
+import { ENOMEM } from "../linux/abi-posix.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { Epoll } from "../linux/epoll.ts";
 import { drainEventFd } from "../linux/eventfd.ts";
@@ -279,8 +280,11 @@ class FaultWorker {
         this.#turn(session, nowUs);
         return;
       }
-    } catch {
-      this.#expectExit(session, nowUs);
+    } catch (error) {
+      // A region that the VMM has unmapped cannot be let go: its events are read on.
+      const isGone = error instanceof SysError && error.errno === ENOMEM;
+      if (isGone) this.#expectExit(session, nowUs);
+      else this.#endPrefault(session, "kept");
       return;
     }
     this.#endPrefault(session, "done");

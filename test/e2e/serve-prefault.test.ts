@@ -242,6 +242,24 @@ describe("with --prefault all", needs, () => {
   });
 });
 
+test(
+  "a VM whose memory is unmapped meanwhile is kept, and what it does is read",
+  needs,
+  async () => {
+    using scene = new Scene();
+    await using serve = await scene.serve("--prefault", "all");
+    await serve.pause();
+    await using peer = await HandshakePeer.start(scene.socket, { pageCount: PAGE_COUNT });
+    await peer.introduce();
+    await peer.unmap();
+    serve.resume();
+    const { end } = await serve.loggedFor(peer.pid, "Prefaulted a VM");
+    assert.equal(end, "kept");
+    process.kill(peer.pid, "SIGKILL");
+    assert.equal((await serve.loggedFor(peer.pid, "Detached a VM")).reason, "exited");
+  },
+);
+
 test("the kit finds nothing wrong with pages that come unasked", needs, () => {
   const main = join(builtRoot, "src/cli/main.js");
   const serve = `${process.execPath} ${main} serve --memory {memory} --socket {socket}`;

@@ -32,7 +32,7 @@ export type PeerOrder =
   | { readonly what: "read"; readonly address: number; readonly lengthBytes: number }
   /** Reads a byte itself: a poisoned page ends this process with SIGBUS. */
   | { readonly what: "touch"; readonly address: number }
-  | { readonly what: "remove"; readonly address: number; readonly lengthBytes: number };
+  | { readonly what: "remove" | "unmap"; readonly address: number; readonly lengthBytes: number };
 
 export type PeerAnswer =
   | { readonly value: number | Uint8Array }
@@ -107,6 +107,8 @@ function obey(order: PeerOrder): number | Uint8Array {
     case "remove":
       memory.advise(order.address - memory.address, order.lengthBytes, MADV_DONTNEED);
       return 0;
+    case "unmap":
+      return sys.munmap(order.address, order.lengthBytes);
   }
 }
 

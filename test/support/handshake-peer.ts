@@ -136,6 +136,11 @@ export class HandshakePeer {
     await this.#value({ what: "remove", address, lengthBytes: count * PAGE_BYTES });
   }
 
+  /** Takes all of its guest memory out of its address space. */
+  async unmap(): Promise<void> {
+    await this.#value({ what: "unmap", address: this.base, lengthBytes: this.sizeBytes });
+  }
+
   async #value(order: PeerOrder): Promise<number | Uint8Array> {
     const answer = await this.#tell(order);
     if ("error" in answer) throw new Error(`The peer failed to ${order.what}: ${answer.error}`);
