@@ -1,7 +1,7 @@
 /**
  * What is installed ahead of the next VM, made from the working set. Making it takes some
  * milliseconds, for which no VM has to wait: it is made beforehand, and anew, in the background,
- * when the set has changed or a VM has had it.
+ * some time after a VM has had it, from what the set is then.
  */
 import { randomInt } from "node:crypto";
 import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
@@ -40,7 +40,6 @@ export const NO_RUNS: PrefaultRuns = {
 };
 
 interface Plan {
-  readonly set: WorkingSet;
   readonly runs: PrefaultRuns;
   readonly madeMs: number;
 }
@@ -98,7 +97,7 @@ export class PrefaultPlans {
     // Completion installs a sample too, so that nobody could see whether it was needed.
     const holdOut = this.#options.mode === "all" ? null : { every, salt: randomInt(2 ** 32) };
     const runs = prefaultRuns(set, { pageSizeBytes, leastNeed, holdOut });
-    const plan = { set, runs, madeMs: performance.now() };
+    const plan = { runs, madeMs: performance.now() };
     this.#plans.set(key, plan);
     return plan;
   }

@@ -28,7 +28,7 @@ import { possibleRegions, statedRegions } from "./rescue-regions.ts";
 import { findTarget, type RescueTarget, type TargetOptions } from "./rescue-target.ts";
 import { RestoreWatch } from "./restore-watch.ts";
 import { type MemoryOptions, OFF, type ServedMemory } from "./served-memory.ts";
-import { describeSession } from "./session-report.ts";
+import { describeSession, tellTroubles } from "./session-report.ts";
 
 export interface RescueOptions extends MemoryOptions, TargetOptions {
   /** The VM's memory regions; empty: they are found out. */
@@ -152,15 +152,9 @@ export class Rescue {
     this.#engine.onWorkerCrash = (error) => {
       this.#log.error({ pid, reason: describeError(error) }, "The fault worker crashed");
     };
-    session.onFailure = ({ message, kill }) => {
+    tellTroubles(session, this.#log, () => {
       this.hasFailed = true;
-      const consequence =
-        kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
-      this.#log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);
-    };
-    session.onWait = (reason) => {
-      this.#log.error({ pid, reason }, "A VM waits for a page that cannot be had now");
-    };
+    });
     this.#log.info(
       {
         pid,

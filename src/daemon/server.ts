@@ -29,7 +29,7 @@ import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
 import { type PrefaultMode, RestoreWatch } from "./restore-watch.ts";
 import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
-import { describeSession } from "./session-report.ts";
+import { describeSession, tellTroubles } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
@@ -139,11 +139,11 @@ export class Server {
     assertPossible(options);
     const log = options.logger ?? createLogger("warn", "json");
     const memory = await openMemory(options, log);
-    assertLearnable(options, memory);
-    const keeper = await openKeeper(options, memory, log);
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
+      assertLearnable(options, memory);
+      const keeper = await openKeeper(options, memory, log);
       const { trackDirty } = options;
       const tracking =
         trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
@@ -326,15 +326,9 @@ export class Server {
   /** Logs a session's life until it is over. */
   async #follow(session: Session): Promise<void> {
     const { pid, regions } = session;
-    session.onFailure = ({ message, kill }) => {
+    tellTroubles(session, this.#log, () => {
       this.failedSessions += 1;
-      const consequence =
-        kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
-      this.#log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);
-    };
-    session.onWait = (reason) => {
-      this.#log.error({ pid, reason }, "A VM waits for a page that cannot be had now");
-    };
+    });
     this.#log.info(
       {
         pid,

@@ -1,9 +1,10 @@
 /**
- * A session's numbers in words for logs and the command line. PURE but for reading the counters.
+ * What the log and the command line say of a session: its numbers, its troubles.
  */
 import { formatBytes } from "../base/units.ts";
 import type { Session } from "../engine/session.ts";
 import type { SessionStats } from "../engine/session-stats.ts";
+import type { Logger } from "./log.ts";
 
 /** `1234.56` → `"1.2 ms"`. */
 export function formatUs(microseconds: number): string {
@@ -47,5 +48,19 @@ export function describeInterval(
     removedPages: counters.removedPages,
     p50: formatUs(interval.latencyUs(0.5)),
     p99: formatUs(interval.latencyUs(0.99)),
+  };
+}
+
+/** Logs that a VM could not be served on, or waits. `onFailed` is called for the first. */
+export function tellTroubles(session: Session, log: Logger, onFailed: () => void): void {
+  const { pid } = session;
+  session.onFailure = ({ message, kill }) => {
+    onFailed();
+    const consequence =
+      kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
+    log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);
+  };
+  session.onWait = (reason) => {
+    log.error({ pid, reason }, "A VM waits for a page that cannot be had now");
   };
 }

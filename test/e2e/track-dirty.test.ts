@@ -296,8 +296,7 @@ describe("refusals", needs, () => {
     assert.match(stage.fails(2, ...two), /either a memory file/);
   });
 
-  test("a user who may not read the VM's memory", async (t) => {
-    if (process.getuid?.() !== 0) return t.skip("needs root, to be somebody else");
+  test("a user who may not read the VM's memory", requires("root"), async () => {
     using stage = new ImageStage();
     await using tracked = await restoreImage(stage);
     await tracked.vm.order("write 0 1");
@@ -321,8 +320,7 @@ describe("refusals", needs, () => {
     assert.match(stderr, /may not be read.*CAP_SYS_PTRACE/);
   });
 
-  test("a VM whose pages the handler may not look at", async (t) => {
-    if (process.getuid?.() !== 0) return t.skip("needs root, to be somebody else");
+  test("a VM whose pages the handler may not look at", requires("root"), async () => {
     using folder = new TestFolder();
     chmodSync(folder.path, 0o777);
     writeFull(folder.at("memory"), 64);
