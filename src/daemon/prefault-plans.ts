@@ -13,7 +13,6 @@ import type { PrefaultMode } from "./restore-watch.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
 export interface PrefaultPlansOptions {
-  readonly mode: PrefaultMode;
   /** Null: nothing is known. */
   readonly keeper: WorkingSetKeeper | null;
   readonly log: Logger;
@@ -46,7 +45,7 @@ interface Plan {
 
 export class PrefaultPlans {
   readonly #options: PrefaultPlansOptions;
-  /** By page size and least need. */
+  /** By page size, least need, and whether a sample is held out. */
   readonly #plans = new Map<string, Plan>();
   readonly #refreshing = new Set<string>();
 
@@ -55,18 +54,19 @@ export class PrefaultPlans {
   }
 
   /** Makes what most VMs will need. Returns it. */
-  prepare(): PrefaultRuns {
-    const { keeper, mode } = this.#options;
-    const set = keeper?.current ?? null;
-    return set === null || mode === "off" ? NO_RUNS : this.#planOf(set, SMALL_PAGE_BYTES, 0).runs;
+  prepare(mode: PrefaultMode): PrefaultRuns {
+    const set = this.#options.keeper?.current ?? null;
+    if (set === null || mode === "off") return NO_RUNS;
+    return this.#planOf(set, SMALL_PAGE_BYTES, 0, mode !== "all").runs;
   }
 
-  for(pageSizeBytes: number): PrefaultRuns {
-    const { mode, keeper, log } = this.#options;
+  for(pageSizeBytes: number, mode: PrefaultMode): PrefaultRuns {
+    const { keeper, log } = this.#options;
     const set = keeper?.current ?? null;
     if (set === null || mode === "off") return NO_RUNS;
     const host = hostState();
-    const { runs } = this.#planOf(set, pageSizeBytes, host.areCpusBusy ? LIKELY : 0);
+    const leastNeed = host.areCpusBusy ? LIKELY : 0;
+    const { runs } = this.#planOf(set, pageSizeBytes, leastNeed, mode !== "all");
     if (mode === "all") return runs;
     const kept = within(runs, Math.floor(host.spareBytes / pageSizeBytes));
     if (kept !== runs)
@@ -74,33 +74,35 @@ export class PrefaultPlans {
     return kept;
   }
 
-  #planOf(set: WorkingSet, pageSizeBytes: number, leastNeed: number): Plan {
-    const key = `${pageSizeBytes}/${leastNeed}`;
+  /** `hasSample`: completion installs a sample too, so that nobody could see it was not needed. */
+  #planOf(set: WorkingSet, pageSizeBytes: number, leastNeed: number, hasSample: boolean): Plan {
+    const key = `${pageSizeBytes}/${leastNeed}/${hasSample}`;
+    const make = (from: WorkingSet): Plan => {
+      const holdOut = hasSample ? sampleOf(from) : null;
+      const runs = prefaultRuns(from, { pageSizeBytes, leastNeed, holdOut });
+      const plan = { runs, madeMs: performance.now() };
+      this.#plans.set(key, plan);
+      return plan;
+    };
     const known = this.#plans.get(key);
-    if (known === undefined) return this.#make(key, set, pageSizeBytes, leastNeed);
+    if (known === undefined) return make(set);
     const isOld = performance.now() - known.madeMs > REFRESH_MS;
     if (isOld && !this.#refreshing.has(key)) {
       this.#refreshing.add(key);
       const refresh = (): void => {
         this.#refreshing.delete(key);
-        const current = this.#options.keeper?.current ?? set;
-        this.#make(key, current, pageSizeBytes, leastNeed);
+        make(this.#options.keeper?.current ?? set);
       };
       setTimeout(refresh, REFRESH_AFTER_MS).unref();
     }
     return known;
   }
+}
 
-  #make(key: string, set: WorkingSet, pageSizeBytes: number, leastNeed: number): Plan {
-    const blocks = set.pages.length / PAGES_PER_BLOCK;
-    const every = Math.max(HOLD_OUT_EVERY, Math.ceil(blocks / HELD_OUT_BLOCKS));
-    // Completion installs a sample too, so that nobody could see whether it was needed.
-    const holdOut = this.#options.mode === "all" ? null : { every, salt: randomInt(2 ** 32) };
-    const runs = prefaultRuns(set, { pageSizeBytes, leastNeed, holdOut });
-    const plan = { runs, madeMs: performance.now() };
-    this.#plans.set(key, plan);
-    return plan;
-  }
+function sampleOf(set: WorkingSet): { every: number; salt: number } {
+  const blocks = set.pages.length / PAGES_PER_BLOCK;
+  const every = Math.max(HOLD_OUT_EVERY, Math.ceil(blocks / HELD_OUT_BLOCKS));
+  return { every, salt: randomInt(2 ** 32) };
 }
 
 /** The first runs, as far as they fit. */

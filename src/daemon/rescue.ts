@@ -81,10 +81,10 @@ export class Rescue {
     });
     const { regions } = proof;
     const restores = new RestoreWatch({
-      mode: options.completes ? "all" : "off",
-      ...{ recordForMs: 0, keeper: null, collapse: false, engine, log: this.#log },
+      ...{ keeper: null, collapse: false, engine, log: this.#log },
     });
-    const plan = restores.planFor(regions);
+    const mode = options.completes ? "all" : "off";
+    const plan = restores.planFor(regions, { mode, recordForMs: 0 });
     const tracking = target.isProtected ? untold(regions) : null;
     // What is asked for again waits in the kernel until the fault worker looks.
     wakeAll(target, regions);

@@ -1,6 +1,6 @@
 /**
- * What one server learns from the restores of its VMs, and does for the next ones: records what a
- * VM demands, has what earlier ones demanded installed ahead, and judges whether that helped.
+ * What is learnt from the restores of one memory, and done for the next ones: records what a VM
+ * demands, has what earlier ones demanded installed ahead, and judges whether that helped.
  */
 import { formatBytes } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -31,9 +31,6 @@ export const prefaultModes = ["off", "before-resume", "concurrent", "all"] as co
 export type PrefaultMode = (typeof prefaultModes)[number];
 
 export interface RestoreWatchOptions {
-  readonly mode: PrefaultMode;
-  /** How long a restore lasts: what is demanded later is not recorded. 0: nothing is. */
-  readonly recordForMs: number;
   /** Null: no place to keep what is learnt. */
   readonly keeper: WorkingSetKeeper | null;
   /** Make huge pages of what was installed ahead. */
@@ -42,11 +39,18 @@ export interface RestoreWatchOptions {
   readonly log: Logger;
 }
 
+/** How one VM is to be restored. */
+export interface RestoreMode {
+  readonly mode: PrefaultMode;
+  /** How long a restore lasts: what is demanded later is not recorded. 0: nothing is. */
+  readonly recordForMs: number;
+}
+
 /** How often a running prefault is looked at. */
 const LOOK_EVERY_MS = 20;
 
 /** What is done for one VM: goes to the engine with it, and comes back to `follow`. */
-export interface RestorePlan {
+export interface RestorePlan extends RestoreMode {
   readonly prefault: PrefaultSetup | null;
   readonly recordForUs?: number;
   readonly runs: PrefaultRuns;
@@ -65,16 +69,16 @@ export class RestoreWatch {
   }
 
   /** What earlier restores needed, and makes the first VM's handshake shorter. */
-  prepare(): PrefaultRuns {
-    return this.#prefaults.prepare();
+  prepare(mode: PrefaultMode): PrefaultRuns {
+    return this.#prefaults.prepare(mode);
   }
 
-  planFor(regions: RegionMap): RestorePlan {
-    const { mode, keeper, recordForMs } = this.#options;
-    const runs = this.#prefaults.for(regions.pageSizeBytes);
+  planFor(regions: RegionMap, { mode, recordForMs }: RestoreMode): RestorePlan {
+    const { keeper } = this.#options;
+    const runs = this.#prefaults.for(regions.pageSizeBytes, mode);
     const isNothing = runs.starts.length === 0 && mode !== "all";
     return {
-      runs,
+      ...{ mode, recordForMs, runs },
       prefault: isNothing
         ? null
         : {
@@ -88,7 +92,8 @@ export class RestoreWatch {
 
   /** Until the VM's restore is over, and recorded. */
   follow(session: Session, plan: RestorePlan): void {
-    const { mode, collapse, log, recordForMs } = this.#options;
+    const { collapse, log } = this.#options;
+    const { mode, recordForMs } = plan;
     this.#plans.set(session, plan);
     const stopLooking = this.#look(session, plan);
     session.onPrefaulted = (report) => {
@@ -138,8 +143,8 @@ export class RestoreWatch {
   }
 
   /** While a VM is prefaulted: whether it demands something else. Returns what ends it. */
-  #look(session: Session, { prefault, runs }: RestorePlan): () => void {
-    const { log, engine, mode } = this.#options;
+  #look(session: Session, { prefault, runs, mode }: RestorePlan): () => void {
+    const { log, engine } = this.#options;
     const { demandLog, pid } = session;
     if (prefault === null || demandLog === null || mode === "all") return () => {};
     let looked = 0;

@@ -27,7 +27,7 @@ import { openMemory } from "./open-memory.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
-import { type PrefaultMode, RestoreWatch } from "./restore-watch.ts";
+import { type PrefaultMode, type RestoreMode, RestoreWatch } from "./restore-watch.ts";
 import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
 import { describeSession, tellTroubles } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
@@ -92,6 +92,7 @@ export class Server {
   readonly #refusals: RefusalLog;
   readonly #keeper: WorkingSetKeeper | null;
   readonly #restores: RestoreWatch;
+  readonly #restoreMode: RestoreMode;
   readonly #prefetching = new AbortController();
   readonly #sessions = new Set<Session>();
   readonly #endedStats = new SessionStats();
@@ -109,9 +110,11 @@ export class Server {
     this.#tracking = parts.tracking;
     this.#log = parts.log;
     this.#keeper = parts.keeper;
-    this.#restores = new RestoreWatch({
+    this.#restoreMode = {
       mode: options.prefault ?? "concurrent",
       recordForMs: options.recordForMs ?? DEFAULT_RECORD_FOR_MS,
+    };
+    this.#restores = new RestoreWatch({
       keeper: parts.keeper,
       collapse: options.collapse ?? false,
       engine: parts.engine,
@@ -229,7 +232,7 @@ export class Server {
 
   /** What earlier restores needed comes into memory before the first VM does. */
   async #prefetch(): Promise<void> {
-    const runs = this.#restores.prepare();
+    const runs = this.#restores.prepare(this.#restoreMode.mode);
     if (this.#options.prefetch === false) return;
     const pageSizeBytes = SMALL_PAGE_BYTES;
     const { mapped: image, supply, spareBytes: budgetBytes } = this.#memory;
@@ -274,7 +277,7 @@ export class Server {
         })),
       );
       tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
-      const plan = this.#restores.planFor(regions);
+      const plan = this.#restores.planFor(regions, this.#restoreMode);
       const session = this.#engine.attach({
         pid: peer.pid,
         userfaultfd: uffd,

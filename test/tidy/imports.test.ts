@@ -80,8 +80,8 @@ describe("the import law", () => {
     [
       "src/supervisor/supervisor.ts",
       'import { a } from "../engine/engine.ts";',
-      "src/supervisor/supervisor.ts imports ../engine/engine.ts: supervisor/ may import only linux, " +
-        `base ${law}`,
+      "src/supervisor/supervisor.ts imports ../engine/engine.ts: supervisor/ may import only " +
+        `linux, base ${law}`,
     ],
     [
       "src/engine/worker.ts",
