@@ -9,6 +9,7 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
+import { NICE_BY } from "../daemon/priority.ts";
 import { Rescue } from "../daemon/rescue.ts";
 import { type ErrorPolicy, errorPolicies } from "../engine/wire.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
@@ -16,7 +17,6 @@ import type { GuestRegion } from "../snapshot/regions.ts";
 import { memoryRegion, oneOf, wholeNumber } from "./options.ts";
 import {
   DEFAULT_DRAIN_TIMEOUT_S,
-  NICE_BY,
   stopOnSignals,
   tellServiceManager,
   withImageOptions,

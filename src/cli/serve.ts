@@ -10,6 +10,7 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
+import { NICE_BY } from "../daemon/priority.ts";
 import { type PrefaultMode, prefaultModes } from "../daemon/restore-watch.ts";
 import { DEFAULT_CACHE_BYTES, DEFAULT_CACHE_FOLDER_BYTES } from "../daemon/served-memory.ts";
 import { DEFAULT_MAX_VMS, DEFAULT_RECORD_FOR_MS, Server } from "../daemon/server.ts";
@@ -64,11 +65,6 @@ export interface Stoppable {
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
-/**
- * So much less of a busy CPU do handshakes, the log and V8's helpers get than the fault workers,
- * for which a vCPU waits: about a tenth (decision 9).
- */
-export const NICE_BY = 10;
 /** How long SIGTERM lets attached VMs end by themselves. */
 export const DEFAULT_DRAIN_TIMEOUT_S = 5;
 

@@ -35,7 +35,8 @@ export function assertFolder(workingSet: string): void {
   );
 }
 
-function assertPoisonable(): void {
+/** @throws FaultlineError `unsupported` */
+export function assertPoisonable(): void {
   // Anyone may probe in user mode; the feature is the kernel's, not the descriptor's.
   if (Userfaultfd.supportedFeatures({ via: "syscall", userModeOnly: true }).has("poison")) return;
   throw new FaultlineError(

@@ -5,7 +5,7 @@
 import { setMaxListeners } from "node:events";
 import { availableParallelism } from "node:os";
 import { describeError, FaultlineError } from "../base/errors.ts";
-import { formatBytes, formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
 import { SessionStats } from "../engine/session-stats.ts";
@@ -20,6 +20,7 @@ import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { assertBelongs } from "./check-handshake.ts";
 import { assertLearnable, assertPossible } from "./check-options.ts";
 import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
@@ -311,8 +312,7 @@ export class Server {
         `${this.#sessions.size} VMs are attached, and ${limit} may be. Raise --max-vms.`,
       );
     }
-    checkPageSize(regions.pageSizeBytes);
-    checkExtent(regions, this.#memory.sizeBytes);
+    assertBelongs(regions, this.#memory.sizeBytes);
     this.#memory.assertUnchanged();
   }
 
@@ -360,28 +360,4 @@ async function openKeeper(
   if (place === null || (prefault === "off" && recordForMs === 0)) return null;
   const { WorkingSetKeeper } = await import("./working-set-keeper.ts");
   return await WorkingSetKeeper.open({ place, log });
-}
-
-/** With any other, a page that is partly there could neither be installed nor given up. */
-function checkPageSize(sizeBytes: number): void {
-  const sizes = [getpagesize(), HUGE_PAGE_BYTES];
-  if (sizes.includes(sizeBytes)) return;
-  throw new FaultlineError(
-    "handshake",
-    `The VM announces pages of ${formatBytes(sizeBytes)}; this host can serve pages of ` +
-      `${sizes.map(formatBytes).join(" and ")}.`,
-  );
-}
-
-function checkExtent(regions: RegionMap, imageBytes: number): void {
-  const { totalBytes } = regions;
-  const limit = regions.pageLimit * regions.pageSizeBytes;
-  if (totalBytes === imageBytes && limit <= imageBytes) return;
-  const what =
-    totalBytes === imageBytes
-      ? `The VM has a region that ends at offset ${formatHex(limit)} of the memory file, but the ` +
-        `file ends at ${formatHex(imageBytes)}.`
-      : `The VM has ${totalBytes} bytes of memory (${formatBytes(totalBytes)}), but the snapshot ` +
-        `has ${imageBytes}.`;
-  throw new FaultlineError("handshake", `${what} Its state file belongs to another memory file.`);
 }

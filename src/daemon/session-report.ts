@@ -51,11 +51,15 @@ export function describeInterval(
   };
 }
 
-/** Logs that a VM could not be served on, or waits. `onFailed` is called for the first. */
-export function tellTroubles(session: Session, log: Logger, onFailed: () => void): void {
+/** Logs that a VM could not be served on, or waits. `onFailed` is called with why, for the first. */
+export function tellTroubles(
+  session: Session,
+  log: Logger,
+  onFailed: (message: string) => void,
+): void {
   const { pid } = session;
   session.onFailure = ({ message, kill }) => {
-    onFailed();
+    onFailed(message);
     const consequence =
       kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
     log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);

@@ -3,13 +3,12 @@
  * a dead server but never from a live one, removed at the end if it is still ours.
  */
 import {
-  chownSync,
   closeSync,
   constants,
+  lchownSync,
   lstatSync,
   openSync,
   type Stats,
-  statSync,
   unlinkSync,
 } from "node:fs";
 import { dirname } from "node:path";
@@ -29,6 +28,7 @@ const LOCK_TIMEOUT_MS = 2000;
 const LOCK_RETRY_MS = 10;
 /** Everyone but the owner is kept out: connecting means handing over a VM's memory. */
 const PRIVATE_UMASK = 0o177;
+const NO_INODE = -1;
 
 export class SocketFile {
   readonly path: string;
@@ -38,7 +38,7 @@ export class SocketFile {
   private constructor(path: string, listener: OwnedFd) {
     this.path = path;
     this.listener = listener;
-    this.#inode = statSync(path).ino;
+    this.#inode = statOrNull(path)?.ino ?? NO_INODE;
   }
 
   /**
@@ -60,6 +60,11 @@ export class SocketFile {
     }
   }
 
+  /** One that an earlier process of ours has bound. Its file may be gone. */
+  static adopt(path: string, listener: OwnedFd): SocketFile {
+    return new SocketFile(path, listener);
+  }
+
   /** Stops listening and removes the file, unless somebody has replaced it. */
   close(): void {
     this.listener.close();
@@ -68,7 +73,8 @@ export class SocketFile {
 
   #giveTo(owner: SocketOwner): void {
     try {
-      chownSync(this.path, owner.uid, owner.gid);
+      // Not through a link that somebody with rights in the folder has put there meanwhile.
+      lchownSync(this.path, owner.uid, owner.gid);
     } catch (cause) {
       this.close();
       throw new FaultlineError(

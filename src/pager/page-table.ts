@@ -68,6 +68,23 @@ export class PageTable {
     this.#setRange(first, end, PageState.installed);
   }
 
+  /** How many pages are in each state, by its number. */
+  counts(): readonly [number, number, number, number] {
+    const found = new Uint32Array(256);
+    const bytes = Math.floor(this.pageCount / PAGES_PER_BYTE);
+    for (let index = 0; index < bytes; index++) found[this.#states[index]!]! += 1;
+    const counts: [number, number, number, number] = [0, 0, 0, 0];
+    for (let page = bytes * PAGES_PER_BYTE; page < this.pageCount; page++) {
+      counts[this.get(page)] += 1;
+    }
+    for (let byte = 0; byte < found.length; byte++) {
+      for (let place = 0; place < PAGES_PER_BYTE; place++) {
+        counts[((byte >>> (place * 2)) & 3) as PageState] += found[byte]!;
+      }
+    }
+    return counts;
+  }
+
   #setRange(first: number, end: number, state: PageState): void {
     assert(first >= 0 && first <= end && end <= this.pageCount, "range outside of the table");
     let page = first;

@@ -1,0 +1,22 @@
+/** The control socket: created once, and handed from pager to pager, so that nobody is refused. */
+import { chmodSync } from "node:fs";
+import type { OwnedFd } from "../linux/fd.ts";
+import type { Keeper } from "./keeper.ts";
+import { controlPathIn, type DaemonSettings } from "./settings.ts";
+import { SocketFile } from "./socket-file.ts";
+
+const BACKLOG = 128;
+
+/** @throws FaultlineError `socket-in-use`, `socket-failed`, `socket-path` */
+export function openControlSocket(
+  { runFolder, controlOwner, controlMode }: DaemonSettings,
+  kept: OwnedFd | null,
+  keeper: Keeper,
+): SocketFile {
+  const path = controlPathIn(runFolder);
+  if (kept !== null) return SocketFile.adopt(path, kept);
+  const socket = SocketFile.listen(path, BACKLOG, controlOwner);
+  chmodSync(path, Number.parseInt(controlMode, 8));
+  keeper.keep("control", [socket.listener.fd]);
+  return socket;
+}

@@ -1,0 +1,164 @@
+/**
+ * Goes on where the last pager has stopped, whatever it was doing: from the entries that it kept.
+ * VMs first, as their guests stand still; then sessions that wait for theirs.
+ */
+import { describeError } from "../base/errors.ts";
+import { OwnedFd } from "../linux/fd.ts";
+import { killByPidfd } from "../linux/process.ts";
+import type { KeptEntry } from "../supervisor/pager-channel.ts";
+import type { Host } from "./host.ts";
+import type { HostMemory } from "./host-memories.ts";
+import { HostSession, removeSocketFile } from "./host-session.ts";
+import { dropSession, entryOf, type Keeper, parseEntry, type SessionRole } from "./keeper.ts";
+import type { Logger } from "./log.ts";
+import { readRecord, type SessionRecord } from "./session-record.ts";
+import { SocketFile } from "./socket-file.ts";
+
+type Roles = Partial<Record<SessionRole, readonly OwnedFd[]>>;
+
+interface KeptSession {
+  readonly record: SessionRecord;
+  readonly roles: Roles;
+}
+
+export interface Recovery {
+  readonly host: Host;
+  readonly keeper: Keeper;
+  readonly log: Logger;
+  /** What dead fault workers had read and maybe not applied. */
+  readonly batches: Parameters<HostSession["takeOver"]>[2];
+}
+
+/** How many VMs were taken over, and how many could not be. */
+export interface RecoveryReport {
+  readonly vms: number;
+  readonly waiting: number;
+  readonly lost: number;
+}
+
+export async function recover(
+  entries: readonly KeptEntry[],
+  recovery: Recovery,
+): Promise<RecoveryReport> {
+  const kept = sessionsOf(entries, recovery);
+  const memories = await memoriesOf(entries, kept, recovery);
+  const attached = kept.filter(({ roles }) => roles.vm !== undefined);
+  const waiting = kept.filter(({ roles }) => roles.vm === undefined);
+  const lost = attached.filter((each) => !takeOver(each, memories, recovery)).length;
+  for (const each of waiting) listenAgain(each, memories, recovery);
+  return { vms: attached.length - lost, waiting: waiting.length, lost };
+}
+
+/** What has no record was being made, or removed, when the pager died. */
+function sessionsOf(
+  entries: readonly KeptEntry[],
+  { keeper, log }: Recovery,
+): readonly KeptSession[] {
+  const byId = new Map<string, Roles>();
+  for (const { name, fds } of entries) {
+    const parsed = parseEntry(name);
+    if (parsed === null) continue;
+    byId.set(parsed.id, { ...byId.get(parsed.id), [parsed.role]: fds });
+  }
+  const kept: KeptSession[] = [];
+  for (const [id, roles] of byId) {
+    const [memfd] = roles.record ?? [];
+    try {
+      if (memfd === undefined) throw new Error("it has no record");
+      kept.push({ record: readRecord(memfd), roles });
+      memfd.close();
+    } catch (error) {
+      log.warn({ session: id, reason: describeError(error) }, "Dropped what was left of a session");
+      closeAll(roles);
+      dropSession(keeper, id);
+    }
+  }
+  return kept;
+}
+
+async function memoriesOf(
+  entries: readonly KeptEntry[],
+  kept: readonly KeptSession[],
+  { host, keeper, log }: Recovery,
+): Promise<ReadonlyMap<string, HostMemory>> {
+  const wanted = new Map(kept.map(({ record }) => [record.memoryEntry, record.memory]));
+  const found = new Map<string, HostMemory>();
+  for (const { name, fds } of entries) {
+    if (!name.startsWith("image.")) continue;
+    const memory = wanted.get(name);
+    if (memory === undefined) {
+      for (const fd of fds) fd.close();
+      keeper.drop(name);
+      continue;
+    }
+    try {
+      found.set(name, await host.memories.recover(name, { fds }, memory));
+    } catch (error) {
+      log.error({ memory, reason: describeError(error) }, "What VMs run on cannot be opened again");
+    }
+  }
+  return found;
+}
+
+/** False: the VM was killed, as nobody could ever answer its faults rightly. */
+function takeOver(
+  { record, roles }: KeptSession,
+  memories: ReadonlyMap<string, HostMemory>,
+  { host, keeper, log, batches }: Recovery,
+): boolean {
+  const { id } = record;
+  const memory = memories.get(record.memoryEntry);
+  const [uffd, pidfd, memfd] = roles.vm ?? [];
+  if (roles.listener !== undefined) {
+    for (const fd of roles.listener) fd.close();
+    keeper.drop(entryOf(id, "listener"));
+    removeSocketFile(record.socketPath);
+  }
+  // The engine takes the descriptors over: for what goes wrong after that it is responsible.
+  const killer = pidfd === undefined ? null : pidfd.fd;
+  try {
+    if (memory === undefined) throw new Error("its memory cannot be opened");
+    if (uffd === undefined || pidfd === undefined || memfd === undefined) {
+      throw new Error("its descriptors are not complete");
+    }
+    host.memories.take(memory);
+    const session = new HostSession(record, memory, null, host.surroundings);
+    host.add(session);
+    session.takeOver([uffd, pidfd, memfd], roles.connection?.[0] ?? null, batches);
+    return true;
+  } catch (error) {
+    const kill = killer === null ? "denied" : killByPidfd(killer);
+    const reason = describeError(error);
+    log.error({ session: id, reason, kill }, "A VM could not be taken over");
+    dropSession(keeper, id);
+    return false;
+  }
+}
+
+function listenAgain(
+  { record, roles }: KeptSession,
+  memories: ReadonlyMap<string, HostMemory>,
+  { host, keeper, log }: Recovery,
+): void {
+  const { id, socketPath } = record;
+  const memory = memories.get(record.memoryEntry);
+  const [listener] = roles.listener ?? [];
+  if (memory === undefined || listener === undefined) {
+    log.warn({ session: id }, "Dropped a session that waited for its VM: it was not complete");
+    closeAll(roles);
+    removeSocketFile(socketPath);
+    dropSession(keeper, id);
+    return;
+  }
+  host.memories.take(memory);
+  const socket = SocketFile.adopt(socketPath, listener);
+  const session = new HostSession(record, memory, socket, host.surroundings);
+  host.add(session);
+  session.listen(roles.connection?.[0] ?? null);
+}
+
+function closeAll(roles: Roles): void {
+  for (const fds of Object.values(roles)) {
+    for (const fd of fds ?? []) if (fd instanceof OwnedFd) fd.close();
+  }
+}

@@ -1,0 +1,338 @@
+/**
+ * One session of the daemon: a socket, the VM that connects to it, and its end. Everything that the
+ * next pager needs is kept before it is relied upon, so this process may die between any two lines.
+ */
+import { unlinkSync } from "node:fs";
+import { assert } from "../base/assert.ts";
+import { describeError, FaultlineError } from "../base/errors.ts";
+import { formatBytes, hostAddress, imageOffset } from "../base/units.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { Session } from "../engine/session.ts";
+import { recoverPages, SessionMemory } from "../engine/session-memory.ts";
+import type { OwnedFd } from "../linux/fd.ts";
+import { getpagesize } from "../linux/sys.ts";
+import { parseHandshake } from "../protocol/handshake.ts";
+import { type Peer, pinPeer } from "../protocol/peer.ts";
+import { consumeHandshake, receiveHandshake } from "../protocol/receive.ts";
+import { RegionMap } from "../snapshot/regions.ts";
+import { adoptUserfaultfd } from "../uffd/adopt.ts";
+import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { assertBelongs } from "./check-handshake.ts";
+import type { HostMemory } from "./host-memories.ts";
+import type { SessionEndView, VmView } from "./host-service.ts";
+import { dropSession, entryOf, type Keeper } from "./keeper.ts";
+import type { Logger } from "./log.ts";
+import {
+  type Attachment,
+  decodeAttachment,
+  encodeAttachment,
+  type SessionRecord,
+} from "./session-record.ts";
+import { describeSession, tellTroubles } from "./session-report.ts";
+import type { SocketFile } from "./socket-file.ts";
+
+/** What all sessions share. */
+export interface SessionSurroundings {
+  readonly engine: Engine;
+  readonly keeper: Keeper;
+  readonly log: Logger;
+  readonly handshakeTimeoutMs: number;
+  readonly allowedUids: readonly number[];
+  /** Which pager of this daemon this is: the first is 1. */
+  readonly generation: number;
+  /** The session is over, and nothing of it is kept any more. */
+  onEnded(session: HostSession): void;
+  onRefused(session: HostSession, reason: string): void;
+}
+
+type EndReason = SessionEndView["reason"];
+
+/** The VM of an attached session. */
+interface Attached {
+  readonly engineSession: Session;
+  readonly attachment: Attachment;
+}
+
+export class HostSession {
+  readonly record: SessionRecord;
+  readonly memory: HostMemory;
+  lastRefusal: string | null = null;
+  waitsFor: string | null = null;
+  prefaultState: VmView["prefaultState"] = "off";
+  readonly #around: SessionSurroundings;
+  readonly #socket: SocketFile | null;
+  readonly #abort = new AbortController();
+  #vm: Attached | null = null;
+  #end: SessionEndView | null = null;
+  /** What somebody asked for, and the VM's end will be due to. */
+  #wantedEnd: EndReason | null = null;
+  #failure: string | null = null;
+  #expiry: NodeJS.Timeout | null = null;
+  readonly ended: Promise<void>;
+  #resolveEnded: () => void = () => {};
+
+  /** `socket`: null where a VM is attached already. */
+  constructor(
+    record: SessionRecord,
+    memory: HostMemory,
+    socket: SocketFile | null,
+    around: SessionSurroundings,
+  ) {
+    this.record = record;
+    this.memory = memory;
+    this.#socket = socket;
+    this.#around = around;
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
+  }
+
+  get id(): string {
+    return this.record.id;
+  }
+
+  get vm(): Attached | null {
+    return this.#vm;
+  }
+
+  get end(): SessionEndView | null {
+    return this.#end;
+  }
+
+  /** From now on a VM may connect, or has already. */
+  listen(connection: OwnedFd | null = null): void {
+    if (connection === null) this.#acceptNext();
+    else void this.connected(connection);
+    const { connectWithinS, createdMs } = this.record;
+    if (connectWithinS === 0) return;
+    const leftMs = Math.max(0, createdMs + connectWithinS * 1000 - Date.now());
+    const message = `No VM connected to ${this.record.socketPath} within ${connectWithinS} s.`;
+    this.#expiry = setTimeout(() => this.finish("expired", message), leftMs);
+  }
+
+  /** Somebody has connected; what he sends stays in the socket until the VM is attached. */
+  async connected(connection: OwnedFd): Promise<void> {
+    let peer: Peer | null = null;
+    try {
+      peer = pinPeer(connection.fd, this.#allowedUids());
+      await this.#receive(connection, peer);
+    } catch (error) {
+      peer?.pidfd.close();
+      connection.close();
+      if (this.#end !== null) return;
+      this.lastRefusal = describeError(error);
+      this.#around.onRefused(this, this.lastRefusal);
+      this.#around.keeper.drop(entryOf(this.id, "connection"));
+      this.#acceptNext();
+    }
+  }
+
+  /** Goes on with a VM that an earlier pager has served. */
+  takeOver(
+    [uffd, pidfd, memfd]: readonly [OwnedFd, OwnedFd, OwnedFd],
+    connection: OwnedFd | null,
+    batches: Parameters<typeof recoverPages>[1],
+  ): void {
+    const { memory, header } = SessionMemory.adopt(memfd);
+    const attachment = decodeAttachment(header);
+    const regions = regionsOf(attachment);
+    recoverPages(memory, batches, { survivalId: this.record.survivalId, regions });
+    if (connection !== null) consumeHandshake(connection);
+    this.#attach(adoptUserfaultfd(uffd, rangesOf(regions)), pidfd, connection, {
+      attachment,
+      regions,
+      memory,
+      isTakeover: true,
+    });
+    memfd.close();
+  }
+
+  /** The VM is killed; what waits for its VM ends at once. */
+  kill(): void {
+    if (this.#vm === null) {
+      this.finish("cancelled", null);
+      return;
+    }
+    this.#wantedEnd = "killed";
+    this.#around.engine.kill(this.#vm.engineSession);
+  }
+
+  detach(): void {
+    assert(this.#vm !== null, "only an attached VM is let go");
+    this.#wantedEnd = "detached";
+    this.#around.engine.detach(this.#vm.engineSession);
+  }
+
+  complete(): void {
+    assert(this.#vm !== null, "only an attached VM is completed");
+    this.prefaultState = "running";
+    this.#around.engine.complete(this.#vm.engineSession);
+  }
+
+  /** Ends; nothing is kept any more. */
+  finish(reason: EndReason, message: string | null): void {
+    if (this.#end !== null) return;
+    this.#end = { at: new Date().toISOString(), reason, message };
+    this.#abort.abort(new FaultlineError("handshake", "The session has ended."));
+    if (this.#expiry !== null) clearTimeout(this.#expiry);
+    this.#socket?.close();
+    dropSession(this.#around.keeper, this.id);
+    this.#around.onEnded(this);
+    this.#resolveEnded();
+  }
+
+  #acceptNext(): void {
+    const { keeper } = this.#around;
+    keeper.accept(entryOf(this.id, "listener"), entryOf(this.id, "connection"));
+  }
+
+  #allowedUids(): ReadonlySet<number> {
+    const { owner, allowedUids } = this.record;
+    const own = process.geteuid?.() ?? 0;
+    return new Set([0, own, owner?.uid ?? own, ...allowedUids, ...this.#around.allowedUids]);
+  }
+
+  async #receive(connection: OwnedFd, peer: Peer): Promise<void> {
+    const { keeper, handshakeTimeoutMs, generation } = this.#around;
+    const { body, descriptor } = await receiveHandshake(connection, {
+      timeoutMs: handshakeTimeoutMs,
+      signal: this.#abort.signal,
+      isPeeked: true,
+    });
+    let memory: SessionMemory | null = null;
+    try {
+      const regions = parseHandshake(body, getpagesize());
+      assertBelongs(regions, this.memory.served.sizeBytes);
+      this.memory.served.assertUnchanged();
+      const uffd = adoptUserfaultfd(descriptor, rangesOf(regions));
+      const attachment = attachmentOf(peer.pid, regions, generation);
+      const made = SessionMemory.inMemfd(regions.pageLimit, encodeAttachment(attachment));
+      memory = made.memory;
+      keeper.keep(entryOf(this.id, "vm"), [uffd.fd, peer.pidfd.fd, made.fd.fd]);
+      made.fd.close();
+      // From here on the VM is the next pager's too, and the handshake nobody's.
+      consumeHandshake(connection);
+      const parts = { attachment, regions, memory, isTakeover: false };
+      this.#attach(uffd, peer.pidfd, connection, parts);
+    } catch (error) {
+      descriptor.close();
+      throw error;
+    }
+  }
+
+  #attach(
+    uffd: Userfaultfd,
+    pidfd: OwnedFd,
+    connection: OwnedFd | null,
+    parts: {
+      readonly attachment: Attachment;
+      readonly regions: RegionMap;
+      readonly memory: SessionMemory;
+      readonly isTakeover: boolean;
+    },
+  ): void {
+    const { record } = this;
+    const { attachment, regions, memory, isTakeover } = parts;
+    // What one pager has begun to install ahead is the guest's to ask for under the next one;
+    // completion goes on.
+    const mode = isTakeover && record.prefault !== "all" ? "off" : record.prefault;
+    const recordForMs = isTakeover ? 0 : record.recordForS * 1000;
+    const plan = this.memory.restores.planFor(regions, { mode, recordForMs });
+    const session = this.#around.engine.attach({
+      pid: attachment.pid,
+      userfaultfd: uffd,
+      pidfd,
+      socket: connection,
+      regions,
+      image: this.memory.served.mapped,
+      onError: record.onError,
+      memory,
+      survivalId: record.survivalId,
+      prefault: plan.prefault,
+      ...(plan.recordForUs === undefined ? {} : { recordForUs: plan.recordForUs }),
+    });
+    this.#vm = { engineSession: session, attachment };
+    if (plan.prefault !== null) this.prefaultState = "running";
+    this.memory.restores.follow(session, plan);
+    this.#stopListening();
+    void this.#follow(session, isTakeover);
+  }
+
+  /** A session is for one VM, and it has come. */
+  #stopListening(): void {
+    if (this.#expiry !== null) clearTimeout(this.#expiry);
+    this.#socket?.close();
+    this.#around.keeper.drop(entryOf(this.id, "listener"));
+  }
+
+  async #follow(session: Session, isTakeover: boolean): Promise<void> {
+    const { log } = this.#around;
+    const { pid, regions } = session;
+    const fields = { session: this.id, ...labelled(this.record.labels), pid };
+    tellTroubles(session, log, (failure) => {
+      this.#failure = failure;
+    });
+    const tellWait = session.onWait;
+    session.onWait = (reason) => {
+      this.waitsFor = reason;
+      tellWait(reason);
+    };
+    const told = session.onPrefaulted;
+    session.onPrefaulted = (report) => {
+      this.prefaultState = report.end;
+      told(report);
+    };
+    const memory = formatBytes(regions.totalBytes);
+    log.info({ ...fields, memory }, isTakeover ? "Took a VM over" : "Attached a VM");
+    const { reason } = await session.ended;
+    const numbers = { ...describeSession(session), ...this.memory.restores.describe(session) };
+    log.info({ ...fields, reason, ...numbers }, "Detached a VM");
+    // The engine ends with this process: the VM is the next pager's.
+    if (reason === "stopped") return;
+    if (this.#failure !== null) this.finish("failed", this.#failure);
+    else this.finish(this.#wantedEnd ?? reason, null);
+  }
+}
+
+/** The file of a socket that a dead pager had no time to remove. */
+export function removeSocketFile(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // It is gone already.
+  }
+}
+
+function attachmentOf(pid: number, regions: RegionMap, generation: number): Attachment {
+  return {
+    pid,
+    pageSizeBytes: regions.pageSizeBytes,
+    regions: regions.regions.map((region) => ({ ...region })),
+    attachedMs: Date.now(),
+    generation,
+  };
+}
+
+function regionsOf({ regions, pageSizeBytes }: Attachment): RegionMap {
+  return new RegionMap(
+    regions.map(({ baseHostAddress, sizeBytes, imageOffset: offset }) => ({
+      baseHostAddress: hostAddress(baseHostAddress),
+      sizeBytes,
+      imageOffset: imageOffset(offset),
+    })),
+    pageSizeBytes,
+  );
+}
+
+function rangesOf({ regions }: RegionMap): { start: number; lengthBytes: number }[] {
+  return regions.map(({ baseHostAddress: start, sizeBytes: lengthBytes }) => ({
+    start,
+    lengthBytes,
+  }));
+}
+
+function labelled(labels: Readonly<Record<string, string>>): { labels?: string } {
+  const entries = Object.entries(labels);
+  if (entries.length === 0) return {};
+  return { labels: entries.map(([name, value]) => `${name}=${value}`).join(" ") };
+}

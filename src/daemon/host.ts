@@ -1,0 +1,315 @@
+/**
+ * The daemon's core: sessions, the memories that they are restored from, and the engine that serves
+ * them. Runs in the pager; all that has to outlive it is given to the keeper.
+ */
+import { randomBytes, randomInt } from "node:crypto";
+import { join } from "node:path";
+import { FaultlineError } from "../base/errors.ts";
+import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { OwnedFd } from "../linux/fd.ts";
+import { allowedMemory, allowedSocket } from "./allowed-places.ts";
+import { assertPoisonable } from "./check-options.ts";
+import { HostMemories, type HostMemory } from "./host-memories.ts";
+import type {
+  HostService,
+  HostView,
+  ImageView,
+  PrefetchView,
+  SessionSpec,
+  SessionView,
+} from "./host-service.ts";
+import { HostSession, type SessionSurroundings } from "./host-session.ts";
+import { viewOfMemory, viewOfSession } from "./host-views.ts";
+import { entryOf, type Keeper } from "./keeper.ts";
+import type { Logger } from "./log.ts";
+import type { MemoryHost } from "./memory-host.ts";
+import { prefetch } from "./prefetch.ts";
+import { RefusalLog } from "./refusal-log.ts";
+import { type SessionRecord, writeRecord } from "./session-record.ts";
+import type { DaemonSettings } from "./settings.ts";
+import { SocketFile } from "./socket-file.ts";
+
+export interface HostParts {
+  readonly settings: DaemonSettings;
+  readonly engine: Engine;
+  readonly memoryHost: MemoryHost;
+  readonly keeper: Keeper;
+  readonly log: Logger;
+  readonly version: string;
+  /** Which pager of this daemon this is: the first is 1. */
+  readonly generation: number;
+  /** Replaces this pager; rejects with why that cannot be. */
+  readonly reload: () => Promise<void>;
+}
+
+/** VMs that connect to one session's socket at the same time: there is only one. */
+const SESSION_BACKLOG = 8;
+/** Sessions that have ended, for `show` and `ps --all`. */
+const MAX_ENDED = 256;
+const ID = /^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/;
+
+export class Host implements HostService {
+  /** Sockets of sessions lie here, unless they are to be elsewhere. */
+  readonly socketFolder: string;
+  readonly memories: HostMemories;
+  readonly surroundings: SessionSurroundings;
+  refusedHandshakes = 0;
+  readonly #parts: HostParts;
+  readonly #startedAt = new Date().toISOString();
+  readonly #sessions = new Map<string, HostSession>();
+  /** Ids of sessions that are being created. */
+  readonly #reserved = new Set<string>();
+  readonly #ended: SessionView[] = [];
+  readonly #refusals: RefusalLog;
+  #isDraining = false;
+  #onEmpty: () => void = () => {};
+
+  constructor(parts: HostParts) {
+    this.#parts = parts;
+    const { settings, engine, keeper, log, generation, memoryHost: host } = parts;
+    this.socketFolder = join(settings.runFolder, "sessions");
+    this.#refusals = new RefusalLog(log);
+    this.memories = new HostMemories({
+      ...{ host, engine, keeper, log, collapse: settings.collapse },
+    });
+    this.surroundings = {
+      ...{ engine, keeper, log, generation },
+      handshakeTimeoutMs: settings.handshakeTimeoutMs,
+      allowedUids: settings.allowedUids,
+      onEnded: (session) => this.#forget(session),
+      onRefused: (session, reason) => {
+        this.refusedHandshakes += 1;
+        this.#refusals.add(undefined, `${session.id}: ${reason}`);
+      },
+    };
+  }
+
+  view(): HostView {
+    const { settings, engine, generation, version } = this.#parts;
+    const attached = [...this.#sessions.values()].filter(({ vm }) => vm !== null).length;
+    return {
+      version,
+      pid: process.pid,
+      startedAt: this.#startedAt,
+      isDraining: this.#isDraining,
+      sessions: { waiting: this.#sessions.size - attached, attached },
+      maxSessions: settings.maxSessions,
+      takeovers: generation - 1,
+      workers: { alive: engine.aliveWorkers, started: settings.workers },
+    };
+  }
+
+  async createSession(spec: SessionSpec): Promise<SessionView> {
+    const id = this.#reserve(spec.id);
+    let memory: HostMemory | undefined;
+    try {
+      const { settings } = this.#parts;
+      if ((spec.onError ?? settings.onError) === "poison") assertPoisonable();
+      const place = allowedMemory(spec.memory, spec.layers ?? [], settings);
+      const socketPath = this.#socketPath(id, spec);
+      memory = await this.memories.use(place.memory, place.layers);
+      return this.#open(this.#recordOf(id, spec, socketPath, memory), memory);
+    } catch (error) {
+      if (memory !== undefined) this.memories.release(memory);
+      throw error;
+    } finally {
+      this.#reserved.delete(id);
+    }
+  }
+
+  sessions(withEnded = false): readonly SessionView[] {
+    const live = [...this.#sessions.values()].map((each) => this.#viewOf(each));
+    return withEnded ? [...this.#ended, ...live] : live;
+  }
+
+  session(id: string): SessionView {
+    const live = this.#sessions.get(id);
+    return live === undefined ? this.#endedView(id) : this.#viewOf(live);
+  }
+
+  completeSession(id: string): SessionView {
+    const session = this.#attached(id);
+    session.complete();
+    return this.#viewOf(session);
+  }
+
+  async detachSession(id: string, isForced: boolean): Promise<SessionView> {
+    const session = this.#attached(id);
+    const { missing } = this.#viewOf(session).vm!.pages;
+    if (missing > 0 && !isForced) {
+      throw new FaultlineError(
+        "conflict",
+        `The VM of session ${id} lacks ${missing} pages and would freeze at the next one that it ` +
+          "touches. Complete it first, or force it if another handler takes the VM over.",
+      );
+    }
+    session.detach();
+    await session.ended;
+    return this.#viewOf(session);
+  }
+
+  async killSession(id: string): Promise<SessionView> {
+    const session = this.#sessions.get(id);
+    if (session === undefined) return this.#endedView(id);
+    session.kill();
+    await session.ended;
+    return this.#viewOf(session);
+  }
+
+  images(): readonly ImageView[] {
+    return this.memories.all.map(viewOfMemory);
+  }
+
+  async prefetchImage(text: string): Promise<PrefetchView> {
+    const place = allowedMemory(text, [], this.#parts.settings);
+    const memory = await this.memories.use(place.memory, place.layers);
+    try {
+      const { mapped: image, supply, spareBytes: budgetBytes } = memory.served;
+      const report = await prefetch({
+        ...{ image, supply, budgetBytes, pageSizeBytes: SMALL_PAGE_BYTES },
+        runs: memory.restores.prepare("concurrent"),
+        signal: new AbortController().signal,
+      });
+      const { parts, bytes, lost } = report;
+      return { ...viewOfMemory(memory), fetched: { parts, bytes, lost } };
+    } finally {
+      this.memories.release(memory);
+    }
+  }
+
+  drain(isDraining: boolean): HostView {
+    this.#isDraining = isDraining;
+    return this.view();
+  }
+
+  reload(): Promise<void> {
+    return this.#parts.reload();
+  }
+
+  /** One of an earlier pager's, or of this one's. */
+  add(session: HostSession): void {
+    this.#sessions.set(session.id, session);
+  }
+
+  /** The supervisor has accepted a connection. */
+  connected(id: string, connection: OwnedFd): void {
+    const session = this.#sessions.get(id);
+    if (session === undefined) {
+      connection.close();
+      this.#parts.keeper.drop(entryOf(id, "connection"));
+      return;
+    }
+    void session.connected(connection);
+  }
+
+  /** Ends what still waits for its VM; resolves when the last VM has ended. */
+  async emptied(): Promise<void> {
+    this.#isDraining = true;
+    for (const session of [...this.#sessions.values()]) {
+      if (session.vm === null) session.finish("cancelled", "The daemon ends.");
+    }
+    if (this.#sessions.size === 0) return;
+    await new Promise<void>((resolve) => {
+      this.#onEmpty = resolve;
+    });
+  }
+
+  #open(record: SessionRecord, memory: HostMemory): SessionView {
+    const { keeper } = this.#parts;
+    const { id, owner, socketPath } = record;
+    const socket = SocketFile.listen(socketPath, SESSION_BACKLOG, owner ?? undefined);
+    try {
+      using memfd = writeRecord(record);
+      keeper.keep(entryOf(id, "record"), [memfd.fd]);
+      keeper.keep(entryOf(id, "listener"), [socket.listener.fd]);
+    } catch (error) {
+      socket.close();
+      throw error;
+    }
+    const session = new HostSession(record, memory, socket, this.surroundings);
+    this.#sessions.set(id, session);
+    session.listen();
+    return this.#viewOf(session);
+  }
+
+  #reserve(wanted: string | undefined): string {
+    const { maxSessions } = this.#parts.settings;
+    if (this.#isDraining) {
+      throw new FaultlineError("limit", "The daemon is being drained: it takes no more sessions.");
+    }
+    if (this.#sessions.size + this.#reserved.size >= maxSessions) {
+      throw new FaultlineError(
+        "limit",
+        `There are ${this.#sessions.size} sessions, and ${maxSessions} may be. Raise maxSessions.`,
+      );
+    }
+    const id = wanted ?? randomBytes(4).toString("hex");
+    if (!ID.test(id)) {
+      throw new FaultlineError(
+        "bad-request",
+        `id ${JSON.stringify(id).slice(0, 80)} cannot be used: give up to 64 lower case letters, ` +
+          "digits and `-`.",
+      );
+    }
+    if (this.#sessions.has(id) || this.#reserved.has(id)) {
+      throw new FaultlineError("conflict", `There is a session ${id} already.`);
+    }
+    this.#reserved.add(id);
+    return id;
+  }
+
+  #socketPath(id: string, { socketPath }: SessionSpec): string {
+    if (socketPath === undefined) return join(this.socketFolder, `${id}.sock`);
+    return allowedSocket(socketPath, [this.socketFolder, ...this.#parts.settings.socketFolders]);
+  }
+
+  #recordOf(id: string, spec: SessionSpec, socketPath: string, memory: HostMemory): SessionRecord {
+    const { settings } = this.#parts;
+    return {
+      id,
+      // Zero is nobody's.
+      survivalId: 1 + randomInt(2 ** 47),
+      memoryEntry: memory.entry,
+      memory: spec.memory,
+      layers: [...(spec.layers ?? [])],
+      onError: spec.onError ?? settings.onError,
+      prefault: spec.prefault ?? settings.prefault,
+      socketPath,
+      owner: spec.owner ?? null,
+      allowedUids: [...(spec.allowedUids ?? [])],
+      connectWithinS: spec.connectWithinS ?? settings.connectWithinS,
+      recordForS: spec.recordForS ?? settings.recordForS,
+      labels: { ...spec.labels },
+      createdMs: Date.now(),
+    };
+  }
+
+  #endedView(id: string): SessionView {
+    const found = this.#ended.findLast((each) => each.id === id);
+    if (found !== undefined) return found;
+    throw new FaultlineError("no-session", `There is no session ${id.slice(0, 80)}.`);
+  }
+
+  #attached(id: string): HostSession {
+    const session = this.#sessions.get(id);
+    const state = session === undefined ? this.#endedView(id).state : "waiting";
+    if (session !== undefined && session.vm !== null) return session;
+    throw new FaultlineError(
+      "conflict",
+      `Session ${id} is ${state}: there is no VM to do that to.`,
+    );
+  }
+
+  #viewOf(session: HostSession): SessionView {
+    return viewOfSession(session, this.#parts.generation);
+  }
+
+  #forget(session: HostSession): void {
+    this.#sessions.delete(session.id);
+    this.#ended.push(this.#viewOf(session));
+    if (this.#ended.length > MAX_ENDED) this.#ended.shift();
+    this.memories.release(session.memory);
+    if (this.#sessions.size === 0) this.#onEmpty();
+  }
+}

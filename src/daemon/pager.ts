@@ -1,0 +1,200 @@
+/**
+ * The pager: the process of the daemon that answers faults. It may die at any moment; the
+ * supervisor keeps what it needs to go on, and starts the next one, which has done beforehand all
+ * that can be done: code loaded, fault workers started, a restore rehearsed.
+ */
+import { mkdirSync, readFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
+import { Engine } from "../engine/engine.ts";
+import { EventBatches } from "../engine/event-batches.ts";
+import type { PartSupply } from "../engine/worker-handle.ts";
+import type { OwnedFd } from "../linux/fd.ts";
+import { lowerPriority, threadIds } from "../linux/scheduling.ts";
+import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
+import { ControlServer } from "./control/server.ts";
+import { openControlSocket } from "./control-socket.ts";
+import { Host } from "./host.ts";
+import { recover } from "./host-recovery.ts";
+import { parseEntry } from "./keeper.ts";
+import { createLogger, type Logger } from "./log.ts";
+import { MemoryHost } from "./memory-host.ts";
+import { NICE_BY } from "./priority.ts";
+import { rehearseWithoutImage } from "./rehearsal.ts";
+import { type DaemonSettings, loadSettings, type SettingsSource } from "./settings.ts";
+
+const ALIVE_EVERY_MS = 3000;
+/** A fault worker that does not answer for so long is taken for hung. */
+const RESPONSE_DEADLINE_MS = 10_000;
+
+/** Fault workers start before there is anybody who could bring parts of images. */
+class LateSupply implements PartSupply {
+  #supply: PartSupply | null = null;
+
+  set(supply: PartSupply): void {
+    this.#supply = supply;
+  }
+
+  demand(part: number, isUrgent: boolean): Promise<void> {
+    return this.#supply!.demand(part, isUrgent);
+  }
+
+  hurry(part: number): void {
+    this.#supply!.hurry(part);
+  }
+
+  release(part: number): void {
+    this.#supply!.release(part);
+  }
+}
+
+/** All that a pager has before it is in charge. */
+interface StandBy {
+  readonly channel: PagerChannel;
+  readonly settings: DaemonSettings;
+  readonly log: Logger;
+  readonly engine: Engine;
+  readonly supply: LateSupply;
+  readonly batches: EventBatches;
+}
+
+async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
+  const settings = loadSettings(source);
+  const log = createLogger(settings.log, settings.logFormat);
+  const notFaultWorkers = threadIds();
+  const supply = new LateSupply();
+  const { workers, spin, streams } = settings;
+  const batches = EventBatches.create(workers);
+  const engine = await Engine.start({ workers, spin, streams, supply, batches });
+  lowerPriority(notFaultWorkers, NICE_BY);
+  await rehearseWithoutImage(engine, log);
+  return { channel, settings, log, engine, supply, batches };
+}
+
+async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
+  const { channel, settings, log, engine, supply, batches } = standBy;
+  const beganMs = performance.now();
+  const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
+  const generation = keepBatches(standBy, entries);
+  const [arena] = named.get("arena") ?? [];
+  const memoryHost = await MemoryHost.start({
+    cacheBytes: settings.cacheMiB * 2 ** 20,
+    ...(settings.cacheFolder === undefined ? {} : { cacheFolder: settings.cacheFolder }),
+    cacheFolderBytes: settings.cacheFolderGiB * 2 ** 30,
+    logger: log,
+    keepsArena: true,
+    ...(arena === undefined ? {} : { arena }),
+  });
+  supply.set(memoryHost.supply);
+  mkdirSync(settings.runFolder, { recursive: true, mode: 0o755 });
+  const host = new Host({
+    ...{ settings, engine, memoryHost, keeper: channel, log, generation },
+    version: packageVersion(),
+    reload: () => channel.reload(),
+  });
+  mkdirSync(host.socketFolder, { recursive: true, mode: 0o711 });
+  channel.onAccepted = (name, connection) => {
+    const { id = name } = parseEntry(name) ?? {};
+    host.connected(id, connection);
+  };
+  channel.onStop = (stop) => void end(stop);
+  const { old, fds } = previousBatches(entries, generation);
+  const report = await recover(entries, { host, keeper: channel, log, batches: old });
+  for (const { name, fd } of fds) {
+    fd.close();
+    channel.drop(name);
+  }
+  const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
+  const control = await ControlServer.start({ service: host, fd: socket.listener.fd, log });
+  channel.serving();
+  const ms = Math.round(performance.now() - beganMs);
+  if (generation > 1) log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
+  else log.info({ control: socket.path }, "The daemon is ready");
+  engine.onWorkerCrash = (error) => {
+    log.error({ reason: describeError(error) }, "A fault worker crashed; its VMs were killed");
+    // The others are better off with a new pager.
+    if (engine.aliveWorkers === 0) process.kill(process.pid, "SIGKILL");
+  };
+  void reportLife(standBy);
+
+  async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
+    const isOver = isStored || (await isEmptied(host, settings, deadlineMs));
+    const { attached } = host.view().sessions;
+    if (!isOver && attached > 0) {
+      log.error({ vms: attached }, "Ends with VMs attached: they freeze at their next missing page");
+    }
+    await control.close();
+    if (!isStored) {
+      socket.close();
+      await host.memories.close();
+    }
+    channel.finished();
+  }
+}
+
+/** As `serve` does: no new VMs, and those that run may end. */
+async function isEmptied(
+  host: Host,
+  { drainTimeoutS }: DaemonSettings,
+  deadlineMs: number,
+): Promise<boolean> {
+  const timeoutMs = Math.min(drainTimeoutS * 1000, deadlineMs);
+  const late = new AbortController();
+  const timeout = delay(timeoutMs, false, { signal: late.signal }).catch(() => true);
+  const isOver = await Promise.race([host.emptied().then(() => true), timeout]);
+  late.abort();
+  return isOver;
+}
+
+/** Keeps this pager's batches; the number in their name counts the pagers of this daemon. */
+function keepBatches({ channel, batches }: StandBy, entries: readonly KeptEntry[]): number {
+  const last = Math.max(0, ...entries.map(({ name }) => generationOf(name) ?? 0));
+  channel.keep(`batches.${last + 1}`, [batches.fd.fd]);
+  return last + 1;
+}
+
+interface PreviousBatches {
+  readonly old: readonly EventBatches[];
+  readonly fds: readonly { readonly name: string; readonly fd: OwnedFd }[];
+}
+
+function previousBatches(entries: readonly KeptEntry[], generation: number): PreviousBatches {
+  const fds = entries.flatMap(({ name, fds: [fd] }) => {
+    const number = generationOf(name);
+    return number === null || number === generation || fd === undefined ? [] : [{ name, fd }];
+  });
+  return { old: fds.map(({ fd }) => EventBatches.adopt(fd)), fds };
+}
+
+function generationOf(name: string): number | null {
+  const [, digits] = /^batches\.(\d+)$/.exec(name) ?? [];
+  return digits === undefined ? null : Number(digits);
+}
+
+/** The supervisor kills who is silent: so only who can answer faults says that it lives. */
+async function reportLife({ channel, engine, log }: StandBy): Promise<void> {
+  for (;;) {
+    if (await engine.isResponsive(RESPONSE_DEADLINE_MS)) channel.alive();
+    else log.error("A fault worker does not answer");
+    await delay(ALIVE_EVERY_MS);
+  }
+}
+
+function packageVersion(): string {
+  const path = new URL("../../../package.json", import.meta.url);
+  return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
+}
+
+try {
+  const channel = PagerChannel.open();
+  if (channel === null) {
+    throw new FaultlineError("bad-option", "A pager is started by `faultline daemon` only.");
+  }
+  const standBy = await prepare(channel, JSON.parse(process.argv[2] ?? "") as SettingsSource);
+  await takeCharge(standBy, await channel.standBy());
+} catch (error) {
+  const isOurs = !(error instanceof FaultlineError);
+  process.stderr.write(`faultline: ${isOurs ? String((error as Error).stack) : describeError(error)}\n`);
+  // Fault workers wait in the kernel: process.exit() asks them to end first.
+  process.exit(isOurs ? ExitCode.internal : error.exitCode);
+}
