@@ -38,11 +38,20 @@ export function daemonCommand(): Command {
       "for sockets and the lock (default: /run/faultline, or $XDG_RUNTIME_DIR/faultline)",
     )
     .option("--memory-folder <folder>", "memory may lie in here; repeatable", append, [])
-    .option("--store <place>", "a store of images; the first is the default; repeatable", append, [])
+    .option(
+      "--store <place>",
+      "a store of images; the first is the default; repeatable",
+      append,
+      [],
+    )
     .option("--socket-folder <folder>", "sockets may be created in here; repeatable", append, [])
     .option("--control-owner <user[:group]>", "who may use the control socket", socketOwner)
     .option("--control-mode <mode>", "of the control socket, such as 0660 (default: 0600)")
-    .option("--cache-size <MiB>", "memory for decoded chunks", wholeNumber("--cache-size", 4, 65_536))
+    .option(
+      "--cache-size <MiB>",
+      "memory for decoded chunks",
+      wholeNumber("--cache-size", 4, 65_536),
+    )
     .option("--cache-dir <folder>", "keep chunks of stores elsewhere on this host")
     .option("--workers <n>", "fault threads", wholeNumber("--workers", 1, 64))
     .option(

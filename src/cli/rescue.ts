@@ -14,13 +14,9 @@ import { Rescue } from "../daemon/rescue.ts";
 import { type ErrorPolicy, errorPolicies } from "../engine/wire.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
+import { withImageOptions } from "./memory-options.ts";
 import { memoryRegion, oneOf, wholeNumber } from "./options.ts";
-import {
-  DEFAULT_DRAIN_TIMEOUT_S,
-  stopOnSignals,
-  tellServiceManager,
-  withImageOptions,
-} from "./serve.ts";
+import { DEFAULT_DRAIN_TIMEOUT_S, stopOnSignals, tellServiceManager } from "./serving.ts";
 
 interface RescueFlags {
   readonly pid: number;

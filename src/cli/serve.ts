@@ -1,7 +1,7 @@
 /** `faultline serve`: a drop-in page-fault handler for one snapshot. */
 import { Command } from "commander";
-import { describeError, ExitCode } from "../base/errors.ts";
-import { formatBytes } from "../base/units.ts";
+import { ExitCode } from "../base/errors.ts";
+import { formatBytes, GIB, MIB } from "../base/units.ts";
 import {
   createLogger,
   type LogFormat,
@@ -12,18 +12,17 @@ import {
 } from "../daemon/log.ts";
 import { NICE_BY } from "../daemon/priority.ts";
 import { type PrefaultMode, prefaultModes } from "../daemon/restore-watch.ts";
-import { DEFAULT_CACHE_BYTES, DEFAULT_CACHE_FOLDER_BYTES } from "../daemon/served-memory.ts";
 import { DEFAULT_MAX_VMS, DEFAULT_RECORD_FOR_MS, Server } from "../daemon/server.ts";
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import { MAX_WORKERS } from "../engine/engine.ts";
-import type { Session } from "../engine/session.ts";
 import { type ErrorPolicy, errorPolicies } from "../engine/wire.ts";
-import { notifyServiceManager } from "../linux/notify.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 import { HANDSHAKE_TIMEOUT_MS } from "../protocol/receive.ts";
+import { withImageOptions } from "./memory-options.ts";
 import { oneOf, socketOwner, spinMode, wholeNumber } from "./options.ts";
+import { DEFAULT_DRAIN_TIMEOUT_S, stopOnSignals, tellServiceManager } from "./serving.ts";
 
 interface ServeFlags {
   readonly memory: string;
@@ -55,18 +54,6 @@ interface ServeFlags {
   readonly logFormat: LogFormat;
   readonly json: boolean;
 }
-
-/** Something that serves VMs, and can be told to end. */
-export interface Stoppable {
-  readonly sessions: ReadonlySet<Session>;
-  stopAccepting(): void;
-  close(): Promise<void>;
-}
-
-const MIB = 2 ** 20;
-const GIB = 2 ** 30;
-/** How long SIGTERM lets attached VMs end by themselves. */
-export const DEFAULT_DRAIN_TIMEOUT_S = 5;
 
 export function serveCommand(): Command {
   const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
@@ -129,28 +116,6 @@ export function serveCommand(): Command {
         '  {"backend_type": "Uffd", "backend_path": "/run/vm.sock"}\n',
     )
     .action(serve);
-}
-
-/** Where an image comes from, and what is kept of it. */
-export function withImageOptions(command: Command): Command {
-  return command
-    .option("--store <place>", "where an image without a place is looked for (or FAULTLINE_STORE)")
-    .option(
-      "--cache-size <MiB>",
-      "memory for decoded chunks of an image",
-      wholeNumber("--cache-size", 4, 65_536),
-      DEFAULT_CACHE_BYTES / MIB,
-    )
-    .option(
-      "--cache-dir <folder>",
-      "keep chunks of a store elsewhere on this host, verified at use",
-    )
-    .option(
-      "--cache-dir-size <GiB>",
-      "what --cache-dir may hold",
-      wholeNumber("--cache-dir-size", 1, 65_536),
-      DEFAULT_CACHE_FOLDER_BYTES / GIB,
-    );
 }
 
 /** What is learnt from restores, and done for the next ones. */
@@ -234,56 +199,6 @@ function announcePrefaults(server: Server, asJson: boolean): void {
       ? JSON.stringify({ event: "prefaulted", pid, pages, end })
       : `prefaulted: ${pid} has ${pages} pages`;
     process.stdout.write(`${line}\n`);
-  };
-}
-
-/** A service manager that cannot be reached is worth a warning, not the VMs. */
-export function tellServiceManager(state: string, log: Logger): void {
-  try {
-    notifyServiceManager(state);
-  } catch (error) {
-    const reason = describeError(error);
-    log.warn({ reason }, `Cannot tell ${state} to the service manager at $NOTIFY_SOCKET`);
-  }
-}
-
-/**
- * The first SIGTERM or SIGINT takes no more VMs and lets those that run end; when the time is up,
- * or at the second signal, the process ends with them attached.
- */
-export function stopOnSignals(server: Stoppable, log: Logger, drainTimeoutMs: number): () => void {
-  let timer: NodeJS.Timeout | undefined;
-  let isDraining = false;
-  const endNow = (): void => {
-    const pids = [...server.sessions].map((session) => session.pid).join(" ");
-    if (pids !== "") {
-      log.error({ pids }, "Ends with VMs attached: they freeze at their next missing page");
-    }
-    void server.close();
-  };
-  const onSignal = (signal: NodeJS.Signals): void => {
-    tellServiceManager("STOPPING=1", log);
-    if (isDraining || server.sessions.size === 0 || drainTimeoutMs === 0) {
-      endNow();
-      return;
-    }
-    isDraining = true;
-    server.stopAccepting();
-    log.warn(
-      { vms: server.sessions.size, seconds: drainTimeoutMs / 1000 },
-      `${signal}: waits for the attached VMs to end; a second signal ends at once`,
-    );
-    timer = setTimeout(endNow, drainTimeoutMs);
-    void Promise.all([...server.sessions].map((session) => session.ended)).then(() =>
-      server.close(),
-    );
-  };
-  process.on("SIGTERM", onSignal);
-  process.on("SIGINT", onSignal);
-  return () => {
-    clearTimeout(timer);
-    process.off("SIGTERM", onSignal);
-    process.off("SIGINT", onSignal);
   };
 }
 

@@ -1,7 +1,8 @@
 /** What the daemon tells of its sessions and memories. */
-import { isInChunks } from "../source/mapped-image.ts";
+
 import type { PageTable } from "../pager/page-table.ts";
 import { PageState } from "../pager/page-table.ts";
+import { isInChunks } from "../source/mapped-image.ts";
 import type { HostMemory } from "./host-memories.ts";
 import type { ImageView, PageCounts, SessionView, VmView } from "./host-service.ts";
 import type { HostSession } from "./host-session.ts";

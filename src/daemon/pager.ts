@@ -72,7 +72,7 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
 }
 
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
-  const { channel, settings, log, engine, supply, batches } = standBy;
+  const { channel, settings, log, engine, supply } = standBy;
   const beganMs = performance.now();
   const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
   const generation = keepBatches(standBy, entries);
@@ -108,7 +108,8 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   const control = await ControlServer.start({ service: host, fd: socket.listener.fd, log });
   channel.serving();
   const ms = Math.round(performance.now() - beganMs);
-  if (generation > 1) log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
+  if (generation > 1)
+    log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
   else log.info({ control: socket.path }, "The daemon is ready");
   engine.onWorkerCrash = (error) => {
     log.error({ reason: describeError(error) }, "A fault worker crashed; its VMs were killed");
@@ -121,7 +122,10 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     const isOver = isStored || (await isEmptied(host, settings, deadlineMs));
     const { attached } = host.view().sessions;
     if (!isOver && attached > 0) {
-      log.error({ vms: attached }, "Ends with VMs attached: they freeze at their next missing page");
+      log.error(
+        { vms: attached },
+        "Ends with VMs attached: they freeze at their next missing page",
+      );
     }
     await control.close();
     if (!isStored) {
@@ -194,7 +198,9 @@ try {
   await takeCharge(standBy, await channel.standBy());
 } catch (error) {
   const isOurs = !(error instanceof FaultlineError);
-  process.stderr.write(`faultline: ${isOurs ? String((error as Error).stack) : describeError(error)}\n`);
+  process.stderr.write(
+    `faultline: ${isOurs ? String((error as Error).stack) : describeError(error)}\n`,
+  );
   // Fault workers wait in the kernel: process.exit() asks them to end first.
   process.exit(isOurs ? ExitCode.internal : error.exitCode);
 }

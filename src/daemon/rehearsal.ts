@@ -3,10 +3,11 @@
  * does not wait for JavaScript to be compiled (it did, for 6 ms): a handshake with ourselves over a
  * page of our own memory, one fault, and the end.
  */
+import { ftruncateSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
-import { MappedRegion } from "../linux/memory.ts";
+import { createMemfd, MappedRegion } from "../linux/memory.ts";
 import { sendWithFds, socketPair } from "../linux/socket.ts";
 import { getpagesize, touchInBackground } from "../linux/sys.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
@@ -16,12 +17,33 @@ import { flattenLayers } from "../snapshot/layers.ts";
 import { withDeadline } from "../source/deadline.ts";
 import { isInChunks, type MappedImage } from "../source/mapped-image.ts";
 import type { MappedLayers } from "../source/memory-files.ts";
+import { newResidencyNotes } from "../source/warm-blocks.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import type { Logger } from "./log.ts";
 
 /** A worker that cannot answer one fault in this time cannot serve VMs. */
 const DEADLINE_MS = 5000;
+
+/** Before it is known what will be served: with a page of our own. */
+export async function rehearseWithoutImage(engine: Engine, log: Logger): Promise<void> {
+  using file = createMemfd("faultline-rehearsal");
+  ftruncateSync(file.fd, SMALL_PAGE_BYTES);
+  using mapping = MappedRegion.shared(file.fd, SMALL_PAGE_BYTES);
+  new Uint8Array(mapping.view()).fill(1);
+  await rehearse(
+    engine,
+    {
+      runs: flattenLayers(SMALL_PAGE_BYTES, [[{ start: 0, end: SMALL_PAGE_BYTES }]]),
+      fds: [file.fd],
+      addresses: [mapping.address],
+      residency: [newResidencyNotes(SMALL_PAGE_BYTES)],
+      // It is in memory: nobody asks for a part of it.
+      firstParts: [0],
+    },
+    log,
+  );
+}
 
 /** Once per worker. Where this process may not create a userfaultfd, there is no rehearsal. */
 export async function rehearse(engine: Engine, image: MappedImage, log: Logger): Promise<void> {

@@ -38,9 +38,7 @@ export type SessionRecord = v.InferOutput<typeof record>;
 const attachment = v.object({
   pid: whole,
   pageSizeBytes: whole,
-  regions: v.array(
-    v.object({ baseHostAddress: whole, sizeBytes: whole, imageOffset: whole }),
-  ),
+  regions: v.array(v.object({ baseHostAddress: whole, sizeBytes: whole, imageOffset: whole })),
   attachedMs: v.number(),
   /** Which pager of this daemon has attached it: the first is 1. */
   generation: whole,

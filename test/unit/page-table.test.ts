@@ -75,6 +75,19 @@ describe("page table", () => {
     }
   });
 
+  test("counts the pages of each state", () => {
+    for (const pageCount of [1, 4, 7, 64, 65]) {
+      const table = tableOf(pageCount);
+      const expected = [0, 0, 0, 0];
+      for (let page = 0; page < pageCount; page++) {
+        const state = ((page * 7) % 4) as PageState;
+        table.set(page, state);
+        expected[state]! += 1;
+      }
+      assert.deepEqual(table.counts(), expected, `${pageCount} pages`);
+    }
+  });
+
   test("works in memory shared with another thread's table", () => {
     const memory = new SharedArrayBuffer(PageTable.sizeBytes(9));
     const writer = new PageTable(9, new Uint8Array(memory));
