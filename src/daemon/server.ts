@@ -257,11 +257,8 @@ export class Server {
 
   async #attach(connection: OwnedFd, peer: Peer): Promise<Session> {
     const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
-    const { body, descriptor } = await receiveHandshake(
-      connection,
-      timeoutMs,
-      this.#stopped.signal,
-    );
+    const { signal } = this.#stopped;
+    const { body, descriptor } = await receiveHandshake(connection, { timeoutMs, signal });
     let tracked: TrackedVm | null = null;
     try {
       const regions = parseHandshake(body, getpagesize());
