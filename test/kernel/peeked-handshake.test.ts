@@ -37,7 +37,7 @@ async function expectHandshake(ours: OwnedFd, inode: number, message = MESSAGE):
 const openFds = (): number => readdirSync("/proc/self/fd").length;
 
 describe("a peeked handshake", () => {
-  test("is found again and again, split at any byte, its descriptor with either piece", async () => {
+  test("is found again, split at any byte, its descriptor with either piece", async () => {
     const before = openFds();
     for (let split = 1; split < MESSAGE.length; split++) {
       for (const bearer of [0, 1]) {
@@ -98,7 +98,7 @@ describe("a peeked handshake", () => {
     assert.ok(loops() - before < 100, `${loops() - before} turns of the event loop`);
   });
 
-  test("as long as it may be comes whole; a byte more is refused, and none is kept twice", async () => {
+  test("as long as it may be comes whole, with one descriptor; a byte more is refused", async () => {
     const before = openFds();
     for (const tooMany of [0, 1]) {
       using pair = connection();
