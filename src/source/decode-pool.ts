@@ -50,8 +50,8 @@ export class DecodePool {
   }
 
   /**
-   * Decompresses to an address of the arena and checks; `stored` null: checks what is there already.
-   * Null, or what is wrong with the bytes.
+   * Decompresses to an address of the arena and checks; `stored` null: checks what is there
+   * already. Null, or what is wrong with the bytes.
    */
   decode(
     stored: Uint8Array | null,

@@ -98,7 +98,7 @@ describe("a peeked handshake", () => {
     assert.ok(loops() - before < 100, `${loops() - before} turns of the event loop`);
   });
 
-  test("as long as it may be comes whole, with one descriptor; a byte more is refused", async () => {
+  test("as long as it may be comes whole, with its descriptor; a byte more is not", async () => {
     const before = openFds();
     for (const tooMany of [0, 1]) {
       using pair = connection();

@@ -99,7 +99,7 @@ describe("an adopted arena", () => {
   });
 
   test("whatever its directory says, gives right bytes only", async () => {
-    const seed = Number(process.env["FAULTLINE_SEED"] ?? 1);
+    const seed = Number(process.env.FAULTLINE_SEED ?? 1);
     const random = new Random(seed);
     const directoryBytes = fstatOf(shape) - ARENA_BYTES;
     for (let round = 0; round < 20; round++) {
@@ -133,8 +133,8 @@ describe("an adopted arena", () => {
 });
 
 test("killed at any moment, leaves right bytes or none, and most of them", async (t) => {
-  const seed = Number(process.env["FAULTLINE_KILLS_SEED"] ?? 1);
-  const kills = Number(process.env["FAULTLINE_KILLS_COUNT"] ?? 30);
+  const seed = Number(process.env.FAULTLINE_KILLS_SEED ?? 1);
+  const kills = Number(process.env.FAULTLINE_KILLS_COUNT ?? 30);
   const random = new Random(seed);
   // More than fit: places are given to other chunks all the time.
   const many = makeChunks(400);
