@@ -2,8 +2,8 @@
  * A near store in front of a far one: chunks that were read once are read from the local disk.
  *
  * Only chunks are kept near (`near-chunks.ts`). They are named by their digest, so a copy never
- * goes stale; an index may be published anew under its name, and is always read from the far store, as
- * are listings.
+ * goes stale. An index may be published anew under its name, and is always read from the far store,
+ * as are listings.
  *
  * Damage never lasts. Nothing here knows a chunk's digest, so bytes that were damaged on their way
  * may be kept, and a disk may rot; but whoever reads a chunk verifies it each time, and calls
