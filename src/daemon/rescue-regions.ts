@@ -47,7 +47,7 @@ export function possibleRegions(areas: readonly RegisteredArea[], imageBytes: nu
     );
   }
   const orders = [pieces, ...splitInTwo(pieces)].flatMap(ordersOf);
-  return orders.map((order) => new RegionMap(laidOut(order), pageSizeBytes));
+  return orders.map((order) => new RegionMap(laidOut(order), pageSizeBytes, "statement"));
 }
 
 /**
@@ -62,7 +62,7 @@ export function statedRegions(
   const pageSizeBytes = checkAreas(areas);
   let regions: RegionMap;
   try {
-    regions = new RegionMap(stated, pageSizeBytes);
+    regions = new RegionMap(stated, pageSizeBytes, "statement");
   } catch (cause) {
     throw refusal("The regions of --region cannot be those of a VM", areas, cause);
   }

@@ -15,7 +15,7 @@ import { MappedRegion } from "../linux/memory.ts";
 import type { GuestRegion, RegionMap } from "../snapshot/regions.ts";
 import { bitmapBytesOf } from "../snapshot/session-file.ts";
 import type { Logger } from "./log.ts";
-import { openMemory } from "./open-memory.ts";
+import { MemoryHost } from "./memory-host.ts";
 import { findPresent, type PresentPages } from "./rescue-pages.ts";
 import {
   assertNotContradicted,
@@ -27,10 +27,10 @@ import {
 import { possibleRegions, statedRegions } from "./rescue-regions.ts";
 import { findTarget, type RescueTarget, type TargetOptions } from "./rescue-target.ts";
 import { RestoreWatch } from "./restore-watch.ts";
-import { type MemoryOptions, OFF, type ServedMemory } from "./served-memory.ts";
+import { type ImageOptions, type MemoryOptions, OFF, type ServedMemory } from "./served-memory.ts";
 import { describeSession, tellTroubles } from "./session-report.ts";
 
-export interface RescueOptions extends MemoryOptions, TargetOptions {
+export interface RescueOptions extends MemoryOptions, ImageOptions, TargetOptions {
   /** The VM's memory regions; empty: they are found out. */
   readonly regions: readonly GuestRegion[];
   /** Not one page of the VM need be as in the image: its guest has written all that it has. */
@@ -48,6 +48,13 @@ interface Findings {
   readonly proof: Proof;
 }
 
+/** What answers its faults from then on. */
+interface Serving {
+  readonly host: MemoryHost;
+  readonly memory: ServedMemory;
+  readonly engine: Engine;
+}
+
 export class Rescue {
   readonly session: Session;
   /** What to tell of it, besides the session. */
@@ -59,7 +66,7 @@ export class Rescue {
   /** The VM had to be killed, or could not be. */
   hasFailed = false;
   readonly sessions = new Set<Session>();
-  readonly #memory: ServedMemory;
+  readonly #host: MemoryHost;
   readonly #engine: Engine;
   readonly #log: Logger;
   #resolveEnded: () => void = () => {};
@@ -67,11 +74,10 @@ export class Rescue {
 
   private constructor(
     { target, present, proof }: Findings,
-    memory: ServedMemory,
-    engine: Engine,
+    { host, memory, engine }: Serving,
     options: RescueOptions,
   ) {
-    this.#memory = memory;
+    this.#host = host;
     this.#engine = engine;
     this.#log = options.logger;
     this.presentPages = present.count;
@@ -108,24 +114,25 @@ export class Rescue {
   /** @throws FaultlineError why the VM cannot be taken over; it is as it was then */
   static async start(options: RescueOptions): Promise<Rescue> {
     const target = findTarget(options);
-    let memory: ServedMemory | undefined;
+    let host: MemoryHost | undefined;
     let engine: Engine | undefined;
     try {
-      memory = await openMemory({ ...options, workingSet: OFF }, options.logger);
+      host = await MemoryHost.start(options);
+      const memory = await host.open({ ...options, workingSet: OFF });
       // The worker starts while the rest is looked at.
-      const starting = Engine.start({ workers: 1, spin: "auto", supply: memory.supply });
+      const starting = Engine.start({ workers: 1, spin: "auto", supply: host.supply });
       starting.catch(() => undefined);
       try {
         const findings = await examine(target, memory, options);
         engine = await starting;
         memory.assertUnchanged();
-        return new Rescue(findings, memory, engine, options);
+        return new Rescue(findings, { host, memory, engine }, options);
       } finally {
         engine ??= await starting;
       }
     } catch (error) {
       await engine?.close();
-      await memory?.close();
+      await host?.close();
       if (target.uffd.isOpen) target.uffd.close();
       if (target.pidfd.isOpen) target.pidfd.close();
       throw error;
@@ -140,7 +147,7 @@ export class Rescue {
     if (this.#isClosing) return this.ended;
     this.#isClosing = true;
     await this.#engine.close();
-    await this.#memory.close();
+    await this.#host.close();
     this.#resolveEnded();
   }
 

@@ -24,17 +24,17 @@ import { assertBelongs } from "./check-handshake.ts";
 import { assertLearnable, assertPossible } from "./check-options.ts";
 import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
-import { openMemory } from "./open-memory.ts";
+import { MemoryHost } from "./memory-host.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
 import { type PrefaultMode, type RestoreMode, RestoreWatch } from "./restore-watch.ts";
-import type { MemoryOptions, ServedMemory } from "./served-memory.ts";
-import { describeSession, tellTroubles } from "./session-report.ts";
+import type { ImageOptions, MemoryOptions, ServedMemory } from "./served-memory.ts";
+import { describeCache, describeSession, tellTroubles } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
-export interface ServeOptions extends MemoryOptions {
+export interface ServeOptions extends MemoryOptions, ImageOptions {
   readonly socketPath: string;
   /** Who may connect; default: this process's user. */
   readonly owner?: SocketOwner;
@@ -63,6 +63,7 @@ export interface ServeOptions extends MemoryOptions {
 }
 
 interface ServerParts {
+  readonly host: MemoryHost;
   readonly memory: ServedMemory;
   readonly socket: SocketFile;
   readonly engine: Engine;
@@ -84,6 +85,7 @@ export class Server {
   /** The server ended because no fault worker was left: a bug of ours. */
   hasCrashed = false;
   readonly #options: ServeOptions;
+  readonly #host: MemoryHost;
   readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
   readonly #engine: Engine;
@@ -105,6 +107,7 @@ export class Server {
 
   private constructor(options: ServeOptions, parts: ServerParts) {
     this.#options = options;
+    this.#host = parts.host;
     this.#memory = parts.memory;
     this.#socket = parts.socket;
     this.#engine = parts.engine;
@@ -142,10 +145,11 @@ export class Server {
   static async start(options: ServeOptions): Promise<Server> {
     assertPossible(options);
     const log = options.logger ?? createLogger("warn", "json");
-    const memory = await openMemory(options, log);
+    const host = await MemoryHost.start({ ...options, logger: log });
     let socket: SocketFile | undefined;
     let engine: Engine | undefined;
     try {
+      const memory = await host.open(options);
       assertLearnable(options, memory);
       const keeper = await openKeeper(options, memory, log);
       const { trackDirty } = options;
@@ -155,18 +159,18 @@ export class Server {
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
-        supply: memory.supply,
+        supply: host.supply,
         streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { memory, socket, engine, tracking, log, keeper });
+      const server = new Server(options, { host, memory, socket, engine, tracking, log, keeper });
       server.#acceptor.start();
       void server.#prefetch();
       return server;
     } catch (error) {
       await engine?.close();
       socket?.close();
-      await memory.close();
+      await host.close();
       throw error;
     }
   }
@@ -204,7 +208,7 @@ export class Server {
 
   /** How the cache of an image does, since the start, as log fields. */
   cacheStatistics(): Readonly<Record<string, string | number>> {
-    return this.#memory.cacheStatistics();
+    return describeCache(this.#host.cacheStatistics());
   }
 
   /** VMs whose handshake was refused so far. */
@@ -226,7 +230,7 @@ export class Server {
     this.#prefetching.abort();
     await this.#engine.close();
     await this.#keeper?.close();
-    await this.#memory.close();
+    await this.#host.close();
     this.#refusals.tellRest();
     this.#resolveEnded();
   }
@@ -261,11 +265,8 @@ export class Server {
 
   async #attach(connection: OwnedFd, peer: Peer): Promise<Session> {
     const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
-    const { body, descriptor } = await receiveHandshake(
-      connection,
-      timeoutMs,
-      this.#stopped.signal,
-    );
+    const { signal } = this.#stopped;
+    const { body, descriptor } = await receiveHandshake(connection, { timeoutMs, signal });
     let tracked: TrackedVm | null = null;
     try {
       const regions = parseHandshake(body, getpagesize());

@@ -5,6 +5,7 @@ import { formatBytes } from "../base/units.ts";
 import type { Session } from "../engine/session.ts";
 import type { SessionStats } from "../engine/session-stats.ts";
 import type { Logger } from "./log.ts";
+import type { CacheNumbers } from "./memory-host.ts";
 
 /** `1234.56` → `"1.2 ms"`. */
 export function formatUs(microseconds: number): string {
@@ -30,6 +31,22 @@ export function describeSession(session: Session): Record<string, string | numbe
     loaded: `${formatBytes(installedBytes)} of ${formatBytes(totalBytes)}`,
     p50: formatUs(session.stats.latencyUs(0.5)),
     p99: formatUs(session.stats.latencyUs(0.99)),
+  };
+}
+
+/** How the cache of images does, as log fields; nothing where there is none. */
+export function describeCache(cache: CacheNumbers): Record<string, string | number> {
+  const { sizeBytes, chunks, loads, adopted, prefetches, joined, corrupt, failed } = cache;
+  if (sizeBytes === 0) return {};
+  return {
+    chunks,
+    loads,
+    ...(adopted > 0 ? { adopted } : {}),
+    prefetches,
+    joined,
+    fetched: formatBytes(cache.fetchedBytes),
+    ...(corrupt > 0 ? { corrupt } : {}),
+    ...(failed > 0 ? { failed } : {}),
   };
 }
 

@@ -108,7 +108,7 @@ function openFiles(identities: readonly FileIdentity[]): SnapshotFile[] {
       const file = SnapshotFile.open(path, index === 0 ? "memory file" : "layer");
       files.push(file);
       if (index > 0) assertLayerOf(file, files[0]!.path, files[0]!.sizeBytes);
-      if (file.sizeBytes === sizeBytes && file.stats.mtimeMs === mtimeMs) continue;
+      if (file.sizeBytes === sizeBytes && file.identity.mtimeMs === mtimeMs) continue;
       throw new FaultlineError(
         "memory-changed",
         `${path} is no longer the file that the VM was restored from: it was written to or ` +

@@ -73,9 +73,12 @@ export const SOCK_NONBLOCK = 0x800;
 export const SOL_SOCKET = 1;
 export const SCM_RIGHTS = 1;
 export const SO_PEERCRED = 17;
+/** From which byte on MSG_PEEK looks; each look moves it on. See socket(7). */
+export const SO_PEEK_OFF = 42;
 export const SO_PEERPIDFD = 77;
 /** What was sent and not read yet, in the kernel's memory. See unix(7). */
 export const SIOCOUTQ = 0x5411;
+export const MSG_PEEK = 0x2;
 export const MSG_CTRUNC = 0x8;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_NOSIGNAL = 0x4000;
@@ -119,6 +122,7 @@ export const EPOLL_CTL_DEL = 2;
 export const EPOLLIN = 0x1;
 export const EPOLLERR = 0x8;
 export const EPOLLHUP = 0x10;
+export const EPOLLET = 0x80000000;
 const epollEvent = {
   // Packed on x86-64 only, for the sake of 32-bit programs (<sys/epoll.h>, EPOLL_PACKED).
   x64: struct(12, { events: 0, data: 4 }),

@@ -1,5 +1,12 @@
 /** See epoll(7). Each watched descriptor carries two 32-bit tags that come back with its events. */
-import { EINTR, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN } from "./abi-posix.ts";
+import {
+  EINTR,
+  EPOLL_CLOEXEC,
+  EPOLL_CTL_ADD,
+  EPOLL_CTL_DEL,
+  EPOLLET,
+  EPOLLIN,
+} from "./abi-posix.ts";
 import { OwnedFd } from "./fd.ts";
 import * as sys from "./sys.ts";
 
@@ -25,8 +32,21 @@ export class Epoll {
 
   /** Watches for readability, level-triggered. */
   add(fd: number, tagLow: number, tagHigh: number): void {
+    this.#add(fd, EPOLLIN, tagLow, tagHigh);
+  }
+
+  /** Tells once of what is there, and then each time that something comes, however much is left. */
+  addEdge(fd: number): void {
+    this.#add(fd, EPOLLIN | EPOLLET, 0, 0);
+  }
+
+  get fd(): number {
+    return this.#owned.fd;
+  }
+
+  #add(fd: number, events: number, tagLow: number, tagHigh: number): void {
     const words = this.#change.words;
-    words[offset.events >>> 2] = EPOLLIN;
+    words[offset.events >>> 2] = events;
     words[offset.data >>> 2] = tagLow;
     words[(offset.data >>> 2) + 1] = tagHigh;
     const result = sys.epoll_ctl(this.#owned.fd, EPOLL_CTL_ADD, fd, this.#change.address);

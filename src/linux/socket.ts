@@ -9,9 +9,11 @@ import {
   MSG_CMSG_CLOEXEC,
   MSG_CTRUNC,
   MSG_NOSIGNAL,
+  MSG_PEEK,
   msghdr,
   SCM_RIGHTS,
   SIOCOUTQ,
+  SO_PEEK_OFF,
   SO_PEERCRED,
   SO_PEERPIDFD,
   SOCK_CLOEXEC,
@@ -162,8 +164,8 @@ export interface Received {
   readonly isTruncated: boolean;
 }
 
-/** What one call receives at most. */
-const RECEIVE_BYTES = 64 * 1024;
+/** What one call receives at most: the longest handshake, and a byte more. */
+const RECEIVE_BYTES = 68 * 1024;
 /** One for all calls of this thread: a flood of connections must not become a flood of garbage. */
 let receiver: Receiver | null = null;
 
@@ -171,6 +173,23 @@ let receiver: Receiver | null = null;
 export function receiveWithFds(socket: number, target: Uint8Array): Received | null {
   receiver ??= new Receiver();
   return receiver.receive(socket, target);
+}
+
+/** From now on `peekWithFds` begins at the oldest byte that nobody has received. */
+export function peekFromStart(socket: number): void {
+  const value = new sys.Scratch(4);
+  const result = sys.setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, value.bytes, 4);
+  sys.check(result, "setsockopt(SO_PEEK_OFF)");
+}
+
+/**
+ * As `receiveWithFds`, but all stays in the socket; each call goes on where the last one ended. The
+ * descriptors are duplicates, given again whenever a byte of their message is: `target` must have
+ * room for all that the sender has written, or a message is split and they come twice.
+ */
+export function peekWithFds(socket: number, target: Uint8Array): Received | null {
+  receiver ??= new Receiver();
+  return receiver.receive(socket, target, MSG_PEEK);
 }
 
 /** See SO_PEERCRED in unix(7). */
@@ -245,18 +264,17 @@ class Receiver {
   readonly #payload = new sys.Scratch(RECEIVE_BYTES);
   readonly #message = new Message(this.#payload, CONTROL_BYTES);
 
-  receive(socket: number, target: Uint8Array): Received | null {
+  receive(socket: number, target: Uint8Array, flags = 0): Received | null {
     const { header } = this.#message;
     this.#message.reset(Math.min(target.length, RECEIVE_BYTES), CONTROL_BYTES);
     // Reachable from here all the time: `duringCall` is not needed.
-    const count = sys.recvmsg(socket, header.address, MSG_CMSG_CLOEXEC);
+    const count = sys.recvmsg(socket, header.address, MSG_CMSG_CLOEXEC | flags);
     if (count === -1) {
       if (sys.errno() === EAGAIN) return null;
       throw sys.sysError("recvmsg");
     }
     target.set(this.#payload.bytes.subarray(0, count));
-    const flags = header.words[msghdr.offset.msg_flags >>> 2]!;
-    const isTruncated = (flags & MSG_CTRUNC) !== 0;
+    const isTruncated = (header.words[msghdr.offset.msg_flags >>> 2]! & MSG_CTRUNC) !== 0;
     return { byteCount: count, fds: this.#takeFds(), isTruncated };
   }
 

@@ -1,11 +1,15 @@
 /**
  * Receives one handshake on Node's event loop: JSON in any number of pieces, the descriptor with
  * whichever of them, under a deadline.
+ *
+ * A process that may be replaced at any moment peeks: the handshake stays in the socket, for the
+ * next process to find it there, until what came of it is kept elsewhere. Then it is consumed.
  */
 import { FaultlineError } from "../base/errors.ts";
+import { Epoll } from "../linux/epoll.ts";
 import type { OwnedFd } from "../linux/fd.ts";
-import { type Received, receiveWithFds } from "../linux/socket.ts";
-import { watchReadable } from "../linux/sys.ts";
+import { peekFromStart, peekWithFds, type Received, receiveWithFds } from "../linux/socket.ts";
+import { type ReadWatch, watchReadable } from "../linux/sys.ts";
 import { isCompleteHandshake, MAX_HANDSHAKE_BYTES } from "./handshake.ts";
 
 /** Firecracker sends right after connect(); whoever needs longer is not one. */
@@ -17,6 +21,17 @@ export interface RawHandshake {
   readonly descriptor: OwnedFd;
 }
 
+export interface ReceiveOptions {
+  /** Default: `HANDSHAKE_TIMEOUT_MS`. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal | undefined;
+  /**
+   * Leave all in the socket, until `consumeHandshake`. The peer must be able to send the whole of
+   * it ahead: the kernel takes some 200 KiB, or 270 pieces, until somebody receives.
+   */
+  readonly isPeeked?: boolean;
+}
+
 /**
  * Reads until the message is whole. On failure every descriptor that came along is closed; the
  * connection stays the caller's.
@@ -24,12 +39,13 @@ export interface RawHandshake {
  */
 export async function receiveHandshake(
   connection: OwnedFd,
-  timeoutMs = HANDSHAKE_TIMEOUT_MS,
-  signal?: AbortSignal,
+  options: ReceiveOptions = {},
 ): Promise<RawHandshake> {
-  const reception = new Reception();
+  const isPeeked = options.isPeeked ?? false;
+  const reception = new Reception(isPeeked);
   try {
-    await readUntilWhole(connection, reception, timeoutMs, signal);
+    if (isPeeked) peekFromStart(connection.fd);
+    await readUntilWhole(connection, reception, options);
     return reception.finish();
   } catch (error) {
     for (const fd of reception.fds) fd.close();
@@ -37,17 +53,30 @@ export async function receiveHandshake(
   }
 }
 
+/** Of a socket's queue; a peer that goes on sending has to stop at some time. */
+const MAX_CONSUMED_MESSAGES = 1024;
+
+/** Drops what was peeked: nobody finds it any more, and its descriptors are closed. */
+export function consumeHandshake(connection: OwnedFd): void {
+  const dropped = new Uint8Array(FIRST_BUFFER_BYTES);
+  for (let count = 0; count < MAX_CONSUMED_MESSAGES; count++) {
+    const received = receiveWithFds(connection.fd, dropped);
+    for (const fd of received?.fds ?? []) fd.close();
+    if (received === null || received.byteCount === 0) return;
+  }
+}
+
 async function readUntilWhole(
   connection: OwnedFd,
   reception: Reception,
-  timeoutMs: number,
-  signal: AbortSignal | undefined,
+  { timeoutMs = HANDSHAKE_TIMEOUT_MS, signal }: ReceiveOptions,
 ): Promise<void> {
   signal?.throwIfAborted();
   // Most often all of it is there before the connection was even accepted.
   if (reception.readAvailable(connection.fd)) return;
   await new Promise<void>((resolve, reject) => {
-    const watch = watchReadable(connection.fd, () => {
+    const watchMore = reception.isPeeked ? watchForMore : watchReadable;
+    const watch = watchMore(connection.fd, () => {
       try {
         if (reception.readAvailable(connection.fd)) settle(resolve);
         else watch.arm();
@@ -70,20 +99,52 @@ async function readUntilWhole(
   });
 }
 
+/**
+ * A socket with peeked bytes in it stays readable, and a watch on it would never rest. An epoll of
+ * its own, edge-triggered, becomes readable when something comes, and is not once that was taken.
+ */
+function watchForMore(socket: number, onMore: () => void): ReadWatch {
+  const epoll = Epoll.create(1);
+  try {
+    epoll.addEdge(socket);
+    const watch = watchReadable(epoll.fd, () => {
+      // First: what comes from here on is another edge.
+      epoll.wait(0);
+      onMore();
+    });
+    const close = (): void => {
+      watch.close();
+      epoll.close();
+    };
+    return { arm: () => watch.arm(), close };
+  } catch (error) {
+    epoll.close();
+    throw error;
+  }
+}
+
 /** Enough for every handshake of a real VMM; whoever sends more gets more, up to the bound. */
 const FIRST_BUFFER_BYTES = 4096;
 
 /** What has come so far. */
 class Reception {
   readonly fds: OwnedFd[] = [];
-  #bytes = new Uint8Array(FIRST_BUFFER_BYTES);
+  readonly isPeeked: boolean;
+  #bytes: Uint8Array<ArrayBuffer>;
   #length = 0;
+
+  constructor(isPeeked: boolean) {
+    this.isPeeked = isPeeked;
+    // A message that is peeked in two parts brings its descriptors twice: there is room for all.
+    this.#bytes = new Uint8Array(isPeeked ? MAX_HANDSHAKE_BYTES + 1 : FIRST_BUFFER_BYTES);
+  }
 
   /** Takes all that is there; true when the message is whole and a descriptor has come. */
   readAvailable(socket: number): boolean {
     while (!this.#isWhole()) {
       this.#makeRoom();
-      const received = receiveWithFds(socket, this.#bytes.subarray(this.#length));
+      const receive = this.isPeeked ? peekWithFds : receiveWithFds;
+      const received = receive(socket, this.#bytes.subarray(this.#length));
       if (received === null) return false;
       this.#take(received);
     }
@@ -114,7 +175,7 @@ class Reception {
 
   #makeRoom(): void {
     if (this.#length < this.#bytes.length) return;
-    if (this.#length === MAX_HANDSHAKE_BYTES) {
+    if (this.#length >= MAX_HANDSHAKE_BYTES) {
       throw this.refusal(`it is longer than ${MAX_HANDSHAKE_BYTES} bytes`);
     }
     const larger = new Uint8Array(Math.min(this.#length * 4, MAX_HANDSHAKE_BYTES));
@@ -140,6 +201,7 @@ class Reception {
   }
 
   #isWhole(): boolean {
-    return this.fds.length > 0 && isCompleteHandshake(this.#bytes.subarray(0, this.#length));
+    if (this.fds.length === 0 || this.#length > MAX_HANDSHAKE_BYTES) return false;
+    return isCompleteHandshake(this.#bytes.subarray(0, this.#length));
   }
 }

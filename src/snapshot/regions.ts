@@ -20,7 +20,9 @@ import {
   formatBytes,
   formatHex,
   type HostAddress,
+  hostAddress,
   type ImageOffset,
+  imageOffset,
   isAligned,
 } from "../base/units.ts";
 
@@ -33,6 +35,15 @@ export interface GuestRegion {
 
 /** Firecracker announces at most four; a bound keeps lookups cheap whatever a peer sends. */
 export const MAX_REGIONS = 256;
+
+/** Who says what the regions are: a VMM in its handshake, or somebody else. For messages. */
+export type RegionSource = "handshake" | "statement";
+
+/** A region map as plain data: what one process keeps for the next. */
+export interface RegionsJson {
+  readonly pageSizeBytes: number;
+  readonly regions: readonly (readonly [base: number, sizeBytes: number, imageOffset: number])[];
+}
 
 export class RegionMap {
   readonly regions: readonly GuestRegion[];
@@ -47,14 +58,47 @@ export class RegionMap {
   /**
    * @throws FaultlineError `handshake`: empty, misaligned or overlapping regions
    */
-  constructor(regions: readonly GuestRegion[], pageSizeBytes: number) {
-    checkRegions(regions, pageSizeBytes);
+  constructor(
+    regions: readonly GuestRegion[],
+    pageSizeBytes: number,
+    source: RegionSource = "handshake",
+  ) {
+    assert(pageSizeBytes > 0, "page size must be positive");
+    const flaw = flawOf(regions, pageSizeBytes, wordsOf[source]);
+    if (flaw !== null) throw refusal(flaw, source);
     this.regions = regions;
     this.pageSizeBytes = pageSizeBytes;
     this.totalBytes = regions.reduce((sum, region) => sum + region.sizeBytes, 0);
     this.#bases = Float64Array.from(regions, (region) => region.baseHostAddress);
     this.#ends = Float64Array.from(regions, (region) => region.baseHostAddress + region.sizeBytes);
     this.#firstPages = Float64Array.from(regions, (region) => region.imageOffset / pageSizeBytes);
+  }
+
+  /**
+   * The way back from `toJson`. What it is given may come from anywhere, and is checked.
+   * @throws FaultlineError `handshake`
+   */
+  static fromJson(json: unknown): RegionMap {
+    const { pageSizeBytes, regions } = (json ?? {}) as Partial<Record<keyof RegionsJson, unknown>>;
+    const isPageSize = isCount(pageSizeBytes) && pageSizeBytes > 0;
+    if (!isPageSize || !Array.isArray(regions) || !regions.every(isTriple)) {
+      const text = JSON.stringify(json)?.slice(0, 64);
+      throw refusal(`${text} is no list of regions and their page size`, "statement");
+    }
+    const made = regions.map(([base, sizeBytes, offset]) => ({
+      baseHostAddress: hostAddress(base),
+      sizeBytes,
+      imageOffset: imageOffset(offset),
+    }));
+    return new RegionMap(made, pageSizeBytes, "statement");
+  }
+
+  toJson(): RegionsJson {
+    const { regions, pageSizeBytes } = this;
+    const triples = regions.map(
+      (region) => [region.baseHostAddress, region.sizeBytes, region.imageOffset] as const,
+    );
+    return { pageSizeBytes, regions: triples };
   }
 
   /** One more than the highest page index of any region. */
@@ -110,52 +154,77 @@ export class RegionMap {
   }
 }
 
-function checkRegions(regions: readonly GuestRegion[], pageSizeBytes: number): void {
-  assert(pageSizeBytes > 0, "page size must be positive");
+interface Words {
+  readonly verb: string;
+  readonly fields: readonly [base: string, size: string, offset: string];
+}
+
+const wordsOf: Readonly<Record<RegionSource, Words>> = {
+  handshake: { verb: "it announces", fields: ["base_host_virt_addr", "size", "offset"] },
+  statement: { verb: "there are", fields: ["base", "size", "offset"] },
+};
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isTriple(value: unknown): value is readonly [number, number, number] {
+  return Array.isArray(value) && value.length === 3 && value.every(isCount);
+}
+
+/** What is wrong with them, if anything is. */
+function flawOf(
+  regions: readonly GuestRegion[],
+  pageSizeBytes: number,
+  words: Words,
+): string | null {
   if (regions.length === 0 || regions.length > MAX_REGIONS) {
-    throw refusal(
-      `it announces ${regions.length} memory regions; 1 to ${MAX_REGIONS} can be served`,
-    );
+    return `${words.verb} ${regions.length} memory regions; 1 to ${MAX_REGIONS} can be served`;
   }
-  for (const [index, region] of regions.entries()) checkRegion(region, index, pageSizeBytes);
-  checkOverlap(regions, "host addresses", (region) => region.baseHostAddress);
-  checkOverlap(regions, "image offsets", (region) => region.imageOffset);
+  for (const [index, region] of regions.entries()) {
+    const flaw = regionFlaw(region, index, pageSizeBytes, words);
+    if (flaw !== null) return flaw;
+  }
+  return (
+    overlapIn(regions, "host addresses", (region) => region.baseHostAddress) ??
+    overlapIn(regions, "image offsets", (region) => region.imageOffset)
+  );
 }
 
-function checkRegion(region: GuestRegion, index: number, pageSizeBytes: number): void {
-  const fields: readonly (readonly [string, number])[] = [
-    ["base_host_virt_addr", region.baseHostAddress],
-    ["size", region.sizeBytes],
-    ["offset", region.imageOffset],
-  ];
-  for (const [name, value] of fields) {
-    if (!isAligned(value, pageSizeBytes)) {
-      throw refusal(
-        `region ${index} has ${name} ${formatHex(value)}, no multiple of its page size ` +
-          formatBytes(pageSizeBytes),
-      );
-    }
+function regionFlaw(
+  region: GuestRegion,
+  index: number,
+  pageSizeBytes: number,
+  words: Words,
+): string | null {
+  const values = [region.baseHostAddress, region.sizeBytes, region.imageOffset];
+  for (const [field, value] of values.entries()) {
+    if (isAligned(value, pageSizeBytes)) continue;
+    const pageSize = formatBytes(pageSizeBytes);
+    const what = `${words.fields[field]!} ${formatHex(value)}`;
+    return `region ${index} has ${what}, no multiple of its page size ${pageSize}`;
   }
-  if (region.sizeBytes === 0) throw refusal(`region ${index} has size 0`);
-  if (!Number.isSafeInteger(region.baseHostAddress + region.sizeBytes)) {
-    throw refusal(`region ${index} ends beyond 2^53`);
-  }
+  if (region.sizeBytes === 0) return `region ${index} has size 0`;
+  const end = region.baseHostAddress + region.sizeBytes;
+  return Number.isSafeInteger(end) ? null : `region ${index} ends beyond 2^53`;
 }
 
-function checkOverlap(
+function overlapIn(
   regions: readonly GuestRegion[],
   what: string,
   start: (region: GuestRegion) => number,
-): void {
+): string | null {
   const sorted = [...regions].sort((a, b) => start(a) - start(b));
   for (let index = 1; index < sorted.length; index++) {
     const previous = sorted[index - 1]!;
     if (start(previous) + previous.sizeBytes > start(sorted[index]!)) {
-      throw refusal(`two regions overlap in their ${what} at ${formatHex(start(sorted[index]!))}`);
+      return `two regions overlap in their ${what} at ${formatHex(start(sorted[index]!))}`;
     }
   }
+  return null;
 }
 
-function refusal(what: string): FaultlineError {
-  return new FaultlineError("handshake", `The handshake cannot be served: ${what}.`);
+function refusal(what: string, source: RegionSource): FaultlineError {
+  const subject = source === "handshake" ? "The handshake" : "A list of memory regions";
+  return new FaultlineError("handshake", `${subject} cannot be served: ${what}.`);
 }

@@ -188,7 +188,7 @@ function readRegions(bytes: Buffer, count: number, refuse: Refuse): RegionMap {
     return refuse(`its pages have ${pageSizeBytes} bytes`);
   }
   try {
-    return new RegionMap(regions, pageSizeBytes);
+    return new RegionMap(regions, pageSizeBytes, "statement");
   } catch {
     return refuse("its regions overlap, or are not whole pages");
   }

@@ -10,9 +10,16 @@
  * The memory is cut into blocks of 4 MiB, each for chunks of one size class (powers of two from
  * 4 KiB); a block that is empty serves any class again. A chunk that is not published is invisible,
  * so nobody ever sees bytes that were not verified.
+ *
+ * With a directory (`arena-directory.ts`) the memory outlives the process. What an earlier one has
+ * left are candidates: they take their places, may be evicted, the oldest first, and are nobody's
+ * chunks until somebody takes one out (`takeCandidate`), verifies it, and publishes it again.
  */
 import { assert } from "../base/assert.ts";
 import { MappedRegion } from "../linux/memory.ts";
+import type { ChunkId } from "../snapshot/chunk-id.ts";
+import type { ArenaDirectory, ArenaEntry, ArenaShape } from "./arena-directory.ts";
+import type { ChunkDescription } from "./chunk-cache.ts";
 import { Sieve } from "./sieve.ts";
 
 /** The largest chunk. casync's and desync's are below it up to an average of 1 MiB. */
@@ -34,6 +41,17 @@ export interface SharedArena {
   readonly isUsed: Uint8Array;
 }
 
+/** Of `#chunkAt`: nothing is there, or what an earlier process has left. */
+const NONE = -1;
+const CANDIDATE = -2;
+
+/** How much memory an arena of so many bytes has: whole blocks, at least one. */
+export function arenaShape(sizeBytes: number): ArenaShape {
+  const blocks = Math.floor(sizeBytes / BLOCK_BYTES);
+  assert(blocks >= 1, "an arena holds at least one block");
+  return { blocks, blockBytes: BLOCK_BYTES, grainsPerBlock: GRAINS_PER_BLOCK };
+}
+
 /** A block of 4 MiB that serves chunks of one size. */
 interface Block {
   readonly slotGrains: number;
@@ -45,36 +63,57 @@ export class ChunkArena {
   readonly sizeBytes: number;
   /** Chunks that had to go. */
   evictions = 0;
-  readonly #region: MappedRegion;
+  /** Null: the memory is this process's own, and goes with it. */
+  readonly directory: ArenaDirectory | null;
+  readonly #region: MappedRegion | null;
   readonly #blocks: (Block | null)[];
-  readonly #freeBlocks: number[];
+  readonly #freeBlocks: number[] = [];
   /** Blocks of each slot size that have a free place. */
   readonly #openBlocks = new Map<number, Set<number>>();
   readonly #queue: Sieve;
-  /** By place: the published chunk, or -1. */
+  /** By place: the published chunk, CANDIDATE or NONE. */
   readonly #chunkAt: Int32Array;
+  #usedGrains = 0;
+  readonly #candidates = new Map<ChunkId, ArenaEntry>();
+  readonly #candidateAt = new Map<number, ChunkId>();
 
-  /** `sizeBytes` is rounded down to blocks of 4 MiB; at least one. */
-  constructor(sizeBytes: number) {
-    const blocks = Math.floor(sizeBytes / BLOCK_BYTES);
-    assert(blocks >= 1, "an arena holds at least one block");
+  /**
+   * `sizeBytes` is rounded down to blocks of 4 MiB; at least one. `directory`, if given, has been
+   * made for as many (`arenaShape`), and is closed with the arena.
+   */
+  constructor(sizeBytes: number, directory: ArenaDirectory | null = null) {
+    const { blocks } = arenaShape(sizeBytes);
     const grains = blocks * GRAINS_PER_BLOCK;
     this.sizeBytes = blocks * BLOCK_BYTES;
-    this.#region = MappedRegion.anonymous(this.sizeBytes);
+    this.directory = directory;
+    this.#region = directory === null ? MappedRegion.anonymous(this.sizeBytes) : null;
     this.shared = {
-      baseAddress: this.#region.address,
+      baseAddress: this.#region?.address ?? directory!.baseAddress,
       places: new Int32Array(new SharedArrayBuffer(MAX_CHUNKS * 4)),
       pins: new Int32Array(new SharedArrayBuffer(grains * 4)),
       isUsed: new Uint8Array(new SharedArrayBuffer(grains)),
     };
     this.#blocks = new Array(blocks).fill(null);
-    this.#freeBlocks = Array.from({ length: blocks }, (_, index) => blocks - 1 - index);
     this.#queue = new Sieve(grains);
-    this.#chunkAt = new Int32Array(grains).fill(-1);
+    this.#chunkAt = new Int32Array(grains).fill(NONE);
+    if (directory !== null) this.#adopt(directory);
+    for (let index = blocks - 1; index >= 0; index--) {
+      if (this.#blocks[index] === null) this.#freeBlocks.push(index);
+    }
   }
 
   get chunkCount(): number {
-    return this.#queue.size;
+    return this.#queue.size - this.#candidates.size;
+  }
+
+  /** What an earlier process has left, and nobody has asked for yet. */
+  get candidateCount(): number {
+    return this.#candidates.size;
+  }
+
+  /** Bytes of places that are taken, by chunks and candidates. */
+  get usedBytes(): number {
+    return this.#usedGrains * GRAIN_BYTES;
   }
 
   has(chunk: number): boolean {
@@ -99,13 +138,28 @@ export class ChunkArena {
     this.#giveBack(place);
   }
 
-  /** From now on workers find the chunk. Its bytes must be whole and verified. */
-  publish(chunk: number, place: number): void {
+  /**
+   * Where an earlier process has left what may be this chunk, or -1. The place counts as reserved
+   * from now on: verify what lies there, then `publish` or `discard` it.
+   */
+  takeCandidate({ id, digest, sizeBytes }: ChunkDescription): number {
+    const entry = this.#candidates.get(id);
+    if (entry === undefined || entry.digest !== digest || entry.sizeBytes !== sizeBytes) return -1;
+    this.#forgetCandidate(entry.place);
+    return entry.place;
+  }
+
+  /**
+   * From now on workers find the chunk. Its bytes must be whole and verified. Who describes it may
+   * find it again in a next process.
+   */
+  publish(chunk: number, place: number, description: ChunkDescription | null = null): void {
     assert(!this.has(chunk), "published twice");
     this.#chunkAt[place] = chunk;
     this.shared.isUsed[place] = 0;
     this.#queue.insert(place);
     Atomics.store(this.shared.places, chunk, place + 1);
+    if (description !== null) this.directory?.write(place, description);
   }
 
   /** Keeps a published chunk until `unpin`. */
@@ -131,7 +185,7 @@ export class ChunkArena {
       return false;
     }
     this.#queue.remove(place);
-    this.#chunkAt[place] = -1;
+    this.#chunkAt[place] = NONE;
     this.#giveBack(place);
     return true;
   }
@@ -141,7 +195,36 @@ export class ChunkArena {
   }
 
   close(): void {
-    this.#region.unmap();
+    this.#region?.unmap();
+    this.directory?.close();
+  }
+
+  /** All places that an entry names are taken; the others of their blocks are free. */
+  #adopt(directory: ArenaDirectory): void {
+    for (const entry of directory.readAll()) {
+      const { place, id } = entry;
+      const index = Math.floor(place / GRAINS_PER_BLOCK);
+      this.#blocks[index] ??= newBlock(index, directory.slotGrainsOf(index));
+      this.#chunkAt[place] = CANDIDATE;
+      this.#candidates.set(id, entry);
+      this.#candidateAt.set(place, id);
+      this.#queue.insert(place);
+    }
+    for (const [index, block] of this.#blocks.entries()) {
+      if (block === null) continue;
+      const slots = block.freePlaces.length;
+      const free = block.freePlaces.filter((place) => this.#chunkAt[place] === NONE);
+      block.freePlaces.splice(0, slots, ...free);
+      this.#usedGrains += (slots - free.length) * block.slotGrains;
+      if (free.length > 0) this.#openBlocksOf(block.slotGrains).add(index);
+    }
+  }
+
+  #forgetCandidate(place: number): void {
+    this.#candidates.delete(this.#candidateAt.get(place)!);
+    this.#candidateAt.delete(place);
+    this.#queue.remove(place);
+    this.#chunkAt[place] = NONE;
   }
 
   #evictOne(): boolean {
@@ -153,6 +236,12 @@ export class ChunkArena {
     };
     const place = this.#queue.nextVictim(spare);
     if (place < 0) return false;
+    if (this.#chunkAt[place] === CANDIDATE) {
+      this.#forgetCandidate(place);
+      this.#giveBack(place);
+      this.evictions += 1;
+      return true;
+    }
     if (this.evict(this.#chunkAt[place]!)) this.evictions += 1;
     return true;
   }
@@ -163,6 +252,7 @@ export class ChunkArena {
     const block = index === undefined ? this.#openBlock(slotGrains) : this.#blocks[index]!;
     if (block === null) return -1;
     const place = block.freePlaces.pop()!;
+    this.#usedGrains += slotGrains;
     if (block.freePlaces.length === 0) {
       this.#openBlocks.get(slotGrains)!.delete(Math.floor(place / GRAINS_PER_BLOCK));
     }
@@ -172,29 +262,41 @@ export class ChunkArena {
   #openBlock(slotGrains: number): Block | null {
     const index = this.#freeBlocks.pop();
     if (index === undefined) return null;
-    const slots = GRAINS_PER_BLOCK / slotGrains;
-    const first = index * GRAINS_PER_BLOCK;
-    const block = {
-      slotGrains,
-      freePlaces: Array.from({ length: slots }, (_, slot) => first + slot * slotGrains),
-    };
+    const block = newBlock(index, slotGrains);
     this.#blocks[index] = block;
-    const open = this.#openBlocks.get(slotGrains) ?? new Set();
-    this.#openBlocks.set(slotGrains, open.add(index));
+    this.#openBlocksOf(slotGrains).add(index);
+    this.directory?.setBlock(index, slotGrains);
     return block;
   }
 
+  #openBlocksOf(slotGrains: number): Set<number> {
+    const open = this.#openBlocks.get(slotGrains) ?? new Set();
+    this.#openBlocks.set(slotGrains, open);
+    return open;
+  }
+
   #giveBack(place: number): void {
+    // Before other bytes can come here.
+    this.directory?.clear(place);
     const index = Math.floor(place / GRAINS_PER_BLOCK);
     const block = this.#blocks[index]!;
+    this.#usedGrains -= block.slotGrains;
     block.freePlaces.push(place);
-    const open = this.#openBlocks.get(block.slotGrains)!;
+    const open = this.#openBlocksOf(block.slotGrains);
     open.add(index);
     if (block.freePlaces.length < GRAINS_PER_BLOCK / block.slotGrains) return;
     open.delete(index);
     this.#blocks[index] = null;
+    this.directory?.setBlock(index, 0);
     this.#freeBlocks.push(index);
   }
+}
+
+function newBlock(index: number, slotGrains: number): Block {
+  const slots = GRAINS_PER_BLOCK / slotGrains;
+  const first = index * GRAINS_PER_BLOCK;
+  const freePlaces = Array.from({ length: slots }, (_, slot) => first + slot * slotGrains);
+  return { slotGrains, freePlaces };
 }
 
 /** 4 KiB, 8 KiB, … 4 MiB, in grains. */

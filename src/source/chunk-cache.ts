@@ -32,9 +32,12 @@ export interface ChunkDescription {
   readonly sizeBytes: number;
 }
 
-/** Decompresses to an address of the arena and checks. Null, or what is wrong with the bytes. */
+/**
+ * Decompresses to an address of the arena and checks; `stored` null: checks what is there already.
+ * Null, or what is wrong with the bytes.
+ */
 export type DecodeChunk = (
-  stored: Uint8Array,
+  stored: Uint8Array | null,
   chunk: ChunkDescription,
   address: number,
 ) => Promise<string | null>;
@@ -42,6 +45,8 @@ export type DecodeChunk = (
 export interface CacheStatistics {
   /** Chunks brought in. */
   loads: number;
+  /** Of these, from what an earlier process had left in the arena: nothing was fetched. */
+  adopted: number;
   /** Of these, ahead of any demand. */
   prefetches: number;
   /** Stored bytes that came from origins. */
@@ -79,6 +84,7 @@ export class ChunkCache {
   readonly arena: ChunkArena;
   readonly statistics: CacheStatistics = {
     loads: 0,
+    adopted: 0,
     prefetches: 0,
     fetchedBytes: 0,
     corrupt: 0,
@@ -167,12 +173,9 @@ export class ChunkCache {
   /** Ends in the arena with a pin for each that waits, or throws. */
   async #load(chunk: KnownChunk, number: number, urgency: Urgency): Promise<void> {
     try {
-      const place = await this.#fetchInto(chunk, urgency).catch((error: unknown) => {
-        // What may fail ahead (a full queue drops it) must not fail those who came to wait for it.
-        if (urgency === "prefetch" && chunk.waiting > 0) return this.#fetchInto(chunk, "demand");
-        throw error;
-      });
-      this.arena.publish(number, place);
+      const left = await this.#adopt(chunk);
+      const place = left >= 0 ? left : await this.#fetchFor(chunk, urgency);
+      this.arena.publish(number, place, chunk);
       this.statistics.loads += 1;
       if (urgency === "prefetch") this.statistics.prefetches += 1;
       for (let pin = 0; pin < chunk.waiting; pin++) this.arena.pin(number);
@@ -182,6 +185,29 @@ export class ChunkCache {
     } finally {
       chunk.loading = null;
       chunk.waiting = 0;
+    }
+  }
+
+  /** What an earlier process has left is believed when its digest is right. -1: nothing is. */
+  async #adopt(chunk: KnownChunk): Promise<number> {
+    const place = this.arena.takeCandidate(chunk);
+    if (place < 0) return -1;
+    const what = await this.#check(null, chunk, place);
+    if (what === null) {
+      this.statistics.adopted += 1;
+      return place;
+    }
+    this.#tellCorrupt(chunk, "the memory of an earlier process", what);
+    return -1;
+  }
+
+  async #fetchFor(chunk: KnownChunk, urgency: Urgency): Promise<number> {
+    try {
+      return await this.#fetchInto(chunk, urgency);
+    } catch (error) {
+      // What may fail ahead (a full queue drops it) must not fail those who came to wait for it.
+      if (urgency === "prefetch" && chunk.waiting > 0) return this.#fetchInto(chunk, "demand");
+      throw error;
     }
   }
 
@@ -217,18 +243,31 @@ export class ChunkCache {
   /** -1 if the bytes are damaged. */
   async #decode(stored: Uint8Array, chunk: KnownChunk, origin: ChunkOrigin): Promise<number> {
     const place = await this.#makeRoom(chunk.sizeBytes);
-    let what: string | null;
-    try {
-      what = await this.#options.decode(stored, chunk, this.arena.addressOf(place));
-    } catch (error) {
-      this.arena.discard(place);
-      throw error;
-    }
+    const what = await this.#check(stored, chunk, place);
     if (what === null) return place;
-    this.arena.discard(place);
-    this.statistics.corrupt += 1;
-    this.#options.onCorrupt?.(chunk, origin.location, what);
+    this.#tellCorrupt(chunk, origin.location, what);
     return -1;
+  }
+
+  /** Whatever is not right is discarded. */
+  async #check(
+    stored: Uint8Array | null,
+    chunk: KnownChunk,
+    place: number,
+  ): Promise<string | null> {
+    let isRight = false;
+    try {
+      const what = await this.#options.decode(stored, chunk, this.arena.addressOf(place));
+      isRight = what === null;
+      return what;
+    } finally {
+      if (!isRight) this.arena.discard(place);
+    }
+  }
+
+  #tellCorrupt(chunk: KnownChunk, location: string, what: string): void {
+    this.statistics.corrupt += 1;
+    this.#options.onCorrupt?.(chunk, location, what);
   }
 
   async #makeRoom(sizeBytes: number): Promise<number> {

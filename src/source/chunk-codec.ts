@@ -70,6 +70,11 @@ export class ChunkEncoder {
   }
 }
 
+/** Null, or what is wrong with the bytes. */
+export function checkDigest(bytes: Uint8Array, id: ChunkId, digest: Digest): string | null {
+  return digestOf(bytes, digest) === id ? null : "does not match its digest";
+}
+
 /** Decompresses and verifies; one for each thread. */
 export class ChunkDecoder {
   readonly #decompressor = new ZstdDecompressor();
@@ -90,7 +95,7 @@ export class ChunkDecoder {
     if (outcome.sizeBytes !== target.byteLength) {
       return `has ${outcome.sizeBytes} bytes instead of ${target.byteLength}`;
     }
-    return digestOf(target, digest) === id ? null : "does not match its digest";
+    return checkDigest(target, id, digest);
   }
 
   [Symbol.dispose](): void {

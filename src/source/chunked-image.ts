@@ -9,7 +9,7 @@ import type { ChunkCache, ChunkOrigin } from "./chunk-cache.ts";
 import { ZeroChunks } from "./chunk-codec.ts";
 import { type MappedChunks, ownerOfRun } from "./mapped-image.ts";
 import type { ObjectStore, Urgency } from "./object-store.ts";
-import { openImage, type StoredImage } from "./stored-image.ts";
+import type { StoredImage } from "./stored-image.ts";
 
 export class ChunkedImage {
   readonly sizeBytes: number;
@@ -26,16 +26,6 @@ export class ChunkedImage {
     const numbers = registerChunks(index, cache, originOf(stored.store));
     this.mapped = { runs: numbers.runs, chunkNumbers: numbers.numbers, arena: cache.arena.shared };
     this.dataBytes = numbers.dataBytes;
-  }
-
-  /** @throws FaultlineError `image-missing`, `image-corrupt`, and what the store throws */
-  static async open(
-    store: ObjectStore,
-    name: string,
-    cache: ChunkCache,
-    signal: AbortSignal,
-  ): Promise<ChunkedImage> {
-    return new ChunkedImage(await openImage(store, name, signal), cache);
   }
 }
 

@@ -9,7 +9,8 @@ import type { ChunkDescription } from "./chunk-cache.ts";
 
 export interface DecodeTask {
   readonly id: number;
-  readonly stored: Uint8Array;
+  /** Null: the bytes are there already, and are only checked. */
+  readonly stored: Uint8Array | null;
   readonly chunk: ChunkDescription;
   readonly address: number;
   /** Of the arena's block that holds the address. */
@@ -49,10 +50,14 @@ export class DecodePool {
   }
 
   /**
-   * Decompresses to an address of the arena and checks. Null, or what is wrong with the bytes.
-   * `stored` may be given away to the thread, and is empty afterwards.
+   * Decompresses to an address of the arena and checks; `stored` null: checks what is there
+   * already. Null, or what is wrong with the bytes.
    */
-  decode(stored: Uint8Array, chunk: ChunkDescription, address: number): Promise<string | null> {
+  decode(
+    stored: Uint8Array | null,
+    chunk: ChunkDescription,
+    address: number,
+  ): Promise<string | null> {
     assert(this.#failure === null, "the decoding threads have died");
     const id = this.#nextId++;
     const { baseAddress } = this.#arena.shared;

@@ -3,7 +3,7 @@ import { parentPort } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
 import { viewOf } from "../linux/memory.ts";
 import { MAX_CHUNK_BYTES } from "./chunk-arena.ts";
-import { ChunkDecoder } from "./chunk-codec.ts";
+import { ChunkDecoder, checkDigest } from "./chunk-codec.ts";
 import type { DecodeAnswer, DecodeTask } from "./decode-pool.ts";
 
 const decoder = new ChunkDecoder();
@@ -25,6 +25,10 @@ const port = parentPort;
 assert(port !== null, "this file is a worker's entry");
 port.on("message", ({ id, stored, chunk, address, blockAddress }: DecodeTask) => {
   const target = targetOf(blockAddress, address, chunk.sizeBytes);
-  const failure = decoder.decode(stored, target, chunk.id, chunk.digest);
+  const { id: name, digest } = chunk;
+  const failure =
+    stored === null
+      ? checkDigest(target, name, digest)
+      : decoder.decode(stored, target, name, digest);
   port.postMessage({ id, failure } satisfies DecodeAnswer);
 });

@@ -4,10 +4,12 @@
  */
 import { read } from "node:fs";
 import { promisify } from "node:util";
+import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
 import type { OwnerRuns } from "../base/owner-runs.ts";
 import { alignDown, alignUp, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { monotonicUs } from "../linux/clock.ts";
+import type { OwnedFd } from "../linux/fd.ts";
 import type { DataExtent } from "../linux/file.ts";
 import { MappedRegion } from "../linux/memory.ts";
 import { flattenLayers } from "../snapshot/layers.ts";
@@ -32,7 +34,7 @@ export interface MappedLayers {
 }
 
 /** Parts of files are numbered from here on, over all files of this process; chunks lie below. */
-const FIRST_FILE_PART = 2 ** 32;
+export const FIRST_FILE_PART = 2 ** 32;
 let nextPart = FIRST_FILE_PART;
 /** A disk that takes longer is as good as dead: the VMs that wait for it are failed by policy. */
 const READ_DEADLINE_MS = 30_000;
@@ -46,6 +48,8 @@ export class MemoryFiles {
   readonly sizeBytes: number;
   readonly layers: MappedLayers;
   readonly #files: readonly MappedFile[];
+  readonly #endPart: number;
+  readonly #loads = new Set<Promise<void>>();
 
   private constructor(files: readonly MappedFile[]) {
     this.#files = files;
@@ -64,6 +68,7 @@ export class MemoryFiles {
         return first;
       }),
     };
+    this.#endPart = nextPart;
   }
 
   /**
@@ -84,6 +89,30 @@ export class MemoryFiles {
       for (const file of files) closeFile(file);
       throw error;
     }
+  }
+
+  /**
+   * Files that an earlier process has opened and checked, as they were then: nothing is looked up
+   * by name. The descriptors are taken over.
+   */
+  static adopt(fds: readonly OwnedFd[], identities: readonly FileIdentity[]): MemoryFiles {
+    assert(fds.length === identities.length && fds.length > 0, "a descriptor for each file");
+    const files: MappedFile[] = [];
+    try {
+      for (const [index, fd] of fds.entries()) {
+        files.push(mapFile(SnapshotFile.adopt(fd, identities[index]!)));
+      }
+      return new MemoryFiles(files);
+    } catch (error) {
+      for (const file of files) closeFile(file);
+      for (const fd of fds) fd.close();
+      throw error;
+    }
+  }
+
+  /** Whether a part is one of these files'. */
+  holds(part: number): boolean {
+    return part >= this.layers.firstParts[0]! && part < this.#endPart;
   }
 
   /** The base first. */
@@ -111,8 +140,12 @@ export class MemoryFiles {
     const { path, fd } = this.#files[layer]!.file;
     const block = part - this.layers.firstParts[layer]!;
     const position = block * BLOCK_BYTES;
+    const reading = readBlock(fd, position);
+    this.#loads.add(reading);
+    const done = (): boolean => this.#loads.delete(reading);
+    reading.then(done, done);
     try {
-      await withDeadline(readBlock(fd, position), READ_DEADLINE_MS, "The disk did not answer");
+      await withDeadline(reading, READ_DEADLINE_MS, "The disk did not answer");
     } catch (cause) {
       throw new FaultlineError(
         "unresolvable-page",
@@ -132,6 +165,12 @@ export class MemoryFiles {
     for (const { file } of this.#files) file.assertUnchanged();
   }
 
+  /** Resolves when nothing is read any more: a descriptor closed before may be another's then. */
+  async settle(): Promise<void> {
+    const reads = Promise.allSettled(this.#loads);
+    await withDeadline(reads, READ_DEADLINE_MS, "The disk did not answer").catch(() => undefined);
+  }
+
   close(): void {
     for (const file of this.#files) closeFile(file);
   }
@@ -147,7 +186,10 @@ async function readBlock(fd: number, position: number): Promise<void> {
 }
 
 function openFile(path: string, role: string): MappedFile {
-  const file = SnapshotFile.open(path, role);
+  return mapFile(SnapshotFile.open(path, role));
+}
+
+function mapFile(file: SnapshotFile): MappedFile {
   try {
     return { file, mapping: MappedRegion.readOnlyFile(file.fd, file.sizeBytes) };
   } catch (error) {

@@ -28,15 +28,17 @@ export class ReadAround {
     }
   }
 
-  /** Fetches ahead what lies around a chunk. */
-  around(chunk: number): void {
+  /** Fetches ahead what lies around a chunk; false: the image has no such chunk. */
+  around(chunk: number): boolean {
     const { runs, chunkNumbers } = this.#image;
     const { starts, owners } = runs;
-    const center = this.#firstRuns.get(chunk)!;
+    const center = this.#firstRuns.get(chunk);
+    if (center === undefined) return false;
     const first = runAt(runs, Math.max(0, starts[center]! - REACH_BYTES));
     const endOffset = starts[center]! + REACH_BYTES;
     for (let run = first; run < starts.length && starts[run]! <= endOffset; run++) {
       if (run !== center && owners[run]! >= 0) this.#cache.prefetch(chunkNumbers[run]!);
     }
+    return true;
   }
 }

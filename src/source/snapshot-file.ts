@@ -3,22 +3,24 @@ import { closeSync, fstatSync, openSync, type Stats, statfsSync } from "node:fs"
 import { resolve } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import { formatBytes, isAligned, SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { OwnedFd } from "../linux/fd.ts";
 import { type DataExtent, dataExtents } from "../linux/file.ts";
 import type { FileIdentity } from "../snapshot/session-file.ts";
 
 export class SnapshotFile {
+  /** As messages call it. */
   readonly path: string;
+  /** By which it is known again: where it is, and how it was when it was opened. */
+  readonly identity: FileIdentity;
   readonly fd: number;
-  /** As they were when the file was opened. */
-  readonly stats: Stats;
   /** Where it holds data; the rest are holes. */
   readonly extents: readonly DataExtent[];
 
-  private constructor(path: string, fd: number, stats: Stats) {
+  private constructor(path: string, identity: FileIdentity, fd: number) {
     this.path = path;
+    this.identity = identity;
     this.fd = fd;
-    this.stats = stats;
-    this.extents = dataExtents(fd, stats.size);
+    this.extents = dataExtents(fd, identity.sizeBytes);
   }
 
   /**
@@ -39,21 +41,21 @@ export class SnapshotFile {
     try {
       const stats = fstatSync(fd);
       checkStats(stats, path, role);
-      return new SnapshotFile(path, fd, stats);
+      const { size: sizeBytes, mtimeMs } = stats;
+      return new SnapshotFile(path, { path: resolve(path), sizeBytes, mtimeMs }, fd);
     } catch (error) {
       closeSync(fd);
       throw error;
     }
   }
 
-  get sizeBytes(): number {
-    return this.stats.size;
+  /** A file that an earlier process has opened, and said then what it is. */
+  static adopt(fd: OwnedFd, identity: FileIdentity): SnapshotFile {
+    return new SnapshotFile(identity.path, identity, fd.intoRawFd());
   }
 
-  /** By which it is known again. */
-  get identity(): FileIdentity {
-    const { size, mtimeMs } = this.stats;
-    return { path: resolve(this.path), sizeBytes: size, mtimeMs };
+  get sizeBytes(): number {
+    return this.identity.sizeBytes;
   }
 
   /**
@@ -62,13 +64,13 @@ export class SnapshotFile {
    * @throws FaultlineError `memory-changed`
    */
   assertUnchanged(): void {
-    const { path, stats } = this;
+    const { path, sizeBytes, mtimeMs } = this.identity;
     const now = fstatSync(this.fd);
-    if (now.size === stats.size && now.mtimeMs === stats.mtimeMs) return;
+    if (now.size === sizeBytes && now.mtimeMs === mtimeMs) return;
     const what =
-      now.size === stats.size
+      now.size === sizeBytes
         ? `was written to at ${now.mtime.toISOString()}`
-        : `changed its size from ${stats.size} to ${now.size} bytes`;
+        : `changed its size from ${sizeBytes} to ${now.size} bytes`;
     throw new FaultlineError(
       "memory-changed",
       `${path} ${what} while it was in use. Snapshot files must not change: write new ` +
@@ -113,7 +115,8 @@ function checkStats(stats: Stats, path: string, role: string): void {
  * @throws FaultlineError `layer-size`, `layer-holes`
  */
 export function assertLayerOf(layer: SnapshotFile, basePath: string, baseSize: number): void {
-  const { path, stats, extents } = layer;
+  const { path, extents } = layer;
+  const stats = fstatSync(layer.fd);
   if (stats.size !== baseSize) {
     throw new FaultlineError(
       "layer-size",

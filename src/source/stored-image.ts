@@ -87,17 +87,43 @@ async function readOnce(
   name: string,
   signal: AbortSignal,
 ): Promise<ImageFiles | null> {
-  const indexName = indexObjectName(name);
-  const infoName = infoObjectName(name);
-  const indexBytes = await store.read(indexName, signal);
+  const indexBytes = await store.read(indexObjectName(name), signal);
   if (indexBytes === null) return null;
-  const index = decodeIndex(indexBytes, `${indexName} in ${store.location}`);
+  // Before more is asked for: it may be damaged.
+  const index = indexOf(store, name, indexBytes);
+  const infoBytes = await store.read(infoObjectName(name), signal);
+  return { image: imageOf(store, name, index, indexBytes, infoBytes), indexBytes, infoBytes };
+}
+
+/**
+ * An image from objects that were read from its store before.
+ * @throws FaultlineError `image-corrupt`
+ */
+export function decodeImageFiles(
+  store: ObjectStore,
+  name: string,
+  indexBytes: Uint8Array,
+  infoBytes: Uint8Array | null,
+): ImageFiles {
+  const index = indexOf(store, name, indexBytes);
+  return { image: imageOf(store, name, index, indexBytes, infoBytes), indexBytes, infoBytes };
+}
+
+function indexOf(store: ObjectStore, name: string, bytes: Uint8Array): ImageIndex {
+  return decodeIndex(bytes, `${indexObjectName(name)} in ${store.location}`);
+}
+
+function imageOf(
+  store: ObjectStore,
+  name: string,
+  index: ImageIndex,
+  indexBytes: Uint8Array,
+  infoBytes: Uint8Array | null,
+): StoredImage {
   const image = { store, name, index, indexSha256: sha256(indexBytes) };
-  const infoBytes = await store.read(infoName, signal);
-  if (infoBytes === null) return { image: { ...image, info: null }, indexBytes, infoBytes };
-  const described = decodeImageInfo(infoBytes, `${infoName} in ${store.location}`);
-  const info = described.indexSha256 === image.indexSha256 ? described : null;
-  return { image: { ...image, info }, indexBytes, infoBytes };
+  if (infoBytes === null) return { ...image, info: null };
+  const described = decodeImageInfo(infoBytes, `${infoObjectName(name)} in ${store.location}`);
+  return { ...image, info: described.indexSha256 === image.indexSha256 ? described : null };
 }
 
 /** The names of the images of a store, in order. */

@@ -27,8 +27,10 @@ function digestOf(bytes: Uint8Array): ChunkId {
 const decode: DecodeChunk = async (stored, chunk, address) => {
   await nextTurn();
   const target = new Uint8Array(viewOf(address, chunk.sizeBytes));
-  target.fill(0);
-  target.set(stored.subarray(0, chunk.sizeBytes));
+  if (stored !== null) {
+    target.fill(0);
+    target.set(stored.subarray(0, chunk.sizeBytes));
+  }
   return digestOf(target) === chunk.id ? null : "the digest differs";
 };
 

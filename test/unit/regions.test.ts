@@ -207,3 +207,43 @@ describe("what is refused", () => {
     assert.throws(() => new RegionMap([region(0, PAGE, 0)], 0), { name: "AssertionError" });
   });
 });
+
+describe("as plain data", () => {
+  test("a map comes back as it was, through JSON", () => {
+    fc.assert(
+      fc.property(anyLayout, (map) => {
+        const back = RegionMap.fromJson(JSON.parse(JSON.stringify(map.toJson())));
+        assert.deepEqual([back.regions, back.pageSizeBytes], [map.regions, map.pageSizeBytes]);
+      }),
+    );
+  });
+
+  test("what is no map is refused, and not as somebody's handshake", () => {
+    const good = swapped.toJson();
+    const [first, ...others] = good.regions;
+    const bad: readonly (readonly [unknown, RegExp])[] = [
+      [null, /null is no list/],
+      [undefined, /undefined is no list/],
+      ["regions", /is no list of regions/],
+      [{ ...good, pageSizeBytes: 0 }, /is no list of regions/],
+      [{ ...good, pageSizeBytes: "4096" }, /is no list of regions/],
+      [{ ...good, regions: [] }, /there are 0 memory regions/],
+      [{ ...good, regions: [first!.slice(1)] }, /is no list of regions/],
+      [{ ...good, regions: [[-PAGE, PAGE, 0]] }, /is no list of regions/],
+      [{ ...good, regions: [[2 ** 53, PAGE, 0]] }, /is no list of regions/],
+      [{ ...good, regions: [[PAGE + 1, PAGE, 0]] }, /region 0 has base 0x1001, no multiple/],
+      [{ ...good, regions: [first, first, ...others] }, /two regions overlap/],
+    ];
+    for (const [json, message] of bad) {
+      assert.throws(
+        () => RegionMap.fromJson(json),
+        (error: FaultlineError) => {
+          assert.match(error.message, message);
+          assert.match(error.message, /^A list of memory regions cannot be served: [^\n]*\.$/);
+          return error.code === "handshake";
+        },
+        JSON.stringify(json),
+      );
+    }
+  });
+});
