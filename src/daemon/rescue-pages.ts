@@ -3,9 +3,10 @@
  * sample of their bytes is kept to tell which memory is which part of the image.
  */
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import { SessionMemory } from "../engine/session-memory.ts";
 import type { RegisteredArea } from "../linux/process-areas.ts";
 import { PagePresence } from "../linux/process-memory.ts";
-import { PageState, PageTable } from "../pager/page-table.ts";
+import { PageState } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 
 /** Addresses remembered of each area; when they are full, every other one is forgotten. */
@@ -23,8 +24,8 @@ export interface PresentPages {
   /** Small pages that are there. */
   readonly count: number;
   readonly samples: readonly PageSample[];
-  /** The table for these regions, every page that is there installed. */
-  tableFor(regions: RegionMap): SharedArrayBuffer;
+  /** For these regions: in its page table every page that is there is installed. */
+  memoryFor(regions: RegionMap): SessionMemory;
 }
 
 /**
@@ -53,20 +54,19 @@ export function findPresent(
     });
     samples.push(...sampler.read(presence));
   }
-  return { count, samples, tableFor: (regions) => tableOf(regions, runs) };
+  return { count, samples, memoryFor: (regions) => memoryOf(regions, runs) };
 }
 
-function tableOf(
+function memoryOf(
   regions: RegionMap,
   runs: readonly { readonly start: number; readonly end: number }[],
-): SharedArrayBuffer {
-  const memory = new SharedArrayBuffer(PageTable.sizeBytes(regions.pageLimit));
-  const table = new PageTable(regions.pageLimit, new Uint8Array(memory));
+): SessionMemory {
+  const memory = SessionMemory.create(regions.pageLimit);
   for (const { start, end } of runs) {
     // A run may go from one region into the next.
     for (let address = start; address < end; address += regions.pageSizeBytes) {
       const region = regions.regionAt(address);
-      if (region >= 0) table.set(regions.pageAt(region, address), PageState.installed);
+      if (region >= 0) memory.pageTable.set(regions.pageAt(region, address), PageState.installed);
     }
   }
   return memory;

@@ -92,8 +92,7 @@ export class Rescue {
     const mode = options.completes ? "all" : "off";
     const plan = restores.planFor(regions, { mode, recordForMs: 0 });
     const tracking = target.isProtected ? untold(regions) : null;
-    // What is asked for again waits in the kernel until the fault worker looks.
-    wakeAll(target, regions);
+    setNonblocking(target.uffd.fd);
     this.session = engine.attach({
       pid: target.pid,
       userfaultfd: target.uffd,
@@ -102,7 +101,8 @@ export class Rescue {
       regions,
       image: memory.mapped,
       onError: options.onError,
-      pageTable: present.tableFor(regions),
+      memory: present.memoryFor(regions),
+      isTakeover: true,
       prefault: plan.prefault,
       tracking: tracking?.setup ?? null,
     });
@@ -220,13 +220,6 @@ function only(proofs: readonly Proof[]): Proof {
 }
 
 /** Whatever the dead handler had read, or nobody has: all threads that wait fault again. */
-function wakeAll({ uffd }: RescueTarget, regions: RegionMap): void {
-  setNonblocking(uffd.fd);
-  for (const { baseHostAddress, sizeBytes } of regions.regions) {
-    uffd.wake(baseHostAddress, sizeBytes);
-  }
-}
-
 /**
  * Pages may still be protected by a handler that has tracked writes (`--track-dirty`): their
  * writers are let go as there, and nobody reads what is recorded.

@@ -5,12 +5,13 @@
 import { assert } from "../base/assert.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import type { SpinMode } from "../pager/pacing.ts";
-import { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
+import { SessionMemory } from "./session-memory.ts";
+import { assertSurvivalId, type SurvivingBatches } from "./surviving-batches.ts";
 import type { ErrorPolicy, PrefaultSetup, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
@@ -21,6 +22,8 @@ export interface EngineOptions {
   readonly supply?: PartSupply;
   /** Give scans pages ahead of their faults; default: true. */
   readonly streams?: boolean;
+  /** Where the workers, as many at least, read events into, so that these survive the process. */
+  readonly batches?: SurvivingBatches;
 }
 
 /** A VM whose handshake is done. The engine takes over the descriptors. */
@@ -33,8 +36,12 @@ export interface AttachRequest {
   readonly regions: RegionMap;
   readonly image: MappedImage;
   readonly onError: ErrorPolicy;
-  /** What is known of the VM's pages: a page table's memory. Default: all are missing. */
-  readonly pageTable?: SharedArrayBuffer;
+  /** What is counted, and known of the VM's pages; ours from now on. Default: nothing is. */
+  readonly memory?: SessionMemory;
+  /** By which the next process knows this VM; with `batches`. Never given to two VMs. */
+  readonly survivalId?: number;
+  /** Another handler has had the VM, and is gone: its threads are to fault again. */
+  readonly isTakeover?: boolean;
   /** What to install ahead of faults. */
   readonly prefault?: PrefaultSetup | null;
   /** Note what is demanded for this long. Below 2^32. */
@@ -49,6 +56,7 @@ export const MAX_WORKERS = 64;
 export class Engine {
   readonly #workers: readonly WorkerHandle[];
   readonly #hasStreams: boolean;
+  readonly #survives: boolean;
   readonly #onProcessExit = (): void => {
     for (const worker of this.#workers) worker.requestStop();
   };
@@ -56,9 +64,10 @@ export class Engine {
   onWorkerCrash: (error: unknown) => void = () => {};
   #nextId = 1;
 
-  private constructor(workers: readonly WorkerHandle[], hasStreams: boolean) {
+  private constructor(workers: readonly WorkerHandle[], options: EngineOptions) {
     this.#workers = workers;
-    this.#hasStreams = hasStreams;
+    this.#hasStreams = options.streams ?? true;
+    this.#survives = options.batches !== undefined;
     process.once("exit", this.#onProcessExit);
   }
 
@@ -66,12 +75,13 @@ export class Engine {
     assert(options.workers >= 1 && options.workers <= MAX_WORKERS, "1 to 64 workers");
     let engine: Engine | undefined;
     const onCrash = (error: unknown): void => engine?.onWorkerCrash(error);
-    const workers = Array.from(
-      { length: options.workers },
-      () => new WorkerHandle(options.spin, options.supply ?? null, onCrash),
-    );
+    const { spin, batches } = options;
+    const workers = Array.from({ length: options.workers }, (_, index) => {
+      const batchAddress = batches?.addressOf(index) ?? null;
+      return new WorkerHandle({ spin, batchAddress }, options.supply ?? null, onCrash);
+    });
     await Promise.all(workers.map((worker) => worker.ready));
-    engine = new Engine(workers, options.streams ?? true);
+    engine = new Engine(workers, options);
     return engine;
   }
 
@@ -88,12 +98,14 @@ export class Engine {
     const worker = this.#leastBusy();
     const id = this.#nextId++;
     const { regions } = request;
-    const tableBytes = PageTable.sizeBytes(regions.pageLimit);
-    const pageTable = request.pageTable ?? new SharedArrayBuffer(tableBytes);
+    const memory = request.memory ?? SessionMemory.create(regions.pageLimit);
+    assert(memory.pageTable.pageCount >= regions.pageLimit, "memory of a smaller VM");
+    const { survivalId = 0, isTakeover = false } = request;
+    if (this.#survives) assertSurvivalId(survivalId);
     const { recordForUs: forUs, prefault = null } = request;
     const log = forUs === undefined ? null : DemandLog.allocate(regions.pageLimit);
     const demandLog = log === null ? null : new DemandLog(log);
-    const session = new Session(id, request.pid, regions, pageTable, demandLog);
+    const session = new Session(id, request.pid, regions, memory, demandLog);
     worker.attach(session, {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
@@ -102,8 +114,9 @@ export class Engine {
       regions: regions.regions,
       pageSizeBytes: regions.pageSizeBytes,
       image: request.image,
-      pageTable,
-      stats: session.stats.buffer,
+      memory: memory.setup,
+      survivalId,
+      isTakeover,
       onError: request.onError,
       hasStreams: this.#hasStreams,
       prefault,
@@ -122,6 +135,20 @@ export class Engine {
   /** Installs nothing more ahead of a VM's faults. */
   cancelPrefault(session: Session): void {
     for (const worker of this.#workers) worker.cancelPrefault(session);
+  }
+
+  /**
+   * Installs all that is missing, in small steps beside the guest, and then lets the VM go: its
+   * `ended` resolves with `complete`. Goes on with what is installed ahead already.
+   */
+  complete(session: Session): void {
+    for (const worker of this.#workers) worker.complete(session);
+  }
+
+  /** Whether every fault worker does what it is told, within this time. */
+  async isResponsive(deadlineMs: number): Promise<boolean> {
+    const answers = this.#workers.map((worker) => worker.answersWithin(deadlineMs));
+    return (await Promise.all(answers)).every((hasAnswered) => hasAnswered);
   }
 
   /** Stops all workers. VMs that are still attached freeze at their next missing page. */

@@ -44,10 +44,9 @@ export interface PrefaultTools {
 export class SessionPrefault {
   /** Whether the guest may run beside it, so that steps have to be short. */
   readonly isPaced: boolean;
-  /** Whether the VM is to be let go when every page is there. */
-  readonly completes: boolean;
   /** When the next step is due (monotonicUs); Infinity: when bytes have come. */
   dueUs = 0;
+  #completes: boolean;
   readonly #tools: PrefaultTools;
   readonly #prefaulter: Prefaulter;
   readonly #stepPages: number;
@@ -57,7 +56,7 @@ export class SessionPrefault {
 
   constructor(setup: PrefaultSetup, tools: PrefaultTools) {
     this.isPaced = setup.isPaced;
-    this.completes = setup.completes;
+    this.#completes = setup.completes;
     this.#tools = tools;
     this.#pageSizeBytes = tools.regions.pageSizeBytes;
     this.#expected = bitsOf(setup.pages, tools.table.pageCount);
@@ -70,6 +69,18 @@ export class SessionPrefault {
       pages: setup.pages,
       isComplete: setup.completes,
     });
+  }
+
+  /** Whether the VM is to be let go when every page is there. */
+  get completes(): boolean {
+    return this.#completes;
+  }
+
+  /** Installs everything else too. */
+  complete(): void {
+    this.#completes = true;
+    this.#prefaulter.complete();
+    if (this.dueUs === Number.POSITIVE_INFINITY) this.dueUs = 0;
   }
 
   /** A fault on such a page says that this is too slow; on another, that it is in the way. */

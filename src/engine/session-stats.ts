@@ -1,10 +1,14 @@
 /**
  * What is counted for one VM, in memory that its fault worker writes and the main thread reads.
  * Plain stores: there is one writer, and 64-bit stores do not tear on the machines we run on.
+ *
+ * The memory may outlive the process, and the next one may be of a newer version: counters and
+ * stages are only ever added, at the end of their lists.
  */
+import { assert } from "../base/assert.ts";
 import { bucketOf, HISTOGRAM_BUCKETS, quantileUs } from "../base/histogram.ts";
 
-/** Every counter, in the order of its place in memory. */
+/** Every counter, in the order of its place in memory; new ones at the end. */
 const counterNames = [
   /** Page faults read from the kernel. Several may name one page. */
   "faults",
@@ -34,9 +38,31 @@ const counterNames = [
   "streamedPages",
   /** Pages whose first write was recorded, and their protection lifted. */
   "unprotectedPages",
+  /** Pages that had to wait because their VM had asked for as many parts as one may at once. */
+  "heldBackPages",
+  /** Pages that had to wait because all VMs of the worker together had. */
+  "crowdedOutPages",
+  /** Turns that ended, for the sake of other VMs, because enough bytes were installed. */
+  "cutTurns",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
+
+/** Where the time of faults goes, in the order of its place in memory; new ones at the end. */
+export const stageNames = [
+  /** All of it: from the moment faults were read until their waiters were woken. */
+  "fault",
+  /** From the moment the worker learns of faults until they are read, sorted and planned. */
+  "queue",
+  /**
+   * The operations that install them, wakes included; of several that are woken together, each
+   * counts their mean.
+   */
+  "install",
+  /** From the moment bytes that are not in memory were asked for until they came, or were lost. */
+  "wait",
+] as const;
+export type StageName = (typeof stageNames)[number];
 
 const indexes = new Map(counterNames.map((name, index) => [name, index]));
 const at = (name: CounterName): number => indexes.get(name)!;
@@ -53,20 +79,40 @@ const AWAITED_PAGES = at("awaitedPages");
 const PREFAULTED_PAGES = at("prefaultedPages");
 const STREAMED_PAGES = at("streamedPages");
 const UNPROTECTED_PAGES = at("unprotectedPages");
+const HELD_BACK_PAGES = at("heldBackPages");
+const CROWDED_OUT_PAGES = at("crowdedOutPages");
+const CUT_TURNS = at("cutTurns");
+
+const FAULT = stageNames.indexOf("fault");
+const QUEUE = stageNames.indexOf("queue");
+const INSTALL = stageNames.indexOf("install");
+const WAIT = stageNames.indexOf("wait");
+/** Places for counters, of which those without a name stay zero. */
+const COUNTER_PLACES = 64;
+/** A stage's buckets, and the sum of its durations. */
+const STAGE_PLACES = HISTOGRAM_BUCKETS + 1;
 
 export class SessionStats {
-  readonly buffer: SharedArrayBuffer;
-  readonly #counters: Float64Array;
-  readonly #latencies: Float64Array;
+  #counters!: Float64Array;
+  #stages!: Float64Array;
 
-  constructor(buffer: SharedArrayBuffer = SessionStats.allocate()) {
-    this.buffer = buffer;
-    this.#counters = new Float64Array(buffer, 0, counterNames.length);
-    this.#latencies = new Float64Array(buffer, counterNames.length * 8, HISTOGRAM_BUCKETS);
+  constructor(buffer: ArrayBufferLike = SessionStats.allocate(), offsetBytes = 0) {
+    this.#look(buffer, offsetBytes);
   }
 
+  /** Bytes of all counters and stages. */
+  static readonly sizeBytes = (COUNTER_PLACES + stageNames.length * STAGE_PLACES) * 8;
+
   static allocate(): SharedArrayBuffer {
-    return new SharedArrayBuffer((counterNames.length + HISTOGRAM_BUCKETS) * 8);
+    return new SharedArrayBuffer(SessionStats.sizeBytes);
+  }
+
+  /** Goes on in other memory, with what was counted: the old may be unmapped then. */
+  moveTo(buffer: ArrayBufferLike): void {
+    const [counters, stages] = [this.#counters, this.#stages];
+    this.#look(buffer, 0);
+    this.#counters.set(counters);
+    this.#stages.set(stages);
   }
 
   addFault(): void {
@@ -119,9 +165,33 @@ export class SessionStats {
     this.#counters[UNPROTECTED_PAGES]! += pages;
   }
 
+  addHeldBack(pages: number): void {
+    this.#counters[HELD_BACK_PAGES]! += pages;
+  }
+
+  addCrowdedOut(pages: number): void {
+    this.#counters[CROWDED_OUT_PAGES]! += pages;
+  }
+
+  addCutTurn(): void {
+    this.#counters[CUT_TURNS]! += 1;
+  }
+
   /** From the moment faults were read until their waiters were woken, of `count` of them. */
   addLatency(microseconds: number, count = 1): void {
-    this.#latencies[bucketOf(microseconds * 1000)]! += count;
+    this.#record(FAULT, microseconds, count);
+  }
+
+  addQueued(microseconds: number, count: number): void {
+    this.#record(QUEUE, microseconds, count);
+  }
+
+  addInstallTime(microseconds: number, count: number): void {
+    this.#record(INSTALL, microseconds, count);
+  }
+
+  addWait(microseconds: number, count: number): void {
+    this.#record(WAIT, microseconds, count);
   }
 
   counters(): Counters {
@@ -130,25 +200,54 @@ export class SessionStats {
   }
 
   latencyUs(quantile: number): number {
-    return quantileUs(this.#latencies, quantile);
+    return this.stageUs("fault", quantile);
+  }
+
+  /** The duration that a share `quantile` (0 to 1) of a stage's records does not exceed. */
+  stageUs(stage: StageName, quantile: number): number {
+    return quantileUs(this.buckets(stage), quantile);
+  }
+
+  /** A copy of a stage's histogram (`base/histogram.ts`). */
+  buckets(stage: StageName): Float64Array {
+    const first = stageNames.indexOf(stage) * STAGE_PLACES;
+    return this.#stages.slice(first, first + HISTOGRAM_BUCKETS);
+  }
+
+  /** All durations of a stage together, in microseconds. */
+  totalUs(stage: StageName): number {
+    return this.#stages[stageNames.indexOf(stage) * STAGE_PLACES + HISTOGRAM_BUCKETS]!;
   }
 
   /** Adds everything that `other` counted. */
   add(other: SessionStats): void {
-    for (const [index, value] of other.#counters.entries()) this.#counters[index]! += value;
-    for (const [index, value] of other.#latencies.entries()) this.#latencies[index]! += value;
+    addAll(this.#counters, other.#counters, 1);
+    addAll(this.#stages, other.#stages, 1);
   }
 
   /** What was counted since `earlier`, a copy made before. */
   since(earlier: SessionStats): SessionStats {
     const difference = new SessionStats();
     difference.add(this);
-    for (const [index, value] of earlier.#counters.entries()) {
-      difference.#counters[index]! -= value;
-    }
-    for (const [index, value] of earlier.#latencies.entries()) {
-      difference.#latencies[index]! -= value;
-    }
+    addAll(difference.#counters, earlier.#counters, -1);
+    addAll(difference.#stages, earlier.#stages, -1);
     return difference;
   }
+
+  #record(stage: number, microseconds: number, count: number): void {
+    const first = stage * STAGE_PLACES;
+    this.#stages[first + bucketOf(microseconds * 1000)]! += count;
+    this.#stages[first + HISTOGRAM_BUCKETS]! += microseconds * count;
+  }
+
+  #look(buffer: ArrayBufferLike, offsetBytes: number): void {
+    assert(buffer.byteLength - offsetBytes >= SessionStats.sizeBytes, "statistics memory too small");
+    this.#counters = new Float64Array(buffer, offsetBytes, COUNTER_PLACES);
+    const stagePlaces = stageNames.length * STAGE_PLACES;
+    this.#stages = new Float64Array(buffer, offsetBytes + COUNTER_PLACES * 8, stagePlaces);
+  }
+}
+
+function addAll(sums: Float64Array, others: Float64Array, factor: 1 | -1): void {
+  for (let index = 0; index < sums.length; index++) sums[index]! += factor * others[index]!;
 }

@@ -1,8 +1,9 @@
 /** One attached VM as the main thread sees it: its memory, its numbers, its end. */
-import { PageTable } from "../pager/page-table.ts";
+import type { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { DemandLog } from "./demand-log.ts";
-import { SessionStats } from "./session-stats.ts";
+import type { SessionMemory } from "./session-memory.ts";
+import type { SessionStats } from "./session-stats.ts";
 import type { EndReason, PrefaultEnd } from "./wire.ts";
 
 /** How a session ended. `failure`: why the VM had to be killed, if it was. */
@@ -29,6 +30,7 @@ export class Session {
   readonly id: number;
   readonly pid: number;
   readonly regions: RegionMap;
+  /** Can be read after the end too. */
   readonly pageTable: PageTable;
   readonly stats: SessionStats;
   /** Resolves when the VM is gone or the engine stops; never rejects. */
@@ -41,6 +43,7 @@ export class Session {
   onPrefaulted: (report: PrefaultReport) => void = () => {};
   /** What the VM has demanded, if that is recorded. */
   readonly demandLog: DemandLog | null;
+  readonly #memory: SessionMemory;
   readonly #resolveEnded: (end: SessionEnd) => void;
   #failure: string | undefined;
 
@@ -48,15 +51,16 @@ export class Session {
     id: number,
     pid: number,
     regions: RegionMap,
-    pageStates: SharedArrayBuffer,
+    memory: SessionMemory,
     demandLog: DemandLog | null,
   ) {
     this.id = id;
     this.demandLog = demandLog;
     this.pid = pid;
     this.regions = regions;
-    this.pageTable = new PageTable(regions.pageLimit, new Uint8Array(pageStates));
-    this.stats = new SessionStats();
+    this.#memory = memory;
+    this.pageTable = memory.pageTable;
+    this.stats = memory.stats;
     let resolveEnded: (end: SessionEnd) => void = () => {};
     this.ended = new Promise((resolve) => {
       resolveEnded = resolve;
@@ -75,8 +79,9 @@ export class Session {
     this.onPrefaulted({ end, afterUs });
   }
 
-  /** The engine's: the session is over. */
+  /** The engine's: the session is over, and its worker has let go of its memory. */
   end(reason: SessionEnd["reason"]): void {
+    this.#memory.retire();
     this.#resolveEnded({
       reason,
       ...(this.#failure === undefined ? {} : { failure: this.#failure }),

@@ -6,6 +6,7 @@ import type { SpinMode } from "../pager/pacing.ts";
 import type { PageRuns } from "../pager/prefaulter.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
+import type { SessionMemorySetup } from "./session-memory.ts";
 
 /**
  * What becomes of a page whose bytes cannot be had: the VM is killed, the page is poisoned, or its
@@ -17,6 +18,8 @@ export type ErrorPolicy = (typeof errorPolicies)[number];
 export interface WorkerSetup {
   readonly spin: SpinMode;
   readonly controlFd: number;
+  /** Where to read events into so that they survive (`surviving-batches.ts`); null: anywhere. */
+  readonly batchAddress: number | null;
 }
 
 /** What to install ahead of a VM's faults. */
@@ -60,8 +63,11 @@ export interface SessionSetup {
   readonly regions: readonly GuestRegion[];
   readonly pageSizeBytes: number;
   readonly image: MappedImage;
-  readonly pageTable: SharedArrayBuffer;
-  readonly stats: SharedArrayBuffer;
+  readonly memory: SessionMemorySetup;
+  /** By which the next process knows this VM. */
+  readonly survivalId: number;
+  /** Another handler has had it before: what that had read is to be asked for again. */
+  readonly isTakeover: boolean;
   readonly onError: ErrorPolicy;
   /** Whether scans are given pages ahead of their faults. */
   readonly hasStreams: boolean;
@@ -78,6 +84,9 @@ export type ToWorker =
   | { readonly type: "detach"; readonly id: number }
   /** Install nothing more ahead. */
   | { readonly type: "cancelPrefault"; readonly id: number }
+  /** Install everything, and let the VM go. */
+  | { readonly type: "complete"; readonly id: number }
+  | { readonly type: "ping"; readonly number: number }
   /** A part that the worker needed is in memory, and stays until `settled`. */
   | { readonly type: "arrived"; readonly part: number }
   /** A part that the worker needed cannot be had. */
@@ -92,6 +101,7 @@ export type EndReason = "exited" | "gone" | "complete" | "detached";
 
 export type FromWorker =
   | { readonly type: "ready" }
+  | { readonly type: "pong"; readonly number: number }
   /**
    * Faults wait for this part of an image: a chunk, or a block of a file
    * (`source/mapped-image.ts`). Asked once until the answer: `arrived` or `lost`.

@@ -5,9 +5,8 @@ import { assert } from "../base/assert.ts";
 import { describeError } from "../base/errors.ts";
 import { EventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
-import type { SpinMode } from "../pager/pacing.ts";
 import type { Session } from "./session.ts";
-import type { FromWorker, SessionSetup, ToWorker } from "./wire.ts";
+import type { FromWorker, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
 
 /** Brings parts of images to where fault workers find them. The main thread's. */
 export interface PartSupply {
@@ -37,15 +36,22 @@ export class WorkerHandle {
   readonly #exited: Promise<void>;
   readonly ready: Promise<void>;
   #isAlive = true;
+  /** Who waits for the answer to a ping. */
+  readonly #pings = new Map<number, (hasAnswered: boolean) => void>();
+  #nextPing = 0;
 
   /** `onCrash`: the thread has died of a bug; its VMs have been killed. */
-  constructor(spin: SpinMode, supply: PartSupply | null, onCrash: (error: unknown) => void) {
+  constructor(
+    setup: Omit<WorkerSetup, "controlFd">,
+    supply: PartSupply | null,
+    onCrash: (error: unknown) => void,
+  ) {
     this.#supply = supply;
     const { port1, port2 } = new MessageChannel();
     this.#port = port1;
     this.#worker = new Worker(new URL("./worker.js", import.meta.url), {
       name: "fault-worker",
-      workerData: { port: port2, setup: { spin, controlFd: this.#control.fd } },
+      workerData: { port: port2, setup: { ...setup, controlFd: this.#control.fd } },
       transferList: [port2],
     });
     this.#exited = new Promise((resolve) => this.#worker.once("exit", () => resolve()));
@@ -85,6 +91,27 @@ export class WorkerHandle {
     if (this.#sessions.has(session.id)) this.#send({ type: "cancelPrefault", id: session.id });
   }
 
+  /** Installs the rest, and lets the VM go, if it is one of this worker's. */
+  complete(session: Session): void {
+    if (this.#sessions.has(session.id)) this.#send({ type: "complete", id: session.id });
+  }
+
+  /** Whether the thread takes a message and answers it in time. One that has died does not. */
+  async answersWithin(deadlineMs: number): Promise<boolean> {
+    if (!this.#isAlive) return false;
+    const number = this.#nextPing++;
+    let timer: NodeJS.Timeout | undefined;
+    const answer = new Promise<boolean>((resolve) => {
+      this.#pings.set(number, resolve);
+      timer = setTimeout(() => resolve(false), deadlineMs);
+    });
+    this.#send({ type: "ping", number });
+    const hasAnswered = await answer;
+    clearTimeout(timer);
+    this.#pings.delete(number);
+    return hasAnswered;
+  }
+
   /**
    * Asks the thread to end, without waiting. A thread that waits for faults in the kernel ends only
    * if it is asked: process.exit() would hang on it for ever.
@@ -120,6 +147,10 @@ export class WorkerHandle {
     }
     if (message.type === "settled") {
       this.#unpin(message.part);
+      return;
+    }
+    if (message.type === "pong") {
+      this.#pings.get(message.number)?.(true);
       return;
     }
     const entry = this.#sessions.get(message.id);
@@ -176,6 +207,7 @@ export class WorkerHandle {
   /** The thread is over: what was pinned for it may go. */
   #dropPins(): void {
     this.#isAlive = false;
+    for (const answer of this.#pings.values()) answer(false);
     for (const part of [...this.#pins.keys()]) {
       while (this.#pins.has(part)) this.#unpin(part);
     }

@@ -9,7 +9,7 @@ import * as abi from "../linux/abi-userfaultfd.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { ActionKind, type ActionList } from "../pager/actions.ts";
-import { PageTable } from "../pager/page-table.ts";
+import type { PageTable } from "../pager/page-table.ts";
 import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import type { EventBatch } from "../uffd/events.ts";
@@ -20,10 +20,12 @@ import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
 import { Installer } from "./installer.ts";
 import { describeLoss } from "./page-loss.ts";
 import { SessionPrefault, type Step } from "./session-prefault.ts";
-import { SessionStats } from "./session-stats.ts";
+import { SessionMemory } from "./session-memory.ts";
+import type { SessionStats } from "./session-stats.ts";
+import { wakeAll } from "./wake-all.ts";
 import { MAX_UNWOKEN_BYTES, WakeGroup } from "./wake-group.ts";
-import type { ErrorPolicy, SessionSetup } from "./wire.ts";
-import type { WorkerTools } from "./worker-tools.ts";
+import type { ErrorPolicy, PrefaultSetup, SessionSetup } from "./wire.ts";
+import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 
 /**
  * How a turn ended: nothing left to do (`idle`), more to do at once (`again`), in a moment
@@ -48,9 +50,21 @@ const TELL_WAIT_EVERY_US = 60e6;
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** A fault of a scan brings at most this much: it waits for all of it, some 50 µs. */
 const MAX_STREAM_BYTES = 64 * SMALL_PAGE_BYTES;
+/** Bytes per turn, a little more or less: 64 copies of 2 MiB would keep others waiting for long. */
+const MAX_BYTES_PER_TURN = 4 * HUGE_PAGE_BYTES;
+/** The part that pages wait for whose own part could not be asked for yet. */
+const UNASKED_PART = -2;
+
+/** What `completePrefault` begins with: nothing in particular, in small steps beside the guest. */
+const EVERYTHING: PrefaultSetup = {
+  pages: { starts: new Uint32Array(0), counts: new Uint32Array(0) },
+  isPaced: true,
+  completes: true,
+};
 
 export class WorkerSession {
   readonly id: number;
+  readonly survivalId: number;
   readonly uffd: Userfaultfd;
   readonly pidfd: OwnedFd;
   readonly mayKill: boolean;
@@ -62,10 +76,13 @@ export class WorkerSession {
   lastActiveUs = 0;
   /** What is installed ahead of faults; null: nothing, or no more. */
   prefault: SessionPrefault | null = null;
+  /** Parts that were asked for and have not been answered; the worker counts. */
+  askedParts = 0;
   readonly attachedUs = monotonicUs();
   readonly #socket: OwnedFd | null;
   readonly #regions: RegionMap;
   readonly #bytes: ImageBytes;
+  readonly #table: PageTable;
   readonly #planner: Planner;
   /** Null: nobody wants to know what the VM writes. */
   readonly #tracker: DirtyTracker | null;
@@ -78,6 +95,10 @@ export class WorkerSession {
   readonly #installer: Installer;
   /** Whether it is a step ahead that asks for bytes. */
   #isAhead = false;
+  /** How much this turn may still install, in pages. */
+  #pagesLeft = 0;
+  /** Whether all parts that the action at hand lacks could be asked for. */
+  #needVerdict: NeedVerdict = "asked";
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
@@ -92,17 +113,17 @@ export class WorkerSession {
 
   constructor(setup: SessionSetup, tools: WorkerTools) {
     this.id = setup.id;
+    this.survivalId = setup.survivalId;
     this.uffd = Userfaultfd.fromFd(new OwnedFd(setup.userfaultfd));
     this.pidfd = new OwnedFd(setup.pidfd);
     this.mayKill = setup.mayKill;
     this.#socket = setup.socket === null ? null : new OwnedFd(setup.socket);
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
-    this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) =>
-      tools.need(this, part, !this.#isAhead),
-    );
+    this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => this.#need(part));
     const { pageSizeBytes, tracking } = setup;
     this.#pageSizeBytes = pageSizeBytes;
-    const table = new PageTable(this.#regions.pageLimit, new Uint8Array(setup.pageTable));
+    const memory = SessionMemory.ofSetup(setup.memory, this.#regions.pageLimit);
+    const table = memory.pageTable;
     this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
@@ -111,18 +132,22 @@ export class WorkerSession {
       maxRunPages: Math.max(1, MAX_RUN_BYTES / pageSizeBytes),
       maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / pageSizeBytes : 0,
     });
-    this.#stats = new SessionStats(setup.stats);
+    this.#table = table;
+    this.#stats = memory.stats;
     this.#policy = setup.onError;
     this.#tools = tools;
     this.#unwoken = new WakeGroup(this.uffd);
     this.#recorder = openRecorder(setup.recorder, this.attachedUs);
     const { buffers } = tools;
-    const [uffd, regions, bytes, tracker] = [this.uffd, this.#regions, this.#bytes, this.#tracker];
+    const [uffd, bytes, tracker] = [this.uffd, this.#bytes, this.#tracker];
     this.#installer = new Installer({ uffd, bytes, tracker, pageSizeBytes, buffers });
-    if (setup.prefault === null) return;
-    const [installer, stats] = [this.#installer, this.#stats];
-    const parts = { uffd, regions, bytes, table, installer, stats };
-    this.prefault = new SessionPrefault(setup.prefault, parts);
+    if (setup.prefault !== null) this.prefault = this.#openPrefault(setup.prefault);
+  }
+
+  #openPrefault(setup: PrefaultSetup): SessionPrefault {
+    const [uffd, regions, bytes] = [this.uffd, this.#regions, this.#bytes];
+    const [table, installer, stats] = [this.#table, this.#installer, this.#stats];
+    return new SessionPrefault(setup, { uffd, regions, bytes, table, installer, stats });
   }
 
   /**
@@ -134,7 +159,8 @@ export class WorkerSession {
     this.#bytes.nowSeconds = Math.floor(nowUs / 1e6);
     if (this.#planner.failureStreak === 0) this.#streakSinceUs = nowUs;
     let hasProgress = false;
-    for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
+    this.#pagesLeft = Math.ceil(MAX_BYTES_PER_TURN / this.#pageSizeBytes);
+    for (let plan = 0; plan < MAX_PLANS_PER_TURN && this.#pagesLeft > 0; plan++) {
       const hasMore = this.#drain();
       if (this.failure !== "") return "failed";
       if (this.#planner.queuedPages === 0) return hasMore ? "again" : "idle";
@@ -149,6 +175,7 @@ export class WorkerSession {
         return "idle";
       }
     }
+    if (this.#pagesLeft <= 0) this.#stats.addCutTurn();
     this.#stalls = hasProgress ? 0 : this.#stalls + 1;
     return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
   }
@@ -158,7 +185,8 @@ export class WorkerSession {
    * (`lossMessage`), and then they are settled by policy.
    */
   turnForPart(part: number, sinceUs: number, nowUs: number, lossMessage = ""): Turn {
-    this.#planner.unpark(part);
+    const pages = this.#planner.unpark(part);
+    if (pages > 0) this.#stats.addWait(nowUs - sinceUs, pages);
     this.#settledPart = part;
     this.#neededSinceUs = sinceUs;
     this.#lossMessage = lossMessage;
@@ -166,6 +194,28 @@ export class WorkerSession {
     this.#settledPart = NO_PART;
     this.#lossMessage = "";
     return turn;
+  }
+
+  /** A turn for pages whose parts could not be asked for: there is room for so many now. */
+  turnForRoom(parts: number, nowUs: number): Turn {
+    this.#planner.unpark(UNASKED_PART, parts);
+    return this.turn(nowUs);
+  }
+
+  /** Whether pages wait for room. */
+  get isHeldBack(): boolean {
+    return this.#planner.isParked(UNASKED_PART);
+  }
+
+  /** Whoever waits for a handler that is gone faults again. */
+  wakeAll(): void {
+    wakeAll(this.uffd, this.#regions);
+  }
+
+  /** From now on, or after what is installed ahead already, everything is. */
+  completePrefault(): void {
+    this.prefault ??= this.#openPrefault(EVERYTHING);
+    this.prefault.complete();
   }
 
   /** Installs a little more ahead of the guest. Only when no fault waits. */
@@ -228,8 +278,9 @@ export class WorkerSession {
 
   /** Reads into the planner. True if the bound was reached before the end. */
   #read(): boolean {
-    const { batch } = this.#tools;
+    const { batch, survivor } = this.#tools;
     for (let read = 0; read < MAX_READS_PER_TURN; read++) {
+      if (survivor !== null) survivor.begin(this.survivalId);
       const count = this.uffd.drain(batch);
       for (let index = 0; index < count; index++) this.#take(batch, index);
       // A short read has emptied both of the kernel's queues, faults and events.
@@ -291,7 +342,9 @@ export class WorkerSession {
   /** Plans and carries out. `again`: the next plan may go on at once. */
   #resolve(nowUs: number): Turn {
     const { actions } = this.#tools;
-    const count = this.#planner.plan(actions);
+    const count = this.#planner.plan(actions, this.#pagesLeft);
+    // The first plan of a turn; later ones go on where the last install was timed.
+    if (this.lastActiveUs === nowUs) this.#notePlanned(nowUs);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
       if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(actions, index);
@@ -321,6 +374,18 @@ export class WorkerSession {
     return turn;
   }
 
+  /** For the faults that were read the wait in the queue is over. */
+  #notePlanned(nowUs: number): void {
+    this.lastActiveUs = monotonicUs();
+    this.#stats.addQueued(this.lastActiveUs - nowUs, this.#planner.queuedPages);
+  }
+
+  /** A part of the image is missing: whether it could be asked for decides what its pages do. */
+  #need(part: number): void {
+    const verdict = this.#tools.need(this, part, !this.#isAhead);
+    if (verdict !== "asked") this.#needVerdict = verdict;
+  }
+
   /** What nobody has asked for yet is worth no wait. */
   #keepToWhatIsAtHand(actions: ActionList, index: number): void {
     if (actions.kinds[index] !== ActionKind.copy) return;
@@ -335,8 +400,7 @@ export class WorkerSession {
   #isAwaited(actions: ActionList, index: number): boolean {
     const part = this.#bytes.missingPart;
     if (this.#lossMessage === "" || part !== this.#settledPart) {
-      this.#planner.park(actions, index, part);
-      this.#stats.addAwaited(actions.pageCounts[index]!);
+      this.#park(actions, index);
       return true;
     }
     if (actions.pageCounts[index]! > 1) {
@@ -347,11 +411,22 @@ export class WorkerSession {
     const page = actions.firstPages[index]!;
     const address = this.#regions.addressOf(actions.regions[index]!, page);
     this.#tellWait(this.#describeLoss(address, page, "badSource"));
-    this.#planner.park(actions, index, part);
+    this.#park(actions, index);
     return true;
   }
 
+  /** Until the part has come, or until there is room to ask for it. */
+  #park(actions: ActionList, index: number): void {
+    const pages = actions.pageCounts[index]!;
+    const isAsked = this.#needVerdict === "asked";
+    this.#planner.park(actions, index, isAsked ? this.#bytes.missingPart : UNASKED_PART);
+    if (isAsked) this.#stats.addAwaited(pages);
+    else if (this.#needVerdict === "heldBack") this.#stats.addHeldBack(pages);
+    else this.#stats.addCrowdedOut(pages);
+  }
+
   #carryOut(actions: ActionList, index: number, wakes: boolean): Outcome | "absent" {
+    this.#needVerdict = "asked";
     const page = actions.firstPages[index]!;
     return this.#installer.install(
       actions.kinds[index] as ActionKind,
@@ -368,6 +443,7 @@ export class WorkerSession {
     else if (outcome === "deferred") this.#stats.addDeferred();
     if (outcome !== "installed" && outcome !== "partial") return;
     const pages = this.uffd.doneBytes / this.#pageSizeBytes;
+    this.#pagesLeft -= pages;
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
     if (actions.aheadPages[index]! > 0) this.#countAhead(actions, index, pages);
@@ -396,7 +472,12 @@ export class WorkerSession {
 
   /** For the threads of these installs the wait is over. */
   #noteWoken(nowUs: number): void {
+    const sinceUs = this.lastActiveUs;
     this.lastActiveUs = monotonicUs();
+    const installs = this.#unwokenInstalls + this.#unwokenArrivals;
+    // None: a large copy was timed a moment ago, together with what is woken only now.
+    if (installs === 0) return;
+    this.#stats.addInstallTime((this.lastActiveUs - sinceUs) / installs, installs);
     this.#stats.addLatency(this.lastActiveUs - nowUs, this.#unwokenInstalls);
     this.#unwokenInstalls = 0;
     if (this.#unwokenArrivals === 0) return;

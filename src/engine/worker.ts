@@ -22,6 +22,7 @@ import { SpinPacer, StepPacer } from "../pager/pacing.ts";
 import { EventBatch } from "../uffd/events.ts";
 import { PageBuffers } from "./page-buffers.ts";
 import type { Step } from "./session-prefault.ts";
+import { SurvivingBatch } from "./surviving-batches.ts";
 import type {
   EndReason,
   FromWorker,
@@ -31,7 +32,7 @@ import type {
   WorkerSetup,
 } from "./wire.ts";
 import { type Turn, WorkerSession } from "./worker-session.ts";
-import type { WorkerTools } from "./worker-tools.ts";
+import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 
 /** Descriptors that one wait can report; the rest comes with the next. */
 const EVENTS_PER_WAIT = 64;
@@ -52,6 +53,13 @@ const SLICE_NS = 100_000;
 const SHORT_WAIT_US = 100;
 /** After the last page of a VM that is let go: what its kernel queued before must still be read. */
 const FAREWELL_US = 1e6;
+/**
+ * Parts that the faults of one VM may have asked for at once: far more than vCPUs wait for, and
+ * than stores answer at a time. What a VM with hundreds of threads needs beyond that waits.
+ */
+const MAX_PARTS_PER_SESSION = 256;
+/** And those of all VMs of a worker: the main thread keeps a promise and a timer for each. */
+const MAX_PARTS_PER_WORKER = 4096;
 
 /** A part of an image that was asked for, and who waits for it. */
 interface Need {
@@ -68,20 +76,15 @@ class FaultWorker {
   readonly #sessions = new Map<number, WorkerSession>();
   readonly #pacer: SpinPacer;
   readonly #stepPacer = new StepPacer();
-  readonly #tools: WorkerTools = {
-    batch: new EventBatch(),
-    actions: new ActionList(),
-    buffers: new PageBuffers(),
-    need: (session, part, isUrgent) => this.#need(session, part, isUrgent),
-    unexpected: (nowUs) => this.#stepPacer.observeUnexpected(nowUs),
-    tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
-  };
+  readonly #tools: WorkerTools;
   /** By part. */
   readonly #needs = new Map<number, Need>();
   /** Sessions with work that no event will announce, and when it is due (monotonicUs; 0: now). */
   readonly #unfinished = new Map<WorkerSession, number>();
   /** Sessions with pages to install ahead of their faults; the first is the next one's turn. */
   readonly #ahead = new Set<WorkerSession>();
+  /** Sessions whose faults need parts that could not be asked for; the first waits longest. */
+  readonly #heldBack = new Set<WorkerSession>();
   /** Sessions whose VMs need nothing more, and when they are let go (monotonicUs). */
   readonly #leaving = new Map<WorkerSession, number>();
   #isStopping = false;
@@ -92,6 +95,16 @@ class FaultWorker {
     this.#port = port;
     this.#controlFd = setup.controlFd;
     this.#pacer = new SpinPacer(setup.spin);
+    const survivor = setup.batchAddress === null ? null : new SurvivingBatch(setup.batchAddress);
+    this.#tools = {
+      batch: survivor?.batch ?? new EventBatch(),
+      survivor,
+      actions: new ActionList(),
+      buffers: new PageBuffers(),
+      need: (session, part, isUrgent) => this.#need(session, part, isUrgent),
+      unexpected: (nowUs) => this.#stepPacer.observeUnexpected(nowUs),
+      tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
+    };
     this.#epoll.add(setup.controlFd, 0, ABOUT_CONTROL);
   }
 
@@ -167,19 +180,35 @@ class FaultWorker {
     else if (turn === "failed") this.#fail(session);
   }
 
-  /** `session` lacks a part. Asks for it, unless it was asked for already. */
-  #need(session: WorkerSession, part: number, isUrgent: boolean): void {
+  /** `session` lacks a part. Asks for it, unless it was asked for already, or it is too many. */
+  #need(session: WorkerSession, part: number, isUrgent: boolean): NeedVerdict {
     const need = this.#needs.get(part);
     if (need === undefined) {
+      // What is installed ahead has a bound of its own, and no way to come back.
+      const verdict = isUrgent ? this.#mayAsk(session) : "asked";
+      if (verdict !== "asked") {
+        this.#heldBack.add(session);
+        return verdict;
+      }
       this.#needs.set(part, { sinceUs: monotonicUs(), isUrgent, sessions: new Set([session]) });
+      session.askedParts += 1;
       this.#send({ type: "need", part, isUrgent });
-      return;
+      return "asked";
     }
-    need.sessions.add(session);
-    if (need.isUrgent || !isUrgent) return;
+    if (!need.sessions.has(session)) {
+      need.sessions.add(session);
+      session.askedParts += 1;
+    }
+    if (need.isUrgent || !isUrgent) return "asked";
     need.isUrgent = true;
     need.sinceUs = monotonicUs();
     this.#send({ type: "hurry", part });
+    return "asked";
+  }
+
+  #mayAsk(session: WorkerSession): NeedVerdict {
+    if (session.askedParts >= MAX_PARTS_PER_SESSION) return "heldBack";
+    return this.#needs.size >= MAX_PARTS_PER_WORKER ? "crowdedOut" : "asked";
   }
 
   /** The answer to a need: the faults that waited for the part are settled now. */
@@ -188,6 +217,7 @@ class FaultWorker {
     assert(need !== undefined, "a part that nobody needed");
     // Whoever finds it missing again, in a moment, asks anew.
     this.#needs.delete(part);
+    for (const session of need.sessions) session.askedParts -= 1;
     for (const session of need.sessions) {
       if (!session.isWatched) continue;
       session.prefault?.settlePart(part, lossMessage !== "");
@@ -199,6 +229,32 @@ class FaultWorker {
         turn = failInternally(session, error);
       }
       this.#conclude(session, turn, nowUs);
+    }
+    if (this.#heldBack.size > 0) this.#relieve();
+  }
+
+  /**
+   * A part has been answered, so others can be asked for, in the order in which VMs began to wait.
+   * Nobody waits for ever: who is held back has parts under way, its own or those of others, and
+   * the answer to each, good or bad, leads here.
+   */
+  #relieve(): void {
+    let left = this.#heldBack.size;
+    for (const session of this.#heldBack) {
+      if (left-- === 0 || this.#needs.size >= MAX_PARTS_PER_WORKER) return;
+      const room = MAX_PARTS_PER_SESSION - session.askedParts;
+      if (room <= 0) continue;
+      // To the end of the line, if it has to wait again.
+      this.#heldBack.delete(session);
+      const nowUs = monotonicUs();
+      let turn: Turn;
+      try {
+        turn = session.turnForRoom(room, nowUs);
+      } catch (error) {
+        turn = failInternally(session, error);
+      }
+      this.#conclude(session, turn, nowUs);
+      if (session.isWatched && session.isHeldBack) this.#heldBack.add(session);
     }
   }
 
@@ -323,17 +379,28 @@ class FaultWorker {
       this.#send({ type: "settled", part: message.part });
     } else if (message.type === "lost") {
       this.#settleNeed(message.part, message.message);
+    } else if (message.type === "ping") {
+      this.#send({ type: "pong", number: message.number });
     } else {
       const session = this.#sessions.get(message.id);
       if (session === undefined) return;
       if (message.type === "detach") this.#end(session, "detached");
+      else if (message.type === "complete") this.#beginCompletion(session);
       else this.#endPrefault(session, "cancelled");
     }
+  }
+
+  /** Of a VM that is dying, or being let go, there is nothing to complete. */
+  #beginCompletion(session: WorkerSession): void {
+    if (!session.isWatched || this.#leaving.has(session)) return;
+    session.completePrefault();
+    this.#ahead.add(session);
   }
 
   #attach(setup: SessionSetup): void {
     const session = new WorkerSession(setup, this.#tools);
     try {
+      if (setup.isTakeover) session.wakeAll();
       this.#watch(session);
       this.#sessions.set(session.id, session);
       if (session.prefault !== null) this.#ahead.add(session);
@@ -377,6 +444,7 @@ class FaultWorker {
     if (session.isWatched) this.#epoll.remove(session.uffd.fd);
     session.isWatched = false;
     this.#ahead.delete(session);
+    this.#heldBack.delete(session);
     this.#leaving.delete(session);
   }
 
@@ -391,6 +459,7 @@ class FaultWorker {
     // The VMM holds a duplicate of the userfaultfd: closing ours alone would leave it in the epoll.
     this.#unwatch(session);
     this.#epoll.remove(session.pidfd.fd);
+    this.#tools.survivor?.forget(session.survivalId);
     session.close();
   }
 

@@ -32,7 +32,7 @@ const FOUR_PLACES = 0b01010101;
 
 export class PageTable {
   readonly pageCount: number;
-  readonly #states: Uint8Array;
+  #states: Uint8Array;
 
   /** `states`: zeroed memory of `PageTable.sizeBytes(pageCount)`; all pages are missing then. */
   constructor(pageCount: number, states: Uint8Array) {
@@ -56,6 +56,31 @@ export class PageTable {
     const index = Math.floor(page / PAGES_PER_BYTE);
     const shift = (page & 3) << 1;
     this.#states[index] = (this.#states[index]! & ~(3 << shift)) | (state << shift);
+  }
+
+  /** Goes on in other memory, with what it knows: the old may be unmapped then. */
+  moveTo(states: Uint8Array): void {
+    assert(states.length >= PageTable.sizeBytes(this.pageCount), "page table memory too small");
+    states.set(this.#states.subarray(0, PageTable.sizeBytes(this.pageCount)));
+    this.#states = states;
+  }
+
+  /**
+   * Nobody remembers the faults of `pending` pages: they are missing again. Returns how many.
+   * A handler does this with the table of one that has died; its threads will fault again.
+   */
+  forgetPending(): number {
+    const states = this.#states;
+    let forgotten = 0;
+    for (let index = 0; index < states.length; index++) {
+      const four = states[index]!;
+      // The low bit of each place whose high bit is not set: 01, and nothing else.
+      const pending = four & ~(four >>> 1) & FOUR_PLACES;
+      if (pending === 0) continue;
+      states[index] = four & ~pending;
+      for (let bits = pending; bits !== 0; bits &= bits - 1) forgotten += 1;
+    }
+    return forgotten;
   }
 
   /** Marks pages `first` to `end` (exclusive): whole bytes at a time, as floods come. */

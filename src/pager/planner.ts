@@ -27,6 +27,7 @@ import { HUGE_PAGE_BYTES } from "../base/units.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { ACTION_CAPACITY, ActionKind, type ActionList } from "./actions.ts";
 import { PageState, type PageTable } from "./page-table.ts";
+import { markRemoved } from "./removal.ts";
 import { Streams } from "./streams.ts";
 
 /**
@@ -142,31 +143,25 @@ export class Planner {
 
   /** Takes a REMOVE (or UNMAP) of host addresses `start` to `end`, exclusive. Returns the pages. */
   remove(start: number, end: number): number {
-    let removed = 0;
-    for (let region = 0; region < this.#regions.regions.length; region++) {
-      const from = Math.max(start, this.#regions.baseOf(region));
-      const to = Math.min(end, this.#regions.endOf(region));
-      if (from >= to) continue;
-      // A huge page goes only as a whole, so its state changes only if all of it is in the range.
-      const first = this.#regions.pageAt(region, from + this.#pageSizeBytes - 1);
-      const last = this.#regions.pageAt(region, to);
-      if (first >= last) continue;
-      this.#table.removeRange(first, last);
-      removed += last - first;
-    }
+    const removed = markRemoved(this.#regions, this.#table, start, end);
     if (removed > 0 && this.#parkedLength > 0) this.#unparkRemoved();
     return removed;
   }
 
-  /** Turns queued faults into actions, merging neighbours. Returns how many actions there are. */
-  plan(actions: ActionList): number {
+  /**
+   * Turns queued faults into actions, merging neighbours, until they have `maxPages` or a little
+   * more; the rest stays queued. Returns how many actions there are.
+   */
+  plan(actions: ActionList, maxPages = Number.POSITIVE_INFINITY): number {
     this.#sortQueue();
     actions.length = 0;
     let position = 0;
+    let pagesBeforeLast = 0;
     while (position < this.#queueLength) {
       const page = this.#queue[position]!;
       if (!this.#extendLast(actions, page)) {
-        if (actions.length === ACTION_CAPACITY) break;
+        if (actions.length > 0) pagesBeforeLast += actions.pageCounts[actions.length - 1]!;
+        if (actions.length === ACTION_CAPACITY || pagesBeforeLast >= maxPages) break;
         this.#append(actions, page, position);
       }
       this.#isKept[position] = 0;
@@ -247,14 +242,31 @@ export class Planner {
     this.#streams?.expect(actions.firstPages[index]!, actions.firstPages[index]! + kept);
   }
 
-  /** The part is here, or never will be: its pages are planned again. */
-  unpark(part: number): void {
+  /**
+   * The part is here, or never will be: its pages are planned again, of more than `limit` those
+   * that have waited longest. Returns how many.
+   */
+  unpark(part: number, limit = Number.POSITIVE_INFINITY): number {
     let kept = 0;
+    let count = 0;
     for (let position = 0; position < this.#parkedLength; position++) {
-      if (this.#parkedFor[position] === part) this.#requeue(this.#parkedPages[position]!);
-      else kept = this.#keepParked(position, kept);
+      if (this.#parkedFor[position] !== part || count === limit) {
+        kept = this.#keepParked(position, kept);
+        continue;
+      }
+      this.#requeue(this.#parkedPages[position]!);
+      count += 1;
     }
     this.#parkedLength = kept;
+    return count;
+  }
+
+  /** Whether pages wait for the part. */
+  isParked(part: number): boolean {
+    for (let position = 0; position < this.#parkedLength; position++) {
+      if (this.#parkedFor[position] === part) return true;
+    }
+    return false;
   }
 
   /**

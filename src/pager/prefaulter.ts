@@ -60,7 +60,7 @@ export class Prefaulter {
   readonly #runs: OwnerRuns;
   readonly #table: PageTable;
   readonly #pages: PageRuns;
-  readonly #isComplete: boolean;
+  #isComplete: boolean;
   readonly #pageSizeBytes: number;
   readonly #waitingFirst = new Float64Array(MAX_WAITING);
   readonly #waitingEnd = new Float64Array(MAX_WAITING);
@@ -89,6 +89,11 @@ export class Prefaulter {
     this.#pages = options.pages;
     this.#isComplete = options.isComplete;
     this.#pageSizeBytes = options.regions.pageSizeBytes;
+  }
+
+  /** After what is listed, everything else, as if it had been so from the beginning. */
+  complete(): void {
+    this.#isComplete = true;
   }
 
   /** Whether pieces wait for their bytes. */

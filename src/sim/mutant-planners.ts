@@ -34,7 +34,9 @@ export class ForgetsRemoves extends OpenPlanner {
 }
 
 export class ForgetsParkedPages extends OpenPlanner {
-  override unpark(): void {}
+  override unpark(): number {
+    return 0;
+  }
 }
 
 export class AppliesRemovesAfterFaults extends OpenPlanner {

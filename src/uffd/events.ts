@@ -4,6 +4,7 @@
  * PURE. `EventBatch` decodes in place and without allocation (the fault engine reads its columns);
  * `decodeEvent` makes an object of one message (everybody else).
  */
+import { assert } from "../base/assert.ts";
 import { alignDown, type HostAddress, hostAddress } from "../base/units.ts";
 import * as abi from "../linux/abi-userfaultfd.ts";
 import { readU64 } from "../linux/layout.ts";
@@ -45,9 +46,11 @@ export class EventBatch {
   /** How many messages the last drain brought. */
   length = 0;
 
-  constructor(capacity = DRAIN_CAPACITY) {
+  /** `words`: memory to use, of `capacity` messages at least. */
+  constructor(capacity = DRAIN_CAPACITY, words = new Uint32Array(capacity * MESSAGE_WORDS)) {
+    assert(words.length >= capacity * MESSAGE_WORDS, "memory for events too small");
     this.capacity = capacity;
-    this.words = new Uint32Array(capacity * MESSAGE_WORDS);
+    this.words = words;
   }
 
   /** The raw `UFFD_EVENT_*` of message `index`. */

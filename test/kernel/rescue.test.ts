@@ -14,7 +14,7 @@ import {
   userfaultfdInfo,
   userfaultfdsOf,
 } from "../../src/linux/process-fds.ts";
-import { PageState, PageTable } from "../../src/pager/page-table.ts";
+import { PageState } from "../../src/pager/page-table.ts";
 import { RegionMap } from "../../src/snapshot/regions.ts";
 import { Userfaultfd } from "../../src/uffd/userfaultfd.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
@@ -74,7 +74,7 @@ describe("the memory of another process", needs, () => {
     const present = findPresent(pid, areas, false);
     assert.equal(present.count, 2);
     assert.deepEqual(present.samples, [], "pages of one byte prove nothing");
-    const table = tableOf(present.tableFor(regionsOf(peer)));
+    const table = present.memoryFor(regionsOf(peer)).pageTable;
     const there = Array.from({ length: 16 }, (_, page) => table.get(page) === PageState.installed);
     assert.deepEqual(
       there.flatMap((isThere, page) => (isThere ? [page] : [])),
@@ -120,8 +120,4 @@ describe("the memory of another process", needs, () => {
 function regionsOf(peer: MemoryPeer): RegionMap {
   const region = { baseHostAddress: peer.address, sizeBytes: peer.sizeBytes, imageOffset: 0 };
   return new RegionMap([region as never], PAGE);
-}
-
-function tableOf(memory: SharedArrayBuffer): PageTable {
-  return new PageTable(16, new Uint8Array(memory));
 }

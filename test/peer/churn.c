@@ -5,6 +5,8 @@
  *
  *   churn SOCKET MEMORY_FILE MILLISECONDS READERS SEED [--huge]
  *
+ * SIGTERM ends it as if its time were over.
+ *
  * What a page may hold is told by its epoch, which its one remover counts up: even while it rests, odd from before the
  * madvise until after it (and after the write).
  *
@@ -24,6 +26,7 @@
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -191,6 +194,11 @@ static void *keep_removing(void *argument) {
   return NULL;
 }
 
+static void finish(int signal_number) {
+  (void)signal_number;
+  atomic_store(&over, true);
+}
+
 int main(int argc, char **argv) {
   if (argc < 6) die("usage: churn SOCKET MEMORY_FILE MILLISECONDS READERS SEED [--huge]");
   if (argc > 6 && strcmp(argv[6], "--huge") == 0) page_size = (size_t)2 << 20;
@@ -201,8 +209,14 @@ int main(int argc, char **argv) {
   epochs = calloc(page_count, sizeof *epochs);
   tags = calloc(page_count, sizeof *tags);
   if (!epochs || !tags) die("out of memory");
+  struct sigaction on_term = {.sa_handler = finish};
+  sigaction(SIGTERM, &on_term, NULL);
   shake_hands(argv[1], register_guest());
 
+  sigset_t terminate, none;
+  sigemptyset(&terminate);
+  sigaddset(&terminate, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &terminate, &none); /* only this thread takes it, and its sleep ends */
   pthread_t threads[MAX_READERS + REMOVERS];
   long count = 0;
   for (; count < readers + REMOVERS; count++) {
@@ -211,7 +225,8 @@ int main(int argc, char **argv) {
     if (pthread_create(&threads[count], NULL, body, (void *)ordinal)) die("pthread_create");
   }
   struct timespec duration = {.tv_sec = duration_ms / 1000, .tv_nsec = duration_ms % 1000 * 1000000};
-  while (nanosleep(&duration, &duration) < 0 && errno == EINTR) continue;
+  pthread_sigmask(SIG_SETMASK, &none, NULL);
+  while (!atomic_load(&over) && nanosleep(&duration, &duration) < 0 && errno == EINTR) continue;
   atomic_store(&over, true);
   for (long i = 0; i < count; i++) pthread_join(threads[i], NULL);
   for (size_t page = 0; page < memory_size / PAGE; page++) read_page(page);
