@@ -4,12 +4,32 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
+ * - Ask a daemon for sessions: `ControlClient`; be one: `ControlServer`.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
 export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
 export type { Outcome } from "./base/outcome.ts";
 export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
+export {
+  ControlClient,
+  type ControlClientOptions,
+  type CreatedSession,
+  type SessionFilter,
+} from "./daemon/control/client.ts";
+export type { ControlLimits } from "./daemon/control/limits.ts";
+export { type ControlOptions, ControlServer } from "./daemon/control/server.ts";
+export type {
+  HostService,
+  HostView,
+  ImageView,
+  PageCounts,
+  PrefetchView,
+  SessionEndView,
+  SessionSpec,
+  SessionView,
+  VmView,
+} from "./daemon/host-service.ts";
 export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";
 export { type ServeOptions, Server } from "./daemon/server.ts";
 export type { SocketOwner } from "./daemon/socket-file.ts";

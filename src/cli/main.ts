@@ -8,6 +8,13 @@ import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["demo", async () => (await import("./demo.ts")).demoCommand()],
   ["serve", async () => (await import("./serve.ts")).serveCommand()],
+  ["restore", async () => (await import("./restore.ts")).restoreCommand()],
+  ["ps", async () => (await import("./ps.ts")).psCommand()],
+  ["show", async () => (await import("./ps.ts")).showCommand()],
+  ["complete", async () => (await import("./session-control.ts")).completeCommand()],
+  ["detach", async () => (await import("./session-control.ts")).detachCommand()],
+  ["kill", async () => (await import("./session-control.ts")).killCommand()],
+  ["daemon", async () => (await import("./daemon-control.ts")).daemonCommand()],
   ["rescue", async () => (await import("./rescue.ts")).rescueCommand()],
   ["conformance", async () => (await import("./conformance.ts")).conformanceCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],

@@ -1,0 +1,220 @@
+/**
+ * The control API for programs: a method for each route, typed by the schemas that the daemon
+ * checks requests with. Errors have the daemon's codes.
+ *
+ *     const client = new ControlClient({ socketPath: "/run/faultline/control.sock" });
+ *     const { id, firecracker } = await client.createSession({ memory: "/srv/vm.mem" });
+ */
+import { randomBytes } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
+import * as v from "valibot";
+import { errorCodes, FaultlineError } from "../../base/errors.ts";
+import type {
+  HostView,
+  ImageView,
+  PrefetchView,
+  SessionSpec,
+  SessionView,
+} from "../host-service.ts";
+import { HttpError } from "./problem.ts";
+import { type Route, type RouteAnswer, type RouteInput, type RouteName, routes } from "./routes.ts";
+import { schemas } from "./schemas.ts";
+import { AnswerLost, askOnce, type ControlAnswer } from "./transport.ts";
+
+export interface ControlClientOptions {
+  readonly socketPath: string;
+  /** For an answer, from the first try to the last. Default: 15 s. */
+  readonly deadlineMs?: number;
+}
+
+export interface SessionFilter {
+  readonly withEnded?: boolean;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+/** A session that waits for its VM, and what Firecracker is to be told. */
+export interface CreatedSession extends SessionView {
+  readonly firecracker: { readonly backend_type: "Uffd"; readonly backend_path: string };
+}
+
+const DEFAULT_DEADLINE_MS = 15_000;
+/** Prefetching reads a whole working set from far away; opening an image, its index. */
+const LONG_DEADLINE_MS = 600_000;
+/** How often a request is sent at most, and the pause before it is sent again. */
+const MAX_TRIES = 3;
+const RETRY_PAUSE_MS = 50;
+
+type Input<Name extends RouteName> = Partial<RouteInput<Name>>;
+
+export class ControlClient {
+  readonly #socketPath: string;
+  readonly #deadlineMs: number;
+
+  constructor({ socketPath, deadlineMs = DEFAULT_DEADLINE_MS }: ControlClientOptions) {
+    this.#socketPath = socketPath;
+    this.#deadlineMs = deadlineMs;
+  }
+
+  /** Survives that the daemon is replaced meanwhile, as the name is chosen here. */
+  async createSession(spec: SessionSpec): Promise<CreatedSession> {
+    const id = spec.id ?? randomBytes(4).toString("hex");
+    const body = { ...spec, id } as RouteInput<"createSession">["body"];
+    try {
+      return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+    } catch (error) {
+      if (!(error instanceof AnswerLost) || spec.id !== undefined) throw error;
+      const session = await this.session(id).catch(() => null);
+      if (session === null) return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+      const { socketPath } = session;
+      return { ...session, firecracker: { backend_type: "Uffd", backend_path: socketPath } };
+    }
+  }
+
+  async sessions({ withEnded = false, labels = {} }: SessionFilter = {}): Promise<SessionView[]> {
+    const label = Object.entries(labels).map(([name, value]) => `${name}=${value}`);
+    const query = { ...(withEnded ? { ended: "true" as const } : {}), label };
+    return (await this.#ask("listSessions", { query })).sessions;
+  }
+
+  async session(id: string): Promise<SessionView> {
+    return await this.#ask("session", { id });
+  }
+
+  async completeSession(id: string): Promise<SessionView> {
+    return await this.#ask("completeSession", { id });
+  }
+
+  async detachSession(id: string, isForced = false): Promise<SessionView> {
+    return await this.#ask("detachSession", { id, body: { force: isForced } });
+  }
+
+  async killSession(id: string): Promise<SessionView> {
+    return await this.#ask("killSession", { id });
+  }
+
+  async images(): Promise<ImageView[]> {
+    return (await this.#ask("listImages", {})).images;
+  }
+
+  async prefetchImage(memory: string): Promise<PrefetchView> {
+    return await this.#ask("prefetchImage", { body: { memory } }, LONG_DEADLINE_MS);
+  }
+
+  async host(): Promise<HostView> {
+    return await this.#ask("host", {});
+  }
+
+  async version(): Promise<RouteAnswer<"version">> {
+    return await this.#ask("version", {});
+  }
+
+  /** @throws FaultlineError if not all of the daemon answers */
+  async health(): Promise<void> {
+    await this.#ask("health", {});
+  }
+
+  /** @throws FaultlineError if it takes no sessions now */
+  async ready(): Promise<void> {
+    await this.#ask("ready", {});
+  }
+
+  async drain(isDraining: boolean): Promise<HostView> {
+    return await this.#ask("drain", { body: { draining: isDraining } });
+  }
+
+  /** Returns when the next pager answers. */
+  async reload(): Promise<HostView> {
+    try {
+      await this.#ask("reload", {});
+    } catch (error) {
+      // The old one may be gone before it has told us.
+      if (!(error instanceof AnswerLost)) throw error;
+    }
+    return await this.host();
+  }
+
+  /** Text for Prometheus. */
+  async metrics(): Promise<string> {
+    return (await this.#ask("metrics", {})) as string;
+  }
+
+  async openApi(): Promise<unknown> {
+    return await this.#ask("openapi", {});
+  }
+
+  async #ask<Name extends RouteName>(
+    name: Name,
+    input: Input<Name>,
+    deadlineMs = this.#deadlineMs,
+  ): Promise<RouteAnswer<Name>> {
+    const route: Route = routes[name];
+    const asked = {
+      method: route.method,
+      path: pathOf(route, input),
+      body: input.body === undefined ? null : JSON.stringify(input.body),
+    };
+    const endMs = performance.now() + deadlineMs;
+    for (let tries = 1; ; tries++) {
+      const leftMs = Math.max(1, Math.round(endMs - performance.now()));
+      try {
+        const answer = await askOnce(this.#socketPath, { ...asked, deadlineMs: leftMs });
+        return read(route, answer) as RouteAnswer<Name>;
+      } catch (error) {
+        const mayRetry = error instanceof AnswerLost && route.isRepeatable && tries < MAX_TRIES;
+        if (!mayRetry || performance.now() + RETRY_PAUSE_MS > endMs) throw error;
+        await delay(RETRY_PAUSE_MS);
+      }
+    }
+  }
+}
+
+function pathOf(route: Route, { id, query }: Input<RouteName>): string {
+  if (id !== undefined && !v.is(schemas.SessionSpec.entries.id, id)) {
+    throw new FaultlineError("no-session", `There is no session ${JSON.stringify(id)}.`);
+  }
+  const path = id === undefined ? route.path : route.path.replace("{id}", id);
+  const search = new URLSearchParams(
+    Object.entries(query ?? {}).flatMap(([name, value]) =>
+      [value as string | readonly string[]].flat().map((each): [string, string] => [name, each]),
+    ),
+  );
+  return search.size === 0 ? path : `${path}?${search}`;
+}
+
+function read(route: Route, { status, type, text }: ControlAnswer): unknown {
+  if (status !== route.status) throw refusal(status, text);
+  if (typeof route.answer === "string" && !type.includes("json")) return text;
+  const json = parse(text);
+  if (typeof route.answer === "string") return json;
+  const result = v.safeParse(route.answer, json);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  throw strangeAnswer(`${v.getDotPath(issue) ?? "the answer"}: ${issue.message}`);
+}
+
+function refusal(status: number, text: string): FaultlineError {
+  const result = v.safeParse(schemas.Problem, parse(text));
+  if (!result.success) throw strangeAnswer(`status ${status}`);
+  const { code, detail, field } = result.output;
+  const isKnown = Object.hasOwn(errorCodes, code);
+  return new HttpError(status, detail, {
+    code: isKnown ? (code as keyof typeof errorCodes) : "system",
+    ...(field === undefined ? {} : { field }),
+  });
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw strangeAnswer("no JSON");
+  }
+}
+
+function strangeAnswer(what: string): FaultlineError {
+  return new FaultlineError(
+    "no-daemon",
+    `What answers on the control socket is no daemon of this version (${what}). Is it the right ` +
+      "socket?",
+  );
+}

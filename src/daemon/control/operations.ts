@@ -1,0 +1,88 @@
+/** What each route does: a few lines on top of `HostService`. */
+import type { HostService, SessionView } from "../host-service.ts";
+import { HttpError } from "./problem.ts";
+import type { RouteAnswer, RouteInput, RouteName } from "./routes.ts";
+
+/** What operations work with. */
+export interface OperationContext {
+  readonly service: HostService;
+  /** Text for Prometheus; without it there are no metrics. */
+  readonly metrics?: () => string | Promise<string>;
+  /** While VMs are taken over from a pager that has died, nothing new is begun. */
+  readonly isTakingOver?: () => boolean;
+}
+
+type Operations = {
+  readonly [Name in RouteName]: (
+    context: OperationContext,
+    input: RouteInput<Name>,
+  ) => RouteAnswer<Name> | Promise<RouteAnswer<Name>>;
+};
+
+export const operations: Operations = {
+  createSession: async ({ service }, { body }) => {
+    const session = await service.createSession(body);
+    const firecracker = { backend_type: "Uffd", backend_path: session.socketPath } as const;
+    return { ...plain(session), firecracker };
+  },
+  listSessions: ({ service }, { query }) => {
+    const wanted = (query.label ?? []).map(splitLabel);
+    const has = ({ labels }: SessionView): boolean =>
+      wanted.every(([name, value]) => Object.hasOwn(labels, name) && labels[name] === value);
+    return {
+      sessions: service
+        .sessions(query.ended === "true")
+        .filter(has)
+        .map(plain),
+    };
+  },
+  session: ({ service }, { id }) => plain(service.session(id)),
+  completeSession: ({ service }, { id }) => plain(service.completeSession(id)),
+  detachSession: async ({ service }, { id, body }) =>
+    plain(await service.detachSession(id, body.force ?? false)),
+  killSession: async ({ service }, { id }) => plain(await service.killSession(id)),
+  deleteSession: async ({ service }, { id }) => plain(await service.killSession(id)),
+  listImages: ({ service }) => ({ images: [...service.images()] }),
+  prefetchImage: async ({ service }, { body }) => await service.prefetchImage(body.memory),
+  health: ({ service }) => {
+    const { alive, started } = service.view().workers;
+    if (alive === started) return { status: "ok" };
+    throw unavailable(`Only ${alive} of ${started} fault workers are alive.`);
+  },
+  ready: ({ service, isTakingOver }) => {
+    if (isTakingOver?.() === true) throw unavailable("VMs are being taken over: ask again.");
+    if (!service.view().isDraining) return { status: "ok" };
+    throw unavailable("The daemon is draining: it takes no more sessions.");
+  },
+  host: ({ service }) => service.view(),
+  version: ({ service }) => ({
+    version: service.view().version,
+    api: "v1",
+    node: process.version,
+  }),
+  drain: ({ service }, { body }) => service.drain(body.draining),
+  reload: async ({ service }) => {
+    await service.reload();
+    return { status: "reloaded" };
+  },
+  metrics: async ({ metrics }) => {
+    if (metrics !== undefined) return await metrics();
+    throw new HttpError(404, "This daemon has no metrics.");
+  },
+  // Loaded when somebody asks for it: a daemon that waits as a standby does without.
+  openapi: async () => (await import("./openapi.ts")).openApiDocument(),
+};
+
+/** Lists that nobody may change, as lists of JSON. */
+function plain(session: SessionView): SessionView & { layers: string[] } {
+  return { ...session, layers: [...session.layers] };
+}
+
+function splitLabel(label: string): readonly [name: string, value: string] {
+  const at = label.indexOf("=");
+  return [label.slice(0, at), label.slice(at + 1)];
+}
+
+function unavailable(message: string): HttpError {
+  return new HttpError(503, message, { code: "conflict" });
+}

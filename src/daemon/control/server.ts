@@ -1,0 +1,182 @@
+/**
+ * The control API: HTTP on a Unix socket. Who may connect is a matter of the file's mode and owner.
+ * Node's own HTTP server does the protocol and its deadlines; the rest is the table of routes.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
+import { FaultlineError } from "../../base/errors.ts";
+import { duplicateFd } from "../../linux/fd.ts";
+import type { Logger } from "../log.ts";
+import { SocketFile } from "../socket-file.ts";
+import { answerBadRequest } from "./bad-request.ts";
+import { type ControlLimits, defaultLimits } from "./limits.ts";
+import { type OperationContext, operations } from "./operations.ts";
+import { HttpError, PROBLEM_TYPE, problemOf } from "./problem.ts";
+import { readBody } from "./request-body.ts";
+import { findRoute, parseBody, parseQuery } from "./router.ts";
+import type { RouteInput } from "./routes.ts";
+
+/** Connections that wait to be accepted: as many as there may be at once. */
+const BACKLOG = 256;
+
+export interface ControlOptions extends OperationContext {
+  /** A socket that listens; the server owns it from now on. Or: */
+  readonly fd?: number;
+  /** where to create one, for this user only. */
+  readonly path?: string;
+  readonly log: Logger;
+  readonly limits?: Partial<ControlLimits>;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly type: string;
+  readonly text: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+type Operation = (context: OperationContext, input: RouteInput) => unknown;
+
+export class ControlServer {
+  readonly #context: OperationContext;
+  readonly #limits: ControlLimits;
+  readonly #log: Logger;
+  readonly #server: Server;
+  readonly #file: SocketFile | null;
+  readonly #unanswered = new Set<ServerResponse>();
+  #requests = 0;
+
+  private constructor(options: ControlOptions, file: SocketFile | null) {
+    this.#context = options;
+    this.#limits = { ...defaultLimits, ...options.limits };
+    this.#log = options.log;
+    this.#file = file;
+    const limits = this.#limits;
+    this.#server = createServer(
+      {
+        maxHeaderSize: limits.headerBytes,
+        headersTimeout: limits.headersTimeoutMs,
+        requestTimeout: limits.requestTimeoutMs,
+        keepAliveTimeout: limits.idleTimeoutMs,
+        connectionsCheckingInterval: limits.checkEveryMs,
+      },
+      (request, response) => void this.#serve(request, response),
+    );
+    this.#server.maxConnections = limits.connections;
+    this.#server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) =>
+      answerBadRequest(error, socket, this.#isAnswering(socket)),
+    );
+  }
+
+  /** @throws FaultlineError `socket-path`, `socket-in-use`, `socket-failed` */
+  static async start(options: ControlOptions): Promise<ControlServer> {
+    const { fd, path } = options;
+    if ((fd === undefined) === (path === undefined)) {
+      throw new FaultlineError("bad-option", "Give the control API an fd or a path, one of them.");
+    }
+    const file = path === undefined ? null : SocketFile.listen(path, BACKLOG);
+    const server = new ControlServer(options, file);
+    try {
+      await server.#listen(fd ?? duplicateFd(file!.listener.fd).intoRawFd());
+      return server;
+    } catch (error) {
+      file?.close();
+      throw error;
+    }
+  }
+
+  /** Takes no more requests, lets those under way end, and then ends them. */
+  async close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#server.closeIdleConnections();
+    this.#file?.close();
+    const timer = setTimeout(() => this.#server.closeAllConnections(), this.#limits.closeTimeoutMs);
+    await closed;
+    clearTimeout(timer);
+  }
+
+  async #listen(fd: number): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", reject);
+      this.#server.listen({ fd }, () => {
+        this.#server.off("error", reject);
+        resolve();
+      });
+    });
+    this.#server.on("error", (error) => this.#log.error({ error }, "The control socket failed"));
+  }
+
+  /** Never rejects. */
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const startMs = performance.now();
+    this.#unanswered.add(response);
+    response.once("close", () => this.#unanswered.delete(response));
+    this.#requests += 1;
+    let answer: Answer;
+    try {
+      answer = await this.#answer(request);
+    } catch (error) {
+      answer = this.#problem(request, error);
+    } finally {
+      this.#requests -= 1;
+    }
+    const { method, url = "" } = request;
+    const durationMs = Math.round(performance.now() - startMs);
+    this.#log.debug({ method, url: url.slice(0, 200), status: answer.status, durationMs }, "Asked");
+    this.#send(request, response, answer);
+  }
+
+  async #answer(request: IncomingMessage): Promise<Answer> {
+    const { method = "", url = "" } = request;
+    if (this.#requests > this.#limits.requests) {
+      const message = `${this.#limits.requests} requests are under way: try again.`;
+      throw new HttpError(429, message, { code: "limit" });
+    }
+    const { name, route, id } = findRoute(method, url);
+    const query = parseQuery(route, url);
+    const body = parseBody(route, await readBody(request, route, this.#limits.bodyBytes));
+    const run = operations[name] as Operation;
+    const result = await run(this.#context, { id, query, body } as RouteInput);
+    const isText = typeof route.answer === "string" && !route.answer.includes("json");
+    return {
+      status: route.status,
+      type: typeof route.answer === "string" ? route.answer : "application/json",
+      text: isText ? String(result) : `${JSON.stringify(result)}\n`,
+      headers: {},
+    };
+  }
+
+  /** The one whose request is not whole yet is the one that is refused. */
+  #isAnswering(socket: Duplex): boolean {
+    for (const { req, headersSent } of this.#unanswered) {
+      if (req.socket === socket && (headersSent || req.complete)) return true;
+    }
+    return false;
+  }
+
+  #problem(request: IncomingMessage, error: unknown): Answer {
+    const { status, headers, body } = problemOf(error);
+    const isGone = request.destroyed && !request.complete;
+    if (status === 500 && !isGone) {
+      const { method, url = "" } = request;
+      const fields = { method, url: url.slice(0, 200), err: error };
+      this.#log.error(fields, "A request to the control API failed");
+    }
+    return { status, type: PROBLEM_TYPE, text: `${JSON.stringify(body)}\n`, headers };
+  }
+
+  #send(request: IncomingMessage, response: ServerResponse, answer: Answer): void {
+    if (response.destroyed || response.headersSent) return;
+    response.writeHead(answer.status, {
+      ...answer.headers,
+      "content-type": answer.type,
+      "content-length": Buffer.byteLength(answer.text),
+      "cache-control": "no-store",
+      // What is left of a body that nobody reads would be taken for the next request.
+      ...(request.complete ? {} : { connection: "close" }),
+    });
+    const timer = setTimeout(() => response.destroy(), this.#limits.answerTimeoutMs);
+    response.once("close", () => clearTimeout(timer));
+    response.end(answer.text);
+  }
+}
