@@ -3,6 +3,7 @@
  * VMs first, as their guests stand still; then sessions that wait for theirs.
  */
 import { describeError } from "../base/errors.ts";
+import type { SurvivingBatches } from "../engine/surviving-batches.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { killByPidfd } from "../linux/process.ts";
 import type { KeptEntry } from "../supervisor/pager-channel.ts";
@@ -26,7 +27,7 @@ export interface Recovery {
   readonly keeper: Keeper;
   readonly log: Logger;
   /** What dead fault workers had read and maybe not applied. */
-  readonly batches: Parameters<HostSession["takeOver"]>[2];
+  readonly batches: readonly SurvivingBatches[];
 }
 
 /** How many VMs were taken over, and how many could not be. */

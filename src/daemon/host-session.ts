@@ -8,7 +8,9 @@ import { describeError, FaultlineError } from "../base/errors.ts";
 import { formatBytes, hostAddress, imageOffset } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
-import { recoverPages, SessionMemory } from "../engine/session-memory.ts";
+import { recoverPages } from "../engine/recover-pages.ts";
+import { SessionMemory } from "../engine/session-memory.ts";
+import type { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
@@ -131,14 +133,18 @@ export class HostSession {
   takeOver(
     [uffd, pidfd, memfd]: readonly [OwnedFd, OwnedFd, OwnedFd],
     connection: OwnedFd | null,
-    batches: Parameters<typeof recoverPages>[1],
+    batches: readonly SurvivingBatches[],
   ): void {
     const { memory, header } = SessionMemory.adopt(memfd);
     const attachment = decodeAttachment(header);
     const regions = regionsOf(attachment);
-    recoverPages(memory, batches, { survivalId: this.record.survivalId, regions });
+    const { survivalId } = this.record;
+    for (const each of [null, ...batches]) {
+      recoverPages({ memory, regions, batches: each, survivalId });
+    }
     if (connection !== null) consumeHandshake(connection);
-    this.#attach(adoptUserfaultfd(uffd, rangesOf(regions)), pidfd, connection, {
+    // Its worker wakes the VM's threads, so nobody else need.
+    this.#attach(adoptUserfaultfd(uffd, []), pidfd, connection, {
       attachment,
       regions,
       memory,
@@ -147,14 +153,28 @@ export class HostSession {
     memfd.close();
   }
 
-  /** The VM is killed; what waits for its VM ends at once. */
-  kill(): void {
+  /**
+   * Kills the VM; what waits for its VM ends at once.
+   * @throws FaultlineError `not-allowed`: the VM lives on
+   */
+  async kill(): Promise<void> {
     if (this.#vm === null) {
       this.finish("cancelled", null);
       return;
     }
+    const before = this.#wantedEnd;
     this.#wantedEnd = "killed";
-    this.#around.engine.kill(this.#vm.engineSession);
+    const result = await this.#around.engine.kill(this.#vm.engineSession);
+    if (result !== "denied") {
+      await this.ended;
+      return;
+    }
+    this.#wantedEnd = before;
+    throw new FaultlineError(
+      "not-allowed",
+      `Process ${this.#vm.attachment.pid} belongs to another user, and this daemon may not kill ` +
+        "it. Give the daemon CAP_KILL, or kill the process yourself.",
+    );
   }
 
   detach(): void {
@@ -248,6 +268,7 @@ export class HostSession {
       onError: record.onError,
       memory,
       survivalId: record.survivalId,
+      isTakeover,
       prefault: plan.prefault,
       ...(plan.recordForUs === undefined ? {} : { recordForUs: plan.recordForUs }),
     });

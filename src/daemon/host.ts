@@ -2,7 +2,7 @@
  * The daemon's core: sessions, the memories that they are restored from, and the engine that serves
  * them. Runs in the pager; all that has to outlive it is given to the keeper.
  */
-import { randomBytes, randomInt } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
@@ -62,6 +62,8 @@ export class Host implements HostService {
   readonly #reserved = new Set<string>();
   readonly #ended: SessionView[] = [];
   readonly #refusals: RefusalLog;
+  /** Never given to two sessions that one pager has. */
+  #nextSurvivalId = 1;
   #isDraining = false;
   #onEmpty: () => void = () => {};
 
@@ -152,8 +154,7 @@ export class Host implements HostService {
   async killSession(id: string): Promise<SessionView> {
     const session = this.#sessions.get(id);
     if (session === undefined) return this.#endedView(id);
-    session.kill();
-    await session.ended;
+    await session.kill();
     return this.#viewOf(session);
   }
 
@@ -190,6 +191,7 @@ export class Host implements HostService {
   /** One of an earlier pager's, or of this one's. */
   add(session: HostSession): void {
     this.#sessions.set(session.id, session);
+    this.#nextSurvivalId = Math.max(this.#nextSurvivalId, session.record.survivalId + 1);
   }
 
   /** The supervisor has accepted a connection. */
@@ -268,8 +270,7 @@ export class Host implements HostService {
     const { settings } = this.#parts;
     return {
       id,
-      // Zero is nobody's.
-      survivalId: 1 + randomInt(2 ** 47),
+      survivalId: this.#nextSurvivalId++,
       memoryEntry: memory.entry,
       memory: spec.memory,
       layers: [...(spec.layers ?? [])],

@@ -7,7 +7,7 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 import { Engine } from "../engine/engine.ts";
-import { EventBatches } from "../engine/event-batches.ts";
+import { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
@@ -55,7 +55,8 @@ interface StandBy {
   readonly log: Logger;
   readonly engine: Engine;
   readonly supply: LateSupply;
-  readonly batches: EventBatches;
+  /** What this pager's fault workers read into, for the next one. */
+  readonly batches: OwnedFd;
 }
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
@@ -64,11 +65,11 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
   const notFaultWorkers = threadIds();
   const supply = new LateSupply();
   const { workers, spin, streams } = settings;
-  const batches = EventBatches.create(workers);
+  const { batches, fd } = SurvivingBatches.inMemfd(workers);
   const engine = await Engine.start({ workers, spin, streams, supply, batches });
   lowerPriority(notFaultWorkers, NICE_BY);
   await rehearseWithoutImage(engine, log);
-  return { channel, settings, log, engine, supply, batches };
+  return { channel, settings, log, engine, supply, batches: fd };
 }
 
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
@@ -153,12 +154,12 @@ async function isEmptied(
 /** Keeps this pager's batches; the number in their name counts the pagers of this daemon. */
 function keepBatches({ channel, batches }: StandBy, entries: readonly KeptEntry[]): number {
   const last = Math.max(0, ...entries.map(({ name }) => generationOf(name) ?? 0));
-  channel.keep(`batches.${last + 1}`, [batches.fd.fd]);
+  channel.keep(`batches.${last + 1}`, [batches.fd]);
   return last + 1;
 }
 
 interface PreviousBatches {
-  readonly old: readonly EventBatches[];
+  readonly old: readonly SurvivingBatches[];
   readonly fds: readonly { readonly name: string; readonly fd: OwnedFd }[];
 }
 
@@ -167,7 +168,7 @@ function previousBatches(entries: readonly KeptEntry[], generation: number): Pre
     const number = generationOf(name);
     return number === null || number === generation || fd === undefined ? [] : [{ name, fd }];
   });
-  return { old: fds.map(({ fd }) => EventBatches.adopt(fd)), fds };
+  return { old: fds.map(({ fd }) => SurvivingBatches.adopt(fd)), fds };
 }
 
 function generationOf(name: string): number | null {

@@ -12,7 +12,7 @@ import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
 import { SessionMemory } from "./session-memory.ts";
 import { assertSurvivalId, type SurvivingBatches } from "./surviving-batches.ts";
-import type { ErrorPolicy, PrefaultSetup, TrackingSetup } from "./wire.ts";
+import type { ErrorPolicy, KillResult, PrefaultSetup, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
 export interface EngineOptions {
@@ -130,6 +130,12 @@ export class Engine {
   /** Lets go of a VM: our descriptors are closed, and its `ended` resolves. */
   detach(session: Session): void {
     for (const worker of this.#workers) worker.detach(session);
+  }
+
+  /** Kills the VM's process. Its session ends as any whose VM exits, unless that is `denied`. */
+  async kill(session: Session): Promise<KillResult> {
+    const worker = this.#workers.find((each) => each.has(session));
+    return worker === undefined ? "gone" : await worker.kill(session);
   }
 
   /** Installs nothing more ahead of a VM's faults. */

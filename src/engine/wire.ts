@@ -82,6 +82,8 @@ export interface SessionSetup {
 export type ToWorker =
   | { readonly type: "attach"; readonly session: SessionSetup }
   | { readonly type: "detach"; readonly id: number }
+  /** Somebody wants its VM dead: answered by `killed`. */
+  | { readonly type: "kill"; readonly id: number }
   /** Install nothing more ahead. */
   | { readonly type: "cancelPrefault"; readonly id: number }
   /** Install everything, and let the VM go. */
@@ -98,6 +100,9 @@ export type ToWorker =
  * memory (complete), or we let go.
  */
 export type EndReason = "exited" | "gone" | "complete" | "detached";
+
+/** `gone`: it was dead already. `denied`: we may not, and it lives on. */
+export type KillResult = "killed" | "gone" | "denied";
 
 export type FromWorker =
   | { readonly type: "ready" }
@@ -116,7 +121,7 @@ export type FromWorker =
       readonly type: "failed";
       readonly id: number;
       readonly message: string;
-      readonly kill: "killed" | "gone" | "denied";
+      readonly kill: KillResult;
     }
   /** By policy the session waits for a page that cannot be had now. */
   | {
@@ -126,5 +131,6 @@ export type FromWorker =
       /** Since the VM was attached. */
       readonly afterUs: number;
     }
+  | { readonly type: "killed"; readonly id: number; readonly kill: KillResult }
   | { readonly type: "waits"; readonly id: number; readonly message: string }
   | { readonly type: "ended"; readonly id: number; readonly reason: EndReason };

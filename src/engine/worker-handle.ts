@@ -6,7 +6,7 @@ import { describeError } from "../base/errors.ts";
 import { EventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
 import type { Session } from "./session.ts";
-import type { FromWorker, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
+import type { FromWorker, KillResult, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
 
 /** Brings parts of images to where fault workers find them. The main thread's. */
 export interface PartSupply {
@@ -33,6 +33,8 @@ export class WorkerHandle {
   readonly #port: MessagePort;
   readonly #control = EventFd.create();
   readonly #sessions = new Map<number, { session: Session; pidfd: number }>();
+  /** Who waits to hear that a VM was killed. */
+  readonly #kills = new Map<number, (result: KillResult) => void>();
   readonly #exited: Promise<void>;
   readonly ready: Promise<void>;
   #isAlive = true;
@@ -84,6 +86,24 @@ export class WorkerHandle {
   /** Lets go of a session, if it is one of this worker's. */
   detach(session: Session): void {
     if (this.#sessions.has(session.id)) this.#send({ type: "detach", id: session.id });
+  }
+
+  has(session: Session): boolean {
+    return this.#sessions.has(session.id);
+  }
+
+  /** Of a session of this worker's. */
+  kill(session: Session): Promise<KillResult> {
+    return new Promise((resolve) => {
+      // Whoever asks twice is answered twice, and once the VM is gone.
+      const before = this.#kills.get(session.id);
+      this.#kills.set(session.id, (result) => {
+        before?.(result);
+        resolve(result);
+      });
+      void session.ended.then(() => this.#answerKill(session.id, "gone"));
+      this.#send({ type: "kill", id: session.id });
+    });
   }
 
   /** Installs nothing more ahead of a session's faults, if it is one of this worker's. */
@@ -153,6 +173,10 @@ export class WorkerHandle {
       this.#pings.get(message.number)?.(true);
       return;
     }
+    if (message.type === "killed") {
+      this.#answerKill(message.id, message.kill);
+      return;
+    }
     const entry = this.#sessions.get(message.id);
     if (entry === undefined) return;
     if (message.type === "waits") {
@@ -169,6 +193,11 @@ export class WorkerHandle {
     }
     this.#sessions.delete(message.id);
     entry.session.end(message.reason);
+  }
+
+  #answerKill(id: number, result: KillResult): void {
+    this.#kills.get(id)?.(result);
+    this.#kills.delete(id);
   }
 
   async #bring(part: number, isUrgent: boolean): Promise<void> {
