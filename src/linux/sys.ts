@@ -170,6 +170,9 @@ const f = {
   getsockopt: libc.func(
     "int getsockopt(int fd, int level, int option, void *value, void *length)",
   ) as (fd: number, level: number, option: number, value: Pointer, length: Pointer) => number,
+  setsockopt: libc.func(
+    "int setsockopt(int fd, int level, int option, void *value, unsigned int length)",
+  ) as (fd: number, level: number, option: number, value: Pointer, length: number) => number,
   clock_gettime: libc.func("int clock_gettime(int clock, void *time)") as (
     clock: number,
     time: Pointer,
@@ -209,6 +212,7 @@ export const {
   sendmsg,
   recvmsg,
   getsockopt,
+  setsockopt,
   clock_gettime,
   sched_yield,
   getpagesize,
