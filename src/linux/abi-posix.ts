@@ -28,11 +28,16 @@ export const ECONNREFUSED = 111;
 export const EADDRINUSE = 98;
 export const EMFILE = 24;
 export const ENFILE = 23;
+export const EPIPE = 32;
+/** Too many descriptors of this user are in messages that nobody has read yet. See unix(7). */
+export const ETOOMANYREFS = 109;
 
 export const O_NONBLOCK = 0x800;
 export const O_CLOEXEC = 0x80000;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
+export const F_SETFD = 2;
+export const FD_CLOEXEC = 1;
 export const F_DUPFD_CLOEXEC = 1030;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
@@ -68,10 +73,12 @@ export const cachestat = struct(40, {
 export const AF_UNIX = 1;
 export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
+export const SOCK_SEQPACKET = 5;
 export const SOCK_CLOEXEC = 0x80000;
 export const SOCK_NONBLOCK = 0x800;
 export const SOL_SOCKET = 1;
 export const SCM_RIGHTS = 1;
+export const SO_SNDTIMEO = 21;
 export const SO_PEERCRED = 17;
 /** From which byte on MSG_PEEK looks; each look moves it on. See socket(7). */
 export const SO_PEEK_OFF = 42;
@@ -100,6 +107,7 @@ export const msghdr = struct(56, {
 export const cmsghdr = struct(16, { cmsg_len: 0, cmsg_level: 8, cmsg_type: 12 });
 export const ucred = struct(12, { pid: 0, uid: 4, gid: 8 });
 export const timespec = struct(16, { tv_sec: 0, tv_nsec: 8 });
+export const timeval = struct(16, { tv_sec: 0, tv_usec: 8 });
 export const CLOCK_MONOTONIC = 1;
 export const SCHED_OTHER = 0;
 export const SCHED_BATCH = 3;
@@ -134,6 +142,7 @@ export const KCMP_FILE = 0;
 export const EFD_CLOEXEC = 0x80000;
 export const EFD_NONBLOCK = 0x800;
 export const SIGKILL = 9;
+export const PR_SET_PDEATHSIG = 1;
 /** <asm-generic/mman-common.h>, Linux 6.1. */
 export const MADV_COLLAPSE = 25;
 
@@ -148,6 +157,7 @@ const syscallNumbers = {
     SYS_sched_setattr: 314,
     SYS_sched_getattr: 315,
     SYS_kcmp: 312,
+    SYS_prctl: 157,
   },
   arm64: {
     SYS_userfaultfd: 282,
@@ -159,6 +169,7 @@ const syscallNumbers = {
     SYS_sched_setattr: 274,
     SYS_sched_getattr: 275,
     SYS_kcmp: 272,
+    SYS_prctl: 167,
   },
 } as const;
 

@@ -1,7 +1,7 @@
 /** File descriptors with exactly one owner. */
 import { readlinkSync } from "node:fs";
 import { assert } from "../base/assert.ts";
-import { F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK } from "./abi-posix.ts";
+import { F_DUPFD_CLOEXEC, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_NONBLOCK } from "./abi-posix.ts";
 import * as sys from "./sys.ts";
 
 /** Owns a descriptor: closes it once, or hands it over with `intoRawFd()`. */
@@ -59,6 +59,11 @@ export function isNonblocking(fd: number): boolean {
 export function setNonblocking(fd: number): void {
   const flags = sys.check(sys.fcntl(fd, F_GETFL, 0), "fcntl(F_GETFL)");
   sys.check(sys.fcntl(fd, F_SETFL, flags | O_NONBLOCK), "fcntl(F_SETFL)");
+}
+
+/** For a descriptor that was inherited: programs that are started from here do not get it. */
+export function setCloseOnExec(fd: number): void {
+  sys.check(sys.fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl(F_SETFD)", `descriptor ${fd}`);
 }
 
 export function duplicateFd(fd: number): OwnedFd {

@@ -1,10 +1,10 @@
 /** A process pinned by a pidfd: it cannot be confused with a later one of the same number. */
 import { readFileSync } from "node:fs";
-import { EPERM, ESRCH, SIGKILL } from "./abi-posix.ts";
+import { EPERM, ESRCH, PR_SET_PDEATHSIG, SIGKILL } from "./abi-posix.ts";
 import { OwnedFd } from "./fd.ts";
 import * as sys from "./sys.ts";
 
-const { SYS_pidfd_open, SYS_pidfd_send_signal } = sys.abi.syscalls;
+const { SYS_pidfd_open, SYS_pidfd_send_signal, SYS_prctl } = sys.abi.syscalls;
 
 /** See pidfd_open(2). The descriptor polls readable when the process has exited. */
 export function openPidfd(pid: number): OwnedFd {
@@ -19,6 +19,14 @@ export function killByPidfd(pidfd: number): "killed" | "gone" | "denied" {
   if (sys.errno() === ESRCH) return "gone";
   if (sys.errno() === EPERM) return "denied";
   throw sys.sysError("pidfd_send_signal");
+}
+
+/**
+ * Has the kernel kill this process when the thread that started it ends. A parent that is dead
+ * already is not noticed: ask something else too. See prctl(2), PR_SET_PDEATHSIG.
+ */
+export function dieWithParent(): void {
+  sys.check(sys.syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0), "prctl(PR_SET_PDEATHSIG)");
 }
 
 /** What the kernel says of a process, in clock ticks. See proc_pid_stat(5). */

@@ -4,6 +4,7 @@ import {
   AF_UNIX,
   cmsghdr,
   EAGAIN,
+  EINTR,
   ENOPROTOOPT,
   iovec,
   MSG_CMSG_CLOEXEC,
@@ -16,13 +17,16 @@ import {
   SO_PEEK_OFF,
   SO_PEERCRED,
   SO_PEERPIDFD,
+  SO_SNDTIMEO,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
   SOCK_NONBLOCK,
+  SOCK_SEQPACKET,
   SOCK_STREAM,
   SOL_SOCKET,
   SUN_PATH_MAX,
   sockaddr_un,
+  timeval,
   ucred,
 } from "./abi-posix.ts";
 import { OwnedFd } from "./fd.ts";
@@ -118,6 +122,14 @@ export function socketPair(): [OwnedFd, OwnedFd] {
   return [new OwnedFd(pair.words[0]!), new OwnedFd(pair.words[1]!)];
 }
 
+/** Two connected sockets that keep messages apart: each is received whole. Non-blocking. */
+export function packetPair(): [OwnedFd, OwnedFd] {
+  const pair = new sys.Scratch(8);
+  const type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
+  sys.check(sys.socketpair(AF_UNIX, type, 0, pair.bytes), "socketpair");
+  return [new OwnedFd(pair.words[0]!), new OwnedFd(pair.words[1]!)];
+}
+
 /** Takes one waiting connection, non-blocking; null if there is none. */
 export function acceptUnix(listener: number): OwnedFd | null {
   const fd = sys.accept4(listener, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -126,17 +138,36 @@ export function acceptUnix(listener: number): OwnedFd | null {
   throw sys.sysError("accept4");
 }
 
-/** Sends one datagram to a socket path, as systemd's notification protocol asks. */
-export function sendDatagram(path: string, payload: string): void {
+/**
+ * Sends one datagram, with descriptors, to a socket path, as systemd's notification protocol asks.
+ * @throws SysError EAGAIN if there is no room for it in so much time; 0 waits for ever
+ */
+export function sendDatagram(
+  path: string,
+  payload: string,
+  fds: readonly number[] = [],
+  timeoutMs = 0,
+): void {
   const address = socketAddress(path);
-  const message = Message.of(Buffer.from(payload), []);
+  const message = Message.of(Buffer.from(payload), fds);
   writeU64(message.header.words, msghdr.offset.msg_name, address.scratch.address);
   message.header.words[msghdr.offset.msg_namelen >>> 2] = address.length;
   using socket = createSocket(SOCK_DGRAM);
-  const sent = duringCall([message, address], () =>
-    sys.sendmsg(socket.fd, message.header.address, MSG_NOSIGNAL),
-  );
+  setSendTimeout(socket.fd, timeoutMs);
+  const send = (): number => sys.sendmsg(socket.fd, message.header.address, MSG_NOSIGNAL);
+  let sent: number;
+  do sent = duringCall([message, address], send);
+  while (sent === -1 && sys.errno() === EINTR);
   sys.check(sent, "sendmsg", path);
+}
+
+/** A blocking send that takes longer fails with EAGAIN; a signal may end it with EINTR. */
+function setSendTimeout(socket: number, timeoutMs: number): void {
+  const value = new sys.Scratch(timeval.size);
+  writeU64(value.words, timeval.offset.tv_sec, Math.floor(timeoutMs / 1000));
+  writeU64(value.words, timeval.offset.tv_usec, (timeoutMs % 1000) * 1000);
+  const result = sys.setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, value.bytes, timeval.size);
+  sys.check(result, "setsockopt(SO_SNDTIMEO)");
 }
 
 /** Sends bytes and descriptors as one message. Blocks if the socket does. */
