@@ -6,13 +6,6 @@ import type { HostView } from "../daemon/host-service.ts";
 import { type ControlFlags, openClient, print, withControlOptions } from "./control-options.ts";
 import { formatTable } from "./table.ts";
 
-/** `faultline daemon` with nothing but these. */
-export function daemonCommand(): Command {
-  const command = new Command("daemon").description("the daemon that serves many VMs");
-  for (const each of daemonControlCommands()) command.addCommand(each);
-  return command;
-}
-
 /** Subcommands of `faultline daemon`. */
 export function daemonControlCommands(): Command[] {
   return [

@@ -1,7 +1,14 @@
 /** `faultline daemon`: serves a host of VMs, and survives its own pager. */
+import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
-import { type LogFormat, type LogLevel, logFormats, logLevels } from "../daemon/log.ts";
+import {
+  createLogger,
+  type LogFormat,
+  type LogLevel,
+  logFormats,
+  logLevels,
+} from "../daemon/log.ts";
 import { loadSettings, type SettingsSource } from "../daemon/settings.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import { Supervisor } from "../supervisor/supervisor.ts";
@@ -77,11 +84,13 @@ async function runDaemon(flags: DaemonFlags): Promise<void> {
   const source = sourceOf(flags);
   // What is wrong is told here, once, and not by a pager that is started again and again.
   const { runFolder, log, logFormat } = loadSettings(source);
+  mkdirSync(runFolder, { recursive: true, mode: 0o755 });
+  const logger = createLogger(log, logFormat);
   process.exitCode = await Supervisor.run({
     pager: { command: process.execPath, args: [PAGER, JSON.stringify(source)] },
     runFolder,
     hasStandby: flags.standby,
-    ...{ log, logFormat },
+    log: (level, message, fields = {}) => logger[level](fields, message),
   });
 }
 

@@ -14,7 +14,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["complete", async () => (await import("./session-control.ts")).completeCommand()],
   ["detach", async () => (await import("./session-control.ts")).detachCommand()],
   ["kill", async () => (await import("./session-control.ts")).killCommand()],
-  ["daemon", async () => (await import("./daemon-control.ts")).daemonCommand()],
+  ["daemon", async () => (await import("./daemon.ts")).daemonCommand()],
   ["rescue", async () => (await import("./rescue.ts")).rescueCommand()],
   ["conformance", async () => (await import("./conformance.ts")).conformanceCommand()],
   ["doctor", async () => (await import("./doctor.ts")).doctorCommand()],

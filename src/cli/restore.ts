@@ -9,7 +9,7 @@ import { Command } from "commander";
 import { FaultlineError } from "../base/errors.ts";
 import type { ControlClient, CreatedSession } from "../daemon/control/client.ts";
 import type { SessionSpec } from "../daemon/host-service.ts";
-import { type PrefaultMode, prefaultModes } from "../daemon/restore-watch.ts";
+import { type PrefaultMode, prefaultModes } from "../daemon/prefault-mode.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
 import { type ErrorPolicy, errorPolicies } from "../engine/wire.ts";
 import {

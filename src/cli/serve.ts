@@ -10,8 +10,8 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
+import { type PrefaultMode, prefaultModes } from "../daemon/prefault-mode.ts";
 import { NICE_BY } from "../daemon/priority.ts";
-import { type PrefaultMode, prefaultModes } from "../daemon/restore-watch.ts";
 import { DEFAULT_MAX_VMS, DEFAULT_RECORD_FOR_MS, Server } from "../daemon/server.ts";
 import { describeInterval } from "../daemon/session-report.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";

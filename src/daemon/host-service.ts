@@ -3,7 +3,7 @@
  * Implemented by `Host`.
  */
 import type { ErrorPolicy } from "../engine/wire.ts";
-import type { PrefaultMode } from "./restore-watch.ts";
+import type { PrefaultMode } from "./prefault-mode.ts";
 import type { SocketOwner } from "./socket-file.ts";
 
 /** A session to be: memory for one VM that will connect. */

@@ -9,7 +9,7 @@ import type { WorkingSet } from "../base/working-set.ts";
 import { type PrefaultRuns, prefaultRuns } from "../pager/prefault-runs.ts";
 import { type HostState, hostState } from "./host-state.ts";
 import type { Logger } from "./log.ts";
-import type { PrefaultMode } from "./restore-watch.ts";
+import type { PrefaultMode } from "./prefault-mode.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
 export interface PrefaultPlansOptions {

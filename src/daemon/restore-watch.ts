@@ -17,18 +17,10 @@ import type { PageRuns } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import { collapseFull } from "./collapse.ts";
 import type { Logger } from "./log.ts";
+import type { PrefaultMode } from "./prefault-mode.ts";
 import { PrefaultPlans } from "./prefault-plans.ts";
 import { formatUs } from "./session-report.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
-
-/**
- * - `off`: every page on demand.
- * - `before-resume`: as fast as it goes, for VMs that are resumed when it is done.
- * - `concurrent`: in small steps, beside a guest that runs.
- * - `all`: so too, and then everything else; the VM needs no handler any more.
- */
-export const prefaultModes = ["off", "before-resume", "concurrent", "all"] as const;
-export type PrefaultMode = (typeof prefaultModes)[number];
 
 export interface RestoreWatchOptions {
   /** Null: no place to keep what is learnt. */

@@ -9,7 +9,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { errorPolicies } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd } from "../linux/memory.ts";
-import { prefaultModes } from "./restore-watch.ts";
+import { prefaultModes } from "./prefault-mode.ts";
 
 const whole = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const owner = v.object({ uid: whole, gid: whole });

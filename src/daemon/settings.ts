@@ -9,7 +9,7 @@ import * as v from "valibot";
 import { FaultlineError } from "../base/errors.ts";
 import { errorPolicies } from "../engine/wire.ts";
 import { logFormats, logLevels } from "./log.ts";
-import { prefaultModes } from "./restore-watch.ts";
+import { prefaultModes } from "./prefault-mode.ts";
 
 const wholeNumber = (least: number, most: number) =>
   v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));

@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import * as v from "valibot";
 import { schemas } from "../../src/daemon/control/schemas.ts";
 import type { SessionSpec } from "../../src/daemon/host-service.ts";
-import { prefaultModes } from "../../src/daemon/restore-watch.ts";
+import { prefaultModes } from "../../src/daemon/prefault-mode.ts";
 
 /** The compiler wants every field here: one that is new in the interface is new here, too. */
 const all: Required<SessionSpec> = {

@@ -47,7 +47,11 @@ describe("the configuration", () => {
     ["an unknown name", { ...places, memoryFolder: "/a" }, /no setting memoryFolder/],
     ["a wrong type", { ...places, workers: "two" }, /workers is "two"/],
     ["a number out of range", { ...places, workers: 65 }, /workers is 65/],
-    ["a relative folder", { ...places, memoryFolders: ["a"] }, /memoryFolders.0 is "a", must be an/],
+    [
+      "a relative folder",
+      { ...places, memoryFolders: ["a"] },
+      /memoryFolders.0 is "a", must be an/,
+    ],
     ["a mode that is none", { ...places, controlMode: "660" }, /controlMode is "660"/],
     ["no place of memory", { runFolder: "/run/x" }, /names no place of memory/],
     ["a list", [], /is no JSON object/],
