@@ -7,6 +7,7 @@ import { ftruncateSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
+import { MAX_SURVIVAL_ID } from "../engine/surviving-batches.ts";
 import { createMemfd, MappedRegion } from "../linux/memory.ts";
 import { sendWithFds, socketPair } from "../linux/socket.ts";
 import { getpagesize, touchInBackground } from "../linux/sys.ts";
@@ -87,6 +88,7 @@ async function restoreOnePage(
       regions,
       image: layers,
       onError: "kill",
+      survivalId: MAX_SURVIVAL_ID - 1,
     });
     await withDeadline(
       touchInBackground(memory.address),

@@ -217,6 +217,7 @@ export class Supervisor {
   #standsBy(pager: PagerProcess): void {
     if (pager.state !== "starting") throw new Error(`standingBy while ${pager.state}`);
     pager.state = "ready";
+    this.#log("debug", "A pager stands by", { pid: pager.pid });
     if (pager === this.#candidate) {
       this.#candidate = null;
       this.#standby?.kill(REPLACED);
