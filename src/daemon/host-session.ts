@@ -28,6 +28,7 @@ import {
   type Attachment,
   decodeAttachment,
   encodeAttachment,
+  keepRecord,
   type SessionRecord,
 } from "./session-record.ts";
 import { describeSession, tellTroubles } from "./session-report.ts";
@@ -56,7 +57,7 @@ interface Attached {
 }
 
 export class HostSession {
-  readonly record: SessionRecord;
+  record: SessionRecord;
   readonly memory: HostMemory;
   lastRefusal: string | null = null;
   waitsFor: string | null = null;
@@ -183,8 +184,11 @@ export class HostSession {
     this.#around.engine.detach(this.#vm.engineSession);
   }
 
+  /** Installs everything, and lets the VM go: this pager, or the next one. */
   complete(): void {
     assert(this.#vm !== null, "only an attached VM is completed");
+    this.record = { ...this.record, prefault: "all" };
+    keepRecord(this.#around.keeper, this.record);
     this.prefaultState = "running";
     this.#around.engine.complete(this.#vm.engineSession);
   }

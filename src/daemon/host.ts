@@ -26,7 +26,7 @@ import type { Logger } from "./log.ts";
 import type { MemoryHost } from "./memory-host.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
-import { type SessionRecord, writeRecord } from "./session-record.ts";
+import { keepRecord, type SessionRecord } from "./session-record.ts";
 import type { DaemonSettings } from "./settings.ts";
 import { SocketFile } from "./socket-file.ts";
 
@@ -222,8 +222,7 @@ export class Host implements HostService {
     const { id, owner, socketPath } = record;
     const socket = SocketFile.listen(socketPath, SESSION_BACKLOG, owner ?? undefined);
     try {
-      using memfd = writeRecord(record);
-      keeper.keep(entryOf(id, "record"), [memfd.fd]);
+      keepRecord(keeper, record);
       keeper.keep(entryOf(id, "listener"), [socket.listener.fd]);
     } catch (error) {
       socket.close();

@@ -62,6 +62,7 @@ interface StandBy {
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
   const settings = loadSettings(source);
   const log = createLogger(settings.log, settings.logFormat);
+  process.on("uncaughtException", (error) => fail(error, log));
   const notFaultWorkers = threadIds();
   const supply = new LateSupply();
   const { workers, spin, streams } = settings;
@@ -135,6 +136,12 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     }
     channel.finished();
   }
+}
+
+/** A bug of ours: told, and left to a process that has not got into this state. */
+function fail(error: Error, log: Logger): void {
+  log.error({ reason: error.stack }, "The pager has failed: the next one takes over");
+  process.kill(process.pid, "SIGKILL");
 }
 
 /** As `serve` does: no new VMs, and those that run may end. */

@@ -162,7 +162,7 @@ export class RestoreWatch {
     };
     if (end === "stopped") {
       this.#options.log.warn(fields, "Stopped to prefault a VM: memory is short");
-    } else if (plan.prefault!.completes && end === "done") {
+    } else if (plan.prefault?.completes === true && end === "done") {
       this.#options.log.info(fields, "A VM has all of its memory, and needs no handler any more");
     } else {
       this.#options.log.info({ ...fields, end }, "Prefaulted a VM");

@@ -9,6 +9,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { errorPolicies } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd } from "../linux/memory.ts";
+import { entryOf, type Keeper } from "./keeper.ts";
 import { prefaultModes } from "./prefault-mode.ts";
 
 const whole = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
@@ -48,11 +49,12 @@ export type Attachment = v.InferOutput<typeof attachment>;
 
 const MAX_RECORD_BYTES = 1 << 20;
 
-export function writeRecord(values: SessionRecord): OwnedFd {
-  const memfd = createMemfd("faultline-session-record");
+/** Whole, and then kept: the next pager finds this record or the one before. */
+export function keepRecord(keeper: Keeper, values: SessionRecord): void {
+  using memfd = createMemfd("faultline-session-record");
   const bytes = encodeJson(values);
   writeSync(memfd.fd, bytes, 0, bytes.length, 0);
-  return memfd;
+  keeper.keep(entryOf(values.id, "record"), [memfd.fd]);
 }
 
 /** @throws FaultlineError `session-failed` */
