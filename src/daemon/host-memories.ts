@@ -100,8 +100,8 @@ export class HostMemories {
   }
 
   /**
-   * What an earlier pager has kept, for its sessions: each takes it, and releases it. Nothing is learnt
-   * from these: what is known of their restores lies in a store, and VMs wait.
+   * What an earlier pager has kept, for its sessions: each takes it, and releases it. Nothing is
+   * learnt from these: what is known of their restores lies in a store, and VMs wait.
    */
   async recover(entry: string, kept: KeptMemory, memory: string): Promise<HostMemory> {
     const served = await this.#options.host.reopen(kept);

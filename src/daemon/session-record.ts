@@ -1,7 +1,7 @@
 /**
- * What the next pager has to know of a session and no kernel can tell it: what it was asked for (the
- * record), and what its VM's handshake said (beside the session's counters and page states). JSON in
- * memfds that we have written ourselves, and check all the same.
+ * What the next pager has to know of a session and no kernel can tell it: what it was asked for
+ * (the record), and what its VM's handshake said (beside the session's counters and page states).
+ * JSON in memfds that we have written ourselves, and check all the same.
  */
 import { fstatSync, readSync, writeSync } from "node:fs";
 import * as v from "valibot";

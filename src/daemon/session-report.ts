@@ -68,7 +68,7 @@ export function describeInterval(
   };
 }
 
-/** Logs that a VM could not be served on, or waits. `onFailed` is called with why, for the first. */
+/** Logs that a VM could not be served on, or waits. `onFailed` hears why, for the first. */
 export function tellTroubles(
   session: Session,
   log: Logger,
