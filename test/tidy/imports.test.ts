@@ -78,10 +78,10 @@ describe("the import law", () => {
       `src/index.ts imports ./cli/main.ts: nobody imports cli/ ${law}`,
     ],
     [
-      "src/daemon/supervisor.ts",
+      "src/supervisor/supervisor.ts",
       'import { a } from "../engine/engine.ts";',
-      "src/daemon/supervisor.ts imports ../engine/engine.ts: src/daemon/supervisor.ts may import " +
-        `only linux, base ${law}`,
+      "src/supervisor/supervisor.ts imports ../engine/engine.ts: supervisor/ may import only " +
+        `linux, base ${law}`,
     ],
     [
       "src/engine/worker.ts",
