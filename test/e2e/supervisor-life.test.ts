@@ -46,7 +46,7 @@ describe("a pager that outlives its supervisor", () => {
     );
     try {
       first.kill("SIGKILL");
-      await first.ended();
+      await waitFor("the supervisor is dead", () => isDead(first.pid));
       folder.script({});
       await using second = new SupervisorProcess(folder);
       assert.equal(await second.ended(), 1);
