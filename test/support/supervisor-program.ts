@@ -7,7 +7,7 @@ const options = JSON.parse(process.argv[2]!) as Omit<SupervisorOptions, "log">;
 try {
   process.exitCode = await Supervisor.run({
     ...options,
-    log: createLog(["error", "warn", "info", "debug"]),
+    log: createLog("debug"),
   });
 } catch (error) {
   if (!(error instanceof FaultlineError)) throw error;
