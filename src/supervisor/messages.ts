@@ -4,6 +4,8 @@
  * become a wrong descriptor in the hands of a VM. PURE.
  */
 
+/** The environment variable that names the descriptor of the channel, for the pager. */
+export const CHANNEL_VARIABLE = "FAULTLINE_CHANNEL";
 export const MAX_FDS_PER_ENTRY = 8;
 /** More than a pager asks for in one batch; far below what the kernel passes at once (253). */
 const MAX_FDS_PER_PACKET = 64;

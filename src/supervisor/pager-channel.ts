@@ -11,11 +11,14 @@ import { OwnedFd, setCloseOnExec } from "../linux/fd.ts";
 import { dieWithParent } from "../linux/process.ts";
 import { watchReadable } from "../linux/sys.ts";
 import { EntryBudget } from "./entry-budget.ts";
-import { type PagerMessage, parseSupervisorMessage, type SupervisorMessage } from "./messages.ts";
+import {
+  CHANNEL_VARIABLE,
+  type PagerMessage,
+  parseSupervisorMessage,
+  type SupervisorMessage,
+} from "./messages.ts";
 import { receivePacket, sendPacket } from "./packets.ts";
 
-/** Names the descriptor of the channel, for the pager. */
-export const CHANNEL_VARIABLE = "FAULTLINE_CHANNEL";
 /** The supervisor does nothing that takes longer than some milliseconds. */
 const SEND_TIMEOUT_MS = 5000;
 const SEND_RETRY_MS = 1;

@@ -5,9 +5,13 @@ import { EPIPE } from "../linux/abi-posix.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { packetPair } from "../linux/socket.ts";
 import { type ReadWatch, watchReadable } from "../linux/sys.ts";
-import { type PagerMessage, parsePagerMessage, type SupervisorMessage } from "./messages.ts";
+import {
+  CHANNEL_VARIABLE,
+  type PagerMessage,
+  parsePagerMessage,
+  type SupervisorMessage,
+} from "./messages.ts";
 import { receivePacket, sendPacket } from "./packets.ts";
-import { CHANNEL_VARIABLE } from "./pager-channel.ts";
 
 /** Where the child finds its end of the channel, and the daemon's lock, which it only holds. */
 const CHANNEL_FD = 3;

@@ -2,8 +2,8 @@
  * Keeps what VMs cannot do without, their descriptors, while pagers come and go. It starts a pager,
  * and one in advance that stands by; when the first dies, the second gets everything.
  *
- * Whatever happens, `#advance` decides what comes next, from what there is. Pagers are killed, never
- * asked: their death is the one path that is taken every time, so it is the one that works.
+ * Whatever happens, `#advance` decides what comes next, from what there is. A pager is replaced by
+ * killing it, never by asking: there is one path for crashes and reloads, so it is one that works.
  */
 import { readFileSync } from "node:fs";
 import { describeError } from "../base/errors.ts";

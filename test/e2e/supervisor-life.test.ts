@@ -1,6 +1,6 @@
 /** How a daemon begins and ends: one at a time, by signals, by SIGKILL, under systemd. */
 import assert from "node:assert/strict";
-import { openSync } from "node:fs";
+import { existsSync, openSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { waitFor } from "../../src/kit/wait.ts";
 import { OwnedFd } from "../../src/linux/fd.ts";
@@ -32,6 +32,30 @@ describe("one daemon at a time", () => {
     await using second = new SupervisorProcess(folder);
     await second.serving(1);
     assert.deepEqual(pagers.map(isDead), [true, true]);
+  });
+});
+
+describe("a pager that outlives its supervisor", () => {
+  test("keeps others from starting, as it may still read from VMs", async () => {
+    using folder = new RunFolder();
+    folder.script({ outlives: true });
+    await using first = new SupervisorProcess(folder);
+    const note = folder.file("outlives");
+    const pid = Number(
+      await waitFor("it is there", () => existsSync(note) && readFileSync(note, "utf8"), 20_000),
+    );
+    try {
+      first.kill("SIGKILL");
+      await waitFor("the supervisor is dead", () => isDead(first.pid));
+      folder.script({});
+      await using second = new SupervisorProcess(folder);
+      assert.equal(await second.ended(), 1);
+      assert.match(second.errors, /^conflict: A pager of a daemon that died still runs/);
+    } finally {
+      process.kill(pid, "SIGKILL");
+    }
+    await using third = new SupervisorProcess(folder);
+    await third.serving(1);
   });
 });
 

@@ -162,6 +162,30 @@ describe("connections", () => {
     assert.deepEqual(await accepted(), [{ name: "s.next", contents: ["in the backlog"] }]);
   });
 
+  test("more than fit into the channel are told when there is room", async () => {
+    using folder = new RunFolder();
+    await using supervisor = new SupervisorProcess(folder);
+    const pid = await supervisor.serving(1);
+    const paths = Array.from({ length: 400 }, (_, index) => folder.file(`${index}.sock`));
+    for (const [index, path] of paths.entries()) {
+      await supervisor.tell(pid, { do: "listen", name: `${index}.listener`, path });
+      const [listener, connection] = [`${index}.listener`, `${index}.connection`];
+      await supervisor.tell(pid, { do: "accept", listener, connection });
+    }
+    process.kill(pid, "SIGSTOP");
+    try {
+      const before = supervisor.fdCount;
+      for (const path of paths) await greet(path, path);
+      await waitFor("all are kept", () => supervisor.fdCount >= before + paths.length, 20_000);
+    } finally {
+      process.kill(pid, "SIGCONT");
+    }
+    const accepted = () => supervisor.tell<SeenEntry[]>(pid, { do: "accepted" });
+    const isTold = async () => (await accepted()).length === paths.length;
+    await waitFor("it heard of all", isTold, 20_000);
+    assert.deepEqual((await accepted()).flatMap(({ contents }) => contents).sort(), paths.sort());
+  });
+
   test("of a listener that was dropped are nobody's", async () => {
     using folder = new RunFolder();
     await using supervisor = new SupervisorProcess(folder);
@@ -256,6 +280,20 @@ describe("a pager", () => {
   }
 });
 
+describe("a standby", () => {
+  test("that dies is replaced, and the pager serves on", async () => {
+    using folder = new RunFolder();
+    await using supervisor = new SupervisorProcess(folder);
+    const pid = await supervisor.serving(1);
+    const standby = () => supervisor.pagers.find((other) => other !== pid);
+    const first = await waitFor("a standby is there", standby, 20_000);
+    process.kill(first, "SIGKILL");
+    assert.equal((await supervisor.logged("A pager ended")).pid, first);
+    await waitFor("another is there", standby, 20_000);
+    assert.deepEqual(supervisor.served, [pid]);
+  });
+});
+
 describe("a reload", () => {
   test("replaces the pager, asked for by itself or by SIGHUP", async () => {
     using folder = new RunFolder();
@@ -276,7 +314,7 @@ describe("a reload", () => {
     using folder = new RunFolder();
     await using supervisor = new SupervisorProcess(folder);
     const first = await supervisor.serving(1);
-    await waitFor("a standby is there", () => supervisor.pagers.length === 2, 20_000);
+    await supervisor.logged("A pager stands by", 2);
     const pagers = supervisor.pagers;
     folder.script({ exitAtStart: 7 });
     const reason = await supervisor.tell<string>(first, { do: "reload" });

@@ -3,7 +3,7 @@
  * JSON lines on the socket `pager-PID.sock` of the folder that is its argument. What it is to do
  * wrong at its start stands in `start.json` there.
  */
-import { appendFileSync, readFileSync, readSync, writeSync } from "node:fs";
+import { appendFileSync, readFileSync, readSync, writeFileSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -20,6 +20,8 @@ export interface StartScript {
   readonly exitBeforeServing?: number;
   readonly killedBeforeServing?: boolean;
   readonly hangsAtStart?: boolean;
+  /** It knows nothing of its supervisor, nor of its death. */
+  readonly outlives?: boolean;
 }
 
 /** What it can be told to do. */
@@ -51,6 +53,10 @@ const CHANNEL_FD = 3;
 const folder = process.argv[2]!;
 const script = JSON.parse(readFileSync(join(folder, "start.json"), "utf8")) as StartScript;
 if (script.exitAtStart !== undefined) process.exit(script.exitAtStart);
+if (script.outlives === true) {
+  writeFileSync(join(folder, "outlives"), `${process.pid}`);
+  hang();
+}
 
 const channel = PagerChannel.open()!;
 if (script.hangsAtStart === true) hang();

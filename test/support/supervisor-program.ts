@@ -5,7 +5,10 @@ import { Supervisor, type SupervisorOptions } from "../../src/supervisor/supervi
 
 const options = JSON.parse(process.argv[2]!) as Omit<SupervisorOptions, "log">;
 try {
-  process.exitCode = await Supervisor.run({ ...options, log: createLog() });
+  process.exitCode = await Supervisor.run({
+    ...options,
+    log: createLog("debug"),
+  });
 } catch (error) {
   if (!(error instanceof FaultlineError)) throw error;
   process.stderr.write(`${error.code}: ${error.message}\n`);
