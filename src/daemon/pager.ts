@@ -57,6 +57,7 @@ interface StandBy {
   readonly supply: LateSupply;
   /** What this pager's fault workers read into, for the next one. */
   readonly batches: OwnedFd;
+  readonly notFaultWorkers: readonly number[];
 }
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
@@ -68,9 +69,8 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
   const { workers, spin, streams } = settings;
   const { batches, fd } = SurvivingBatches.inMemfd(workers);
   const engine = await Engine.start({ workers, spin, streams, supply, batches });
-  lowerPriority(notFaultWorkers, NICE_BY);
   await rehearseWithoutImage(engine, log);
-  return { channel, settings, log, engine, supply, batches: fd };
+  return { channel, settings, log, engine, supply, batches: fd, notFaultWorkers };
 }
 
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
@@ -109,6 +109,8 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
   const control = await ControlServer.start({ service: host, fd: socket.listener.fd, log });
   channel.serving();
+  // Not before: VMs have waited for what this thread did.
+  lowerPriority(standBy.notFaultWorkers, NICE_BY);
   const ms = Math.round(performance.now() - beganMs);
   if (generation > 1)
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
