@@ -1,6 +1,6 @@
 /**
- * The chunks that a process knows, by number and digest, in columns: an image of 8 GiB has 32,768 of
- * them, and VMs wait while a process that takes over learns what its images are. An object and a
+ * The chunks that a process knows, by number and digest, in columns: an image of 8 GiB has 32,768,
+ * and VMs wait while a process that takes over learns what its images are. An object and a
  * string for each take several times as long.
  */
 import { randomInt } from "node:crypto";
