@@ -11,6 +11,7 @@ import { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
+import type { DecodePool } from "../source/decode-pool.ts";
 import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
 import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
@@ -18,7 +19,7 @@ import { Host } from "./host.ts";
 import { recover } from "./host-recovery.ts";
 import { parseEntry } from "./keeper.ts";
 import { createLogger, type Logger } from "./log.ts";
-import { MemoryHost } from "./memory-host.ts";
+import { MemoryHost, prepareImages } from "./memory-host.ts";
 import { NICE_BY } from "./priority.ts";
 import { rehearseWithoutImage } from "./rehearsal.ts";
 import { type DaemonSettings, loadSettings, type SettingsSource } from "./settings.ts";
@@ -58,6 +59,7 @@ interface StandBy {
   /** What this pager's fault workers read into, for the next one. */
   readonly batches: OwnedFd;
   readonly notFaultWorkers: readonly number[];
+  readonly decoders: DecodePool | null;
 }
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
@@ -69,8 +71,10 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
   const { workers, spin, streams } = settings;
   const { batches, fd } = SurvivingBatches.inMemfd(workers);
   const engine = await Engine.start({ workers, spin, streams, supply, batches });
+  // Where images are to be expected, no takeover has to wait for their threads.
+  const decoders = settings.stores.length > 0 ? await prepareImages() : null;
   await rehearseWithoutImage(engine, log);
-  return { channel, settings, log, engine, supply, batches: fd, notFaultWorkers };
+  return { decoders, channel, settings, log, engine, supply, batches: fd, notFaultWorkers };
 }
 
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
@@ -86,6 +90,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     logger: log,
     keepsArena: true,
     ...(arena === undefined ? {} : { arena }),
+    ...(standBy.decoders === null ? {} : { decoders: standBy.decoders }),
   });
   supply.set(memoryHost.supply);
   mkdirSync(settings.runFolder, { recursive: true, mode: 0o755 });
