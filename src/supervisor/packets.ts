@@ -1,6 +1,8 @@
 /** Packets over a SOCK_SEQPACKET pair: one JSON object each, with descriptors. See unix(7). */
+import { SysError } from "../base/errors.ts";
+import { ECONNRESET } from "../linux/abi-posix.ts";
 import type { OwnedFd } from "../linux/fd.ts";
-import { receiveWithFds, sendWithFds } from "../linux/socket.ts";
+import { type Received, receiveWithFds, sendWithFds } from "../linux/socket.ts";
 import type { PagerMessage, SupervisorMessage } from "./messages.ts";
 
 /** A batch of entries with the longest names is a quarter of this. */
@@ -26,7 +28,7 @@ export function sendPacket(
  * the packet's; the rest is closed.
  */
 export function receivePacket(socket: number): Packet | "empty" | "closed" | "cut" {
-  const received = receiveWithFds(socket, buffer);
+  const received = receive(socket);
   if (received === null) return "empty";
   if (received.byteCount === 0) return "closed";
   if (!received.isTruncated) {
@@ -34,4 +36,16 @@ export function receivePacket(socket: number): Packet | "empty" | "closed" | "cu
   }
   for (const fd of received.fds) fd.close();
   return "cut";
+}
+
+/** A peer that died with unread packets is told once, before what it had sent itself. */
+function receive(socket: number): Received | null {
+  try {
+    return receiveWithFds(socket, buffer);
+  } catch (error) {
+    if (error instanceof SysError && error.errno === ECONNRESET) {
+      return receiveWithFds(socket, buffer);
+    }
+    throw error;
+  }
 }
