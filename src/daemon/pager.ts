@@ -80,6 +80,7 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
   const { channel, settings, log, engine, supply } = standBy;
   const beganMs = performance.now();
+  void reportLife(standBy);
   const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
   const generation = keepBatches(standBy, entries);
   const [arena] = named.get("arena") ?? [];
@@ -125,7 +126,6 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     // The others are better off with a new pager.
     if (engine.aliveWorkers === 0) process.kill(process.pid, "SIGKILL");
   };
-  void reportLife(standBy);
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     const isOver = isStored || (await isEmptied(host, settings, deadlineMs));
