@@ -1,6 +1,6 @@
 /** The control API over a real socket: every route, every kind of refusal, every bound. */
 import assert from "node:assert/strict";
-import { statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { createServer } from "node:net";
 import { describe, test } from "node:test";
 import * as v from "valibot";
@@ -24,6 +24,10 @@ function assertProblem(answer: RawAnswer, status: number, code: string, detail: 
   assert.deepEqual([problem.status, problem.code], [status, code], answer.text);
   assert.match(problem.detail, detail);
   assert.doesNotMatch(answer.text, /\bat .*\.[jt]s:\d/, "a stack");
+}
+
+function fdCount(): number {
+  return readdirSync("/proc/self/fd").length;
 }
 
 describe("routes", () => {
@@ -222,7 +226,7 @@ describe("refusals", () => {
 });
 
 describe("bounds", () => {
-  test("requests at once that wait: the next is told to come again", async () => {
+  test("requests at once that wait: the next is told to come again, looking goes on", async () => {
     const host = new MemoryHost();
     await using stage = await ControlStage.start({ service: host }, { requests: 2 });
     let open = (): void => {};
@@ -230,15 +234,33 @@ describe("bounds", () => {
       open = resolve;
     });
     const waiting = ["a", "b"].map((id) => stage.client.createSession({ id, memory: MEMORY }));
-    await waitFor("the third was refused", async () => {
-      const answer = await stage.ask("GET", "/v1/health");
+    await waitFor("something was refused", async () => {
+      const answer = await stage.ask("POST", "/v1/drain", { draining: false });
       if (answer.status === 200) return false;
       assertProblem(answer, 429, "limit", /2 requests/);
       return true;
     });
+    await stage.client.health();
     open();
     await Promise.all(waiting);
-    await stage.client.health();
+    await stage.client.drain(false);
+  });
+
+  test("a client that does not read its answer is cut off", async () => {
+    const host = new MemoryHost();
+    const value = "x".repeat(256);
+    const labels = Object.fromEntries(Array.from({ length: 32 }, (_, n) => [`l${n}`, value]));
+    for (let n = 0; n < 100; n++) await host.createSession({ memory: MEMORY, labels });
+    await using stage = await ControlStage.start({ service: host }, { answerTimeoutMs: 100 });
+    const before = fdCount();
+    const whole = (await stage.ask("GET", "/v1/sessions")).text.length;
+    await waitFor("that connection was closed", () => fdCount() === before);
+    const socket = stage.connect().pause();
+    socket.write("GET /v1/sessions HTTP/1.1\r\nHost: x\r\n\r\n");
+    await waitFor("both ends were there", () => fdCount() === before + 2);
+    await waitFor("the server had closed its end", () => fdCount() === before + 1);
+    const received = await untilClosed(socket);
+    assert.ok(received.length < whole, `${received.length} of ${whole}`);
   });
 
   test("connections: those above the bound are closed, and there is room again", async () => {

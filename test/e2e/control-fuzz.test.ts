@@ -26,7 +26,7 @@ const HEAP_SLACK_BYTES = 8 * 2 ** 20;
 /** Sessions that are made by chance: the host has room for these, and says `limit` after. */
 const SESSIONS = 40;
 
-test(`seed ${SEED}, ${ROUNDS} requests`, { timeout: 0 }, async () => {
+test(`seed ${SEED}, ${ROUNDS} requests`, async () => {
   const host = new MemoryHost(SESSIONS);
   await using stage = await ControlStage.start({ service: host }, limits);
   const seen = new Map<string, number>();

@@ -1,6 +1,16 @@
 /** `faultline restore`: what it prints, and a stand-in for Firecracker that it starts. */
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
@@ -213,7 +223,11 @@ describe("restore with a VMM", requires("userfaultfd"), () => {
   test("in a jail: its folder, a copy of the state for its user, its API socket", async () => {
     await using stage = await Stage.start();
     const base = stage.path("jails");
-    mkdirSync(base);
+    const root = join(base, "firecracker/vm-1/root");
+    mkdirSync(root, { recursive: true });
+    const victim = stage.path("victim");
+    writeFileSync(victim, "not to be written to");
+    symlinkSync(victim, join(root, "vm.state"));
     const { code, stdout, stderr } = await stage.run(
       ...["--state", stage.state({}), "--firecracker", stage.firecracker()],
       ...["--jailer", stage.jailer(), "--jail-id", "vm-1", "--chroot-base", base],
@@ -221,11 +235,8 @@ describe("restore with a VMM", requires("userfaultfd"), () => {
     );
     assert.equal(code, 0, stderr);
     assert.match(stdout, /^restored: /);
-    const root = join(base, "firecracker/vm-1/root");
-    assert.deepEqual(
-      ["vm.state"].map((name) => statSync(join(root, name)).uid),
-      [UID],
-    );
+    assert.equal(lstatSync(join(root, "vm.state")).uid, UID);
+    assert.equal(readFileSync(victim, "utf8"), "not to be written to");
     assert.notEqual(statSync(stage.path("vm.state")).uid, UID, "the original is not touched");
   });
 

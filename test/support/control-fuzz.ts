@@ -17,6 +17,7 @@ export interface FuzzCase {
 
 const HOST = "Host: localhost\r\nConnection: close\r\n";
 const JSON_TYPE = "Content-Type: application/json\r\n";
+const CHUNKED = "Transfer-Encoding: chunked\r\n";
 
 /** Of no use for any field of any request. */
 const wrongValues = [
@@ -119,7 +120,8 @@ function wrong(kind: string, sent: string | Buffer, more: Partial<FuzzCase> = {}
 
 function post(body: string | Buffer, path = "/v1/sessions"): Buffer {
   const bytes = typeof body === "string" ? text(body) : body;
-  const head = `POST ${path} HTTP/1.1\r\n${HOST}${JSON_TYPE}Content-Length: ${bytes.length}\r\n\r\n`;
+  const length = `Content-Length: ${bytes.length}\r\n`;
+  const head = `POST ${path} HTTP/1.1\r\n${HOST}${JSON_TYPE}${length}\r\n`;
   return Buffer.concat([text(head), bytes]);
 }
 
@@ -178,7 +180,7 @@ const makers: readonly ((random: Random) => FuzzCase)[] = [
     const body = "x".repeat(65_537 + random.below(200_000));
     const isChunked = random.below(2) === 0;
     if (!isChunked) return wrong("huge body", post(body));
-    const head = `POST /v1/sessions HTTP/1.1\r\n${HOST}${JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n`;
+    const head = `POST /v1/sessions HTTP/1.1\r\n${HOST}${JSON_TYPE}${CHUNKED}\r\n`;
     return wrong("huge chunk", `${head}${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`);
   },
   (random) => wrong("path", `GET ${random.pick(paths)} HTTP/1.1\r\n${HOST}\r\n`),
@@ -193,11 +195,12 @@ const makers: readonly ((random: Random) => FuzzCase)[] = [
   },
   (random) => {
     const one = `X-${random.next()}: ${"x".repeat(random.below(2000))}\r\n`;
-    const many = one.repeat(Math.ceil(17_000 / one.length));
+    // What is between names and values does not count for Node.
+    const many = one.repeat(Math.ceil(40_000 / one.length));
     return wrong("too many headers", `GET /v1/health HTTP/1.1\r\n${HOST}${many}\r\n`);
   },
   (random) => {
-    const head = `POST /v1/drain HTTP/1.1\r\n${HOST}${JSON_TYPE}Transfer-Encoding: chunked\r\n\r\n`;
+    const head = `POST /v1/drain HTTP/1.1\r\n${HOST}${JSON_TYPE}${CHUNKED}\r\n`;
     return wrong("chunks", head + random.pick(chunks), { ending: random.pick(["wait", "end"]) });
   },
   (random) => {
