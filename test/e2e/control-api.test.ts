@@ -1,7 +1,6 @@
 /** The control API over a real socket: every route, every kind of refusal, every bound. */
 import assert from "node:assert/strict";
-import { readdirSync, statSync } from "node:fs";
-import { createServer } from "node:net";
+import { statSync } from "node:fs";
 import { describe, test } from "node:test";
 import * as v from "valibot";
 import { FaultlineError } from "../../src/base/errors.ts";
@@ -24,10 +23,6 @@ function assertProblem(answer: RawAnswer, status: number, code: string, detail: 
   assert.deepEqual([problem.status, problem.code], [status, code], answer.text);
   assert.match(problem.detail, detail);
   assert.doesNotMatch(answer.text, /\bat .*\.[jt]s:\d/, "a stack");
-}
-
-function fdCount(): number {
-  return readdirSync("/proc/self/fd").length;
 }
 
 describe("routes", () => {
@@ -168,7 +163,8 @@ describe("refusals", () => {
       assertProblem(await stage.ask("GET", path), 404, "bad-request", /There is no/);
     }
     for (const id of ["%61", "..", "%2e%2e", "A", "x".repeat(65), "a%00"]) {
-      assertProblem(await stage.ask("GET", `/v1/sessions/${id}`), 404, "no-session", /no session/);
+      const answer = await stage.ask("GET", `/v1/sessions/${id}`);
+      assertProblem(answer, 404, "no-session", /it is no name of one/);
     }
     const put = await stage.ask("PUT", "/v1/sessions", {});
     assertProblem(put, 405, "bad-request", /use POST, GET, HEAD/);
@@ -177,6 +173,9 @@ describe("refusals", () => {
     assert.equal(kill.headers.allow, "POST");
     const large = await stage.ask("POST", "/v1/sessions", "x".repeat(70_000));
     assertProblem(large, 413, "bad-request", /65536 bytes/);
+    const chunked = { "transfer-encoding": "chunked" };
+    const endless = await stage.ask("POST", "/v1/sessions", "x".repeat(70_000), chunked);
+    assertProblem(endless, 413, "bad-request", /65536 bytes/);
     const long = await stage.ask("GET", `/v1/health?${"x".repeat(5000)}`);
     assertProblem(long, 414, "bad-request", /4096/);
     const asForm = { "content-type": "application/x-www-form-urlencoded" };
@@ -252,15 +251,17 @@ describe("bounds", () => {
     const labels = Object.fromEntries(Array.from({ length: 32 }, (_, n) => [`l${n}`, value]));
     for (let n = 0; n < 100; n++) await host.createSession({ memory: MEMORY, labels });
     await using stage = await ControlStage.start({ service: host }, { answerTimeoutMs: 100 });
-    const before = fdCount();
-    const whole = (await stage.ask("GET", "/v1/sessions")).text.length;
-    await waitFor("that connection was closed", () => fdCount() === before);
     const socket = stage.connect().pause();
+    let isBroken = false;
+    socket.on("error", () => {
+      isBroken = true;
+    });
     socket.write("GET /v1/sessions HTTP/1.1\r\nHost: x\r\n\r\n");
-    await waitFor("both ends were there", () => fdCount() === before + 2);
-    await waitFor("the server had closed its end", () => fdCount() === before + 1);
-    const received = await untilClosed(socket);
-    assert.ok(received.length < whole, `${received.length} of ${whole}`);
+    await waitFor("the server had closed its end", () => {
+      // Means nothing in front of a request, and fails when nobody is there to read it.
+      socket.write("\r\n");
+      return isBroken;
+    });
   });
 
   test("connections: those above the bound are closed, and there is room again", async () => {
@@ -319,6 +320,19 @@ describe("bounds", () => {
     await stage.client.health();
   });
 
+  test("what is no HTTP behind a request is not answered in that one's place", async () => {
+    const host = new MemoryHost();
+    await using stage = await ControlStage.start({ service: host });
+    host.gate = new Promise(() => {});
+    const body = JSON.stringify({ memory: MEMORY });
+    const socket = stage.connect();
+    socket.write(
+      "POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" +
+        `Content-Length: ${body.length}\r\n\r\n${body}nonsense\r\n\r\n`,
+    );
+    assert.equal(await untilClosed(socket), "");
+  });
+
   test("closing ends what waits, and removes the socket", async () => {
     const host = new MemoryHost();
     await using stage = await ControlStage.start({ service: host }, { closeTimeoutMs: 50 });
@@ -358,68 +372,5 @@ describe("the socket", () => {
       assert.equal((await asked).maxSessions, pager + 1);
       await server.close();
     }
-  });
-});
-
-describe("the client", () => {
-  test("asks again when a connection ends without an answer, if that changes nothing", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
-    const path = `${stage.folder}/flaky.sock`;
-    const asked: string[] = [];
-    const flaky = createServer((socket) => {
-      socket.once("data", (data) => {
-        asked.push(data.toString().split(" ", 2).join(" "));
-        socket.destroy();
-      });
-      socket.on("error", () => undefined);
-    });
-    await new Promise<void>((resolve) => flaky.listen(path, resolve));
-    try {
-      const client = new ControlClient({ socketPath: path });
-      await assert.rejects(client.host(), { code: "no-daemon" });
-      assert.deepEqual(asked, ["GET /v1/host", "GET /v1/host", "GET /v1/host"]);
-      asked.length = 0;
-      await assert.rejects(client.killSession("a"), { code: "no-daemon" });
-      assert.deepEqual(asked, ["POST /v1/sessions/a/kill"]);
-    } finally {
-      flaky.close();
-    }
-  });
-
-  test("creates a session once, though the daemon ends before it has told", async () => {
-    const host = new MemoryHost();
-    await using stage = await ControlStage.start({ service: host });
-    const path = `${stage.folder}/proxy.sock`;
-    let isFirst = true;
-    const proxy = createServer((socket) => {
-      const onward = stage.connect();
-      socket.on("error", () => undefined);
-      socket.pipe(onward);
-      if (isFirst) onward.once("data", () => socket.destroy());
-      else onward.pipe(socket);
-      isFirst = false;
-    });
-    await new Promise<void>((resolve) => proxy.listen(path, resolve));
-    try {
-      const client = new ControlClient({ socketPath: path });
-      const created = await client.createSession({ memory: MEMORY });
-      assert.deepEqual(
-        host.sessions().map(({ id }) => id),
-        [created.id],
-      );
-      assert.equal(created.firecracker.backend_path, created.socketPath);
-    } finally {
-      proxy.close();
-    }
-  });
-
-  test("gives up in time where nobody answers, and says what else is wrong", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
-    const path = `${stage.folder}/silent.sock`;
-    using _listener = listenUnix(path, 16);
-    const silent = new ControlClient({ socketPath: path, deadlineMs: 100 });
-    await assert.rejects(silent.host(), { code: "no-daemon", message: /within 0\.1 s/ });
-    const file = new ControlClient({ socketPath: "/proc/self/status" });
-    await assert.rejects(file.host(), { code: "no-daemon" });
   });
 });

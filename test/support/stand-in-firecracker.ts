@@ -25,11 +25,18 @@ export interface StandInState {
 
 const PAGE = 4096;
 const WRONG_PAGE = 9;
+const LOOK_EVERY_MS = 100;
 
 const { values } = parseArgs({
   options: { "api-sock": { type: "string" }, id: { type: "string" } },
 });
 const root = process.env.STAND_IN_ROOT ?? "";
+
+/** It must not outlive a test that fails: a blocked thread would keep an orderly exit waiting. */
+const parent = process.ppid;
+setInterval(() => {
+  if (process.ppid !== parent) process.kill(process.pid, "SIGKILL");
+}, LOOK_EVERY_MS).unref();
 
 const server = createServer((request, response) => {
   const answer = (status: number, body: object | null): void => {
