@@ -12,7 +12,7 @@ import { waitFor } from "../../src/kit/wait.ts";
 import { duplicateFd } from "../../src/linux/fd.ts";
 import { listenUnix } from "../../src/linux/socket.ts";
 import { ControlStage, type RawAnswer, untilClosed } from "../support/control-stage.ts";
-import { MemoryHost } from "../support/memory-host.ts";
+import { TableHost } from "../support/table-host.ts";
 
 const MEMORY = "/srv/vm.mem";
 
@@ -27,7 +27,7 @@ function assertProblem(answer: RawAnswer, status: number, code: string, detail: 
 
 describe("routes", () => {
   test("a session's life, by the client", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host });
     const { client } = stage;
     const spec = {
@@ -52,7 +52,7 @@ describe("routes", () => {
   });
 
   test("labels filter, all of them", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host });
     const { client } = stage;
     await client.createSession({ id: "a", memory: MEMORY, labels: { x: "1", y: "a=b&c" } });
@@ -65,7 +65,7 @@ describe("routes", () => {
   });
 
   test("the rest: images, host, health, readiness, version, drain, reload", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     let isTakingOver = false;
     await using stage = await ControlStage.start({
       service: host,
@@ -94,13 +94,13 @@ describe("routes", () => {
   });
 
   test("DELETE is kill, and metrics are text, or not there", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     await stage.client.createSession({ id: "a", memory: MEMORY });
     const ended = await stage.ask("DELETE", "/v1/sessions/a");
     assert.deepEqual([ended.status, ended.json.state], [200, "ended"]);
     await assert.rejects(stage.client.metrics(), { status: 404 });
     const metrics = (): string => "faultline_vms 0\n";
-    await using other = await ControlStage.start({ service: new MemoryHost(), metrics });
+    await using other = await ControlStage.start({ service: new TableHost(), metrics });
     assert.equal(await other.client.metrics(), metrics());
     const answer = await other.ask("GET", "/metrics");
     assert.equal(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
@@ -147,7 +147,7 @@ describe("refusals", () => {
   ];
   for (const [name, body, detail, field] of wrong) {
     test(`400: ${name}`, async () => {
-      await using stage = await ControlStage.start({ service: new MemoryHost() });
+      await using stage = await ControlStage.start({ service: new TableHost() });
       const answer = await stage.ask("POST", "/v1/sessions", body);
       assertProblem(answer, 400, "bad-request", detail);
       if (field !== undefined) assert.equal(answer.json.field, field);
@@ -156,7 +156,7 @@ describe("refusals", () => {
   }
 
   test("404, 405, 413, 414, 415, and a query or body that nobody takes", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     await stage.client.createSession({ id: "a", memory: MEMORY });
     assertProblem(await stage.ask("GET", "/v1/sessions/b"), 404, "no-session", /no session b/);
     for (const path of ["/", "/v1", "/v1/sessions/", "//v1/sessions", "/v1/sessions/a/x"]) {
@@ -202,7 +202,7 @@ describe("refusals", () => {
   ];
   for (const [code, status] of codes) {
     test(`${status}: ${code} of the host comes back as it is`, async () => {
-      const host = new MemoryHost();
+      const host = new TableHost();
       await using stage = await ControlStage.start({ service: host });
       host.nextError = new FaultlineError(code, "A sentence.");
       const answer = await stage.ask("POST", "/v1/sessions", { memory: MEMORY });
@@ -215,7 +215,7 @@ describe("refusals", () => {
   }
 
   test("500: a bug is not told to whoever asked", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host });
     host.nextError = new TypeError("x is not a function");
     const answer = await stage.ask("GET", "/v1/sessions");
@@ -226,7 +226,7 @@ describe("refusals", () => {
 
 describe("bounds", () => {
   test("requests at once that wait: the next is told to come again, looking goes on", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host }, { requests: 2 });
     let open = (): void => {};
     host.gate = new Promise((resolve) => {
@@ -246,7 +246,7 @@ describe("bounds", () => {
   });
 
   test("a client that does not read its answer is cut off", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     const value = "x".repeat(256);
     const labels = Object.fromEntries(Array.from({ length: 32 }, (_, n) => [`l${n}`, value]));
     for (let n = 0; n < 100; n++) await host.createSession({ memory: MEMORY, labels });
@@ -265,7 +265,7 @@ describe("bounds", () => {
   });
 
   test("connections: those above the bound are closed, and there is room again", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() }, { connections: 3 });
+    await using stage = await ControlStage.start({ service: new TableHost() }, { connections: 3 });
     const open = [stage.connect(), stage.connect(), stage.connect()];
     await Promise.all(
       open.map((socket) => new Promise((resolve) => socket.once("connect", resolve))),
@@ -283,7 +283,7 @@ describe("bounds", () => {
 
   test("slow headers and bodies are cut off with 408, silence without a word", async () => {
     const limits = { headersTimeoutMs: 100, requestTimeoutMs: 200, checkEveryMs: 20 };
-    await using stage = await ControlStage.start({ service: new MemoryHost() }, limits);
+    await using stage = await ControlStage.start({ service: new TableHost() }, limits);
     const slow = [
       "GET /v1/health HTTP/1.1\r\nHost: x\r\n",
       "POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" +
@@ -301,7 +301,7 @@ describe("bounds", () => {
   });
 
   test("what is no HTTP, and headers that are too long", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     const wrong: [bytes: string, status: number][] = [
       ["nonsense\r\n\r\n", 400],
       ["GET /v1/health HTTP/1.1\r\n\r\n", 400],
@@ -321,7 +321,7 @@ describe("bounds", () => {
   });
 
   test("what is no HTTP behind a request is not answered in that one's place", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host });
     host.gate = new Promise(() => {});
     const body = JSON.stringify({ memory: MEMORY });
@@ -334,7 +334,7 @@ describe("bounds", () => {
   });
 
   test("closing ends what waits, and removes the socket", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host }, { closeTimeoutMs: 50 });
     host.gate = new Promise(() => {});
     const lost = assert.rejects(stage.client.createSession({ id: "a", memory: MEMORY }), {
@@ -352,12 +352,12 @@ describe("the socket", () => {
   const log = createLogger("silent", "json");
 
   test("is for its user only when the server makes it", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     assert.equal(statSync(stage.socketPath).mode & 0o777, 0o600);
   });
 
   test("may be a descriptor that somebody else keeps: none connects in vain", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     const path = `${stage.folder}/kept.sock`;
     using listener = listenUnix(path, 16);
     const client = new ControlClient({ socketPath: path });
@@ -365,7 +365,7 @@ describe("the socket", () => {
       // Asked while nobody accepts: the answer comes from whoever does next.
       const asked = client.host();
       const server = await ControlServer.start({
-        service: new MemoryHost(pager + 1),
+        service: new TableHost(pager + 1),
         fd: duplicateFd(listener.fd).intoRawFd(),
         log,
       });

@@ -5,13 +5,13 @@ import { describe, test } from "node:test";
 import { ControlClient } from "../../src/daemon/control/client.ts";
 import { listenUnix } from "../../src/linux/socket.ts";
 import { ControlStage } from "../support/control-stage.ts";
-import { MemoryHost } from "../support/memory-host.ts";
+import { TableHost } from "../support/table-host.ts";
 
 const MEMORY = "/srv/vm.mem";
 
 describe("the client", () => {
   test("asks again when a connection ends without an answer, if that changes nothing", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     const path = `${stage.folder}/flaky.sock`;
     const asked: string[] = [];
     const flaky = createServer((socket) => {
@@ -35,7 +35,7 @@ describe("the client", () => {
   });
 
   test("creates a session once, though the daemon ends before it has told", async () => {
-    const host = new MemoryHost();
+    const host = new TableHost();
     await using stage = await ControlStage.start({ service: host });
     const path = `${stage.folder}/proxy.sock`;
     let isFirst = true;
@@ -62,7 +62,7 @@ describe("the client", () => {
   });
 
   test("gives up in time where nobody answers, and says what else is wrong", async () => {
-    await using stage = await ControlStage.start({ service: new MemoryHost() });
+    await using stage = await ControlStage.start({ service: new TableHost() });
     const path = `${stage.folder}/silent.sock`;
     using _listener = listenUnix(path, 16);
     const silent = new ControlClient({ socketPath: path, deadlineMs: 100 });

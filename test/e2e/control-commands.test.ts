@@ -4,10 +4,10 @@ import { describe, test } from "node:test";
 import { defaultControlSocket } from "../../src/cli/control-options.ts";
 import { type CommandEnd, CommandProcess, runCommand } from "../support/command-process.ts";
 import { ControlStage } from "../support/control-stage.ts";
-import { MemoryHost } from "../support/memory-host.ts";
+import { TableHost } from "../support/table-host.ts";
 
 interface Stage extends AsyncDisposable {
-  readonly host: MemoryHost;
+  readonly host: TableHost;
   run(...args: readonly string[]): Promise<CommandEnd>;
   /** Runs it, and gives what it prints with --json. */
   json(...args: readonly string[]): Promise<Record<string, unknown>>;
@@ -15,7 +15,7 @@ interface Stage extends AsyncDisposable {
 }
 
 async function startStage(): Promise<Stage> {
-  const host = new MemoryHost();
+  const host = new TableHost();
   const stage = await ControlStage.start({ service: host });
   const environment = { FAULTLINE_CONTROL: stage.socketPath };
   const run: Stage["run"] = async (...args) => await runCommand(args, environment);

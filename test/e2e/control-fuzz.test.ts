@@ -14,7 +14,7 @@ import { waitFor } from "../../src/kit/wait.ts";
 import { type FuzzCase, fuzzCase, fuzzKinds } from "../support/control-fuzz.ts";
 import { ControlStage, untilClosed } from "../support/control-stage.ts";
 import { Random } from "../support/fixtures.ts";
-import { MemoryHost } from "../support/memory-host.ts";
+import { TableHost } from "../support/table-host.ts";
 
 const ROUNDS = Number(process.env.FAULTLINE_CONTROL_FUZZ_ROUNDS ?? 1600);
 const SEED = Number(process.env.FAULTLINE_CONTROL_FUZZ_SEED ?? 20_261_123);
@@ -27,7 +27,7 @@ const HEAP_SLACK_BYTES = 8 * 2 ** 20;
 const SESSIONS = 40;
 
 test(`seed ${SEED}, ${ROUNDS} requests`, async () => {
-  const host = new MemoryHost(SESSIONS);
+  const host = new TableHost(SESSIONS);
   await using stage = await ControlStage.start({ service: host }, limits);
   const seen = new Map<string, number>();
   const run = async (first: number, end: number): Promise<void> => {

@@ -7,7 +7,7 @@ import type { SessionSpec, SessionView } from "../../src/daemon/host-service.ts"
 import { createLogger } from "../../src/daemon/log.ts";
 import { Server } from "../../src/daemon/server.ts";
 import { ControlStage } from "./control-stage.ts";
-import { MemoryHost } from "./memory-host.ts";
+import { TableHost } from "./table-host.ts";
 
 export interface ControlTarget extends AsyncDisposable {
   readonly controlPath: string;
@@ -31,7 +31,7 @@ export async function startControlTarget(): Promise<ControlTarget> {
   };
 }
 
-class ServingHost extends MemoryHost {
+class ServingHost extends TableHost {
   folder = "";
   readonly #servers = new Map<string, Server>();
 
