@@ -241,7 +241,10 @@ export class SessionStats {
   }
 
   #look(buffer: ArrayBufferLike, offsetBytes: number): void {
-    assert(buffer.byteLength - offsetBytes >= SessionStats.sizeBytes, "statistics memory too small");
+    assert(
+      buffer.byteLength - offsetBytes >= SessionStats.sizeBytes,
+      "statistics memory too small",
+    );
     this.#counters = new Float64Array(buffer, offsetBytes, COUNTER_PLACES);
     const stagePlaces = stageNames.length * STAGE_PLACES;
     this.#stages = new Float64Array(buffer, offsetBytes + COUNTER_PLACES * 8, stagePlaces);
