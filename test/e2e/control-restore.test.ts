@@ -14,6 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
+import { ExitCode } from "../../src/base/errors.ts";
 import { builtRoot } from "../../src/kit/paths.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { type CommandEnd, CommandProcess, runCommand } from "../support/command-process.ts";
@@ -108,7 +109,7 @@ describe("restore without a VMM", requires("userfaultfd"), () => {
     await using stage = await Stage.start();
     const { code, stdout, stderr } = await stage.run("--id", "web-1", "--label", "tenant=7");
     assert.equal(code, 0, stderr);
-    const socket = stage.path("web-1.sock");
+    const socket = stage.path("run/sessions/web-1.sock");
     assert.equal(
       stdout,
       `session web-1 waits for its VM at ${socket}\n` +
@@ -166,9 +167,11 @@ describe("restore without a VMM", requires("userfaultfd"), () => {
 
   test("files are those of the user's folder, names are images", async () => {
     await using stage = await Stage.start();
-    const missing = await runCommand(["restore", "./missing.mem"], stage.environment);
-    assert.equal(missing.code, 3);
-    assert.ok(missing.stderr.includes(`${process.cwd()}/missing.mem`), missing.stderr);
+    const elsewhere = await runCommand(["restore", "./missing.mem"], stage.environment);
+    assert.equal(elsewhere.code, ExitCode.noAccess);
+    assert.ok(elsewhere.stderr.includes(`${process.cwd()}/missing.mem`), elsewhere.stderr);
+    const missing = await runCommand(["restore", stage.path("missing.mem")], stage.environment);
+    assert.equal(missing.code, ExitCode.badSnapshot);
     const named = await runCommand(["restore", "web-1"], stage.environment);
     assert.ok(!named.stderr.includes(process.cwd()), named.stderr);
   });
