@@ -397,7 +397,9 @@ class FaultWorker {
       const session = this.#sessions.get(message.id);
       if (session === undefined) return;
       if (message.type === "detach") this.#end(session, "detached");
-      else if (message.type === "kill") this.#kill(session);
+      // Only here is the pidfd sure to be the session's, which ends when its process has.
+      else if (message.type === "kill")
+        this.#send({ type: "killed", id: message.id, kill: killByPidfd(session.pidfd.fd) });
       else if (message.type === "complete") this.#beginCompletion(session);
       else this.#endPrefault(session, "cancelled");
     }
@@ -451,11 +453,6 @@ class FaultWorker {
   #expectExit(session: WorkerSession, nowUs: number): void {
     this.#unwatch(session);
     this.#unfinished.set(session, nowUs + EXIT_GRACE_US);
-  }
-
-  /** Only here is the pidfd sure to be the session's. The session ends when its process has. */
-  #kill({ id, pidfd }: WorkerSession): void {
-    this.#send({ type: "killed", id, kill: killByPidfd(pidfd.fd) });
   }
 
   #unwatch(session: WorkerSession): void {
