@@ -13,13 +13,20 @@ import { runInNewContext } from "node:vm";
 import { waitFor } from "../../src/kit/wait.ts";
 import { type FuzzCase, fuzzCase, fuzzKinds } from "../support/control-fuzz.ts";
 import { ControlStage, untilClosed } from "../support/control-stage.ts";
-import { Random } from "../support/fixtures.ts";
+import { DaemonProcess } from "../support/daemon-process.ts";
+import { Random, TestFolder } from "../support/fixtures.ts";
+import { requires } from "../support/requires.ts";
 import { TableHost } from "../support/table-host.ts";
 
 const ROUNDS = Number(process.env.FAULTLINE_CONTROL_FUZZ_ROUNDS ?? 1600);
 const SEED = Number(process.env.FAULTLINE_CONTROL_FUZZ_SEED ?? 20_261_123);
+/** Of these, so many are put to a daemon, whose deadlines for slow clients are the usual ones. */
+const DAEMON_ROUNDS = Number(process.env.FAULTLINE_CONTROL_FUZZ_ROUNDS ?? 300);
 /** Clients at once: below the bounds of connections and requests, which have tests of their own. */
 const LANES = 24;
+const DAEMON_LANES = 160;
+/** Above all deadlines of the usual limits. */
+const CLOSE_BUDGET_MS = 40_000;
 /** Short, so that many can run into them; far longer than an honest client needs here. */
 const limits = { headersTimeoutMs: 300, requestTimeoutMs: 400, checkEveryMs: 50 };
 const HEAP_SLACK_BYTES = 8 * 2 ** 20;
@@ -30,17 +37,8 @@ test(`seed ${SEED}, ${ROUNDS} requests`, async () => {
   const host = new TableHost(SESSIONS);
   await using stage = await ControlStage.start({ service: host }, limits);
   const seen = new Map<string, number>();
-  const run = async (first: number, end: number): Promise<void> => {
-    let next = first;
-    const lane = async (): Promise<void> => {
-      for (let index = next++; index < end; index = next++) {
-        const one = fuzzCase(new Random(SEED + index), index);
-        const statuses = await play(stage.socketPath, one, index);
-        for (const status of statuses) seen.set(status, (seen.get(status) ?? 0) + 1);
-      }
-    };
-    await Promise.all(Array.from({ length: LANES }, lane));
-  };
+  const run = (first: number, end: number): Promise<void> =>
+    playAll(stage.socketPath, { first, end, lanes: LANES }, seen);
 
   // Whatever is loaded and cached once is there after a tenth of them.
   const warm = Math.max(fuzzKinds, Math.floor(ROUNDS / 10));
@@ -60,11 +58,51 @@ test(`seed ${SEED}, ${ROUNDS} requests`, async () => {
   }
 });
 
+test(`seed ${SEED}, ${DAEMON_ROUNDS} requests to a daemon`, requires("userfaultfd"), async () => {
+  using folder = new TestFolder();
+  await using daemon = await DaemonProcess.start(folder, ["--max-sessions", `${SESSIONS}`]);
+  const { pager, client } = daemon;
+  const seen = new Map<string, number>();
+  await playAll(daemon.controlPath, { first: 0, end: fuzzKinds, lanes: DAEMON_LANES }, seen);
+  const fdsBefore = fdCount(pager);
+  const rounds = { first: fuzzKinds, end: DAEMON_ROUNDS, lanes: DAEMON_LANES };
+  await playAll(daemon.controlPath, rounds, seen);
+  await client.health();
+  for (const { id } of await client.sessions()) await client.killSession(id);
+  await waitFor("descriptors were as before", () => fdCount(pager) <= fdsBefore);
+  assert.equal(daemon.pager, pager, "no pager had to be replaced");
+  const errors = daemon.log.filter(({ level }) => level === "error");
+  assert.deepEqual(errors, []);
+});
+
+interface Rounds {
+  readonly first: number;
+  readonly end: number;
+  readonly lanes: number;
+}
+
+/** Counts the statuses of the answers in `seen`. */
+async function playAll(
+  socketPath: string,
+  { first, end, lanes }: Rounds,
+  seen: Map<string, number>,
+): Promise<void> {
+  let next = first;
+  const lane = async (): Promise<void> => {
+    for (let index = next++; index < end; index = next++) {
+      const one = fuzzCase(new Random(SEED + index), index);
+      const statuses = await play(socketPath, one, index);
+      for (const status of statuses) seen.set(status, (seen.get(status) ?? 0) + 1);
+    }
+  };
+  await Promise.all(Array.from({ length: lanes }, lane));
+}
+
 /** Returns the statuses of the answers. */
 async function play(socketPath: string, one: FuzzCase, index: number): Promise<string[]> {
   const what = `request ${index} (${one.kind})`;
   const socket = connect(socketPath);
-  const closed = untilClosed(socket);
+  const closed = untilClosed(socket, CLOSE_BUDGET_MS);
   for (const [number, piece] of one.pieces.entries()) {
     if (socket.destroyed) break;
     if (number > 0) await delay(one.pauseMs);
@@ -85,8 +123,8 @@ async function play(socketPath: string, one: FuzzCase, index: number): Promise<s
   return statuses;
 }
 
-function fdCount(): number {
-  return readdirSync("/proc/self/fd").length;
+function fdCount(pid: number | "self" = "self"): number {
+  return readdirSync(`/proc/${pid}/fd`).length;
 }
 
 function heapBytes(): number {
