@@ -16,9 +16,11 @@ import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
 import { Host } from "./host.ts";
 import { recover } from "./host-recovery.ts";
+import { HostTally, TALLY_ENTRY } from "./host-tally.ts";
 import { parseEntry } from "./keeper.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { MemoryHost } from "./memory-host.ts";
+import { PagerMetrics } from "./pager-metrics.ts";
 import { NICE_BY } from "./priority.ts";
 import { rehearseWithoutImage } from "./rehearsal.ts";
 import { type DaemonSettings, loadSettings, type SettingsSource } from "./settings.ts";
@@ -78,19 +80,12 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   const beganMs = performance.now();
   const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
   const generation = keepBatches(standBy, entries);
-  const [arena] = named.get("arena") ?? [];
-  const memoryHost = await MemoryHost.start({
-    cacheBytes: settings.cacheMiB * 2 ** 20,
-    ...(settings.cacheFolder === undefined ? {} : { cacheFolder: settings.cacheFolder }),
-    cacheFolderBytes: settings.cacheFolderGiB * 2 ** 30,
-    logger: log,
-    keepsArena: true,
-    ...(arena === undefined ? {} : { arena }),
-  });
+  const memoryHost = await startMemoryHost(settings, named.get("arena")?.[0], log);
   supply.set(memoryHost.supply);
   mkdirSync(settings.runFolder, { recursive: true, mode: 0o755 });
+  const tally = HostTally.open(channel, named.get(TALLY_ENTRY)?.[0] ?? null);
   const host = new Host({
-    ...{ settings, engine, memoryHost, keeper: channel, log, generation },
+    ...{ settings, engine, memoryHost, keeper: channel, log, tally, generation },
     version: packageVersion(),
     reload: () => channel.reload(),
   });
@@ -107,14 +102,19 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     channel.drop(name);
   }
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
-  const control = await ControlServer.start({ service: host, fd: socket.listener.fd, log });
+  const metrics = new PagerMetrics(host);
+  const { fd } = socket.listener;
+  const control = await ControlServer.start({ service: host, fd, log, metrics: metrics.render });
+  metrics.control = control;
   channel.serving();
   // Not before: VMs have waited for what this thread did.
   lowerPriority(standBy.notFaultWorkers, NICE_BY);
   const ms = Math.round(performance.now() - beganMs);
-  if (generation > 1)
+  if (generation > 1) {
+    metrics.takeoverMs = ms;
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
-  else log.info({ control: socket.path }, "The daemon is ready");
+  } else log.info({ control: socket.path }, "The daemon is ready");
+  await metrics.listen(settings, log);
   engine.onWorkerCrash = (error) => {
     log.error({ reason: describeError(error) }, "A fault worker crashed; its VMs were killed");
     // The others are better off with a new pager.
@@ -132,12 +132,29 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
       );
     }
     await control.close();
+    await metrics.close();
     if (!isStored) {
       socket.close();
       await host.memories.close();
     }
     channel.finished();
   }
+}
+
+/** `arena`: the cache's memory, as the last pager has left it. */
+async function startMemoryHost(
+  { cacheMiB, cacheFolder, cacheFolderGiB }: DaemonSettings,
+  arena: OwnedFd | undefined,
+  logger: Logger,
+): Promise<MemoryHost> {
+  return await MemoryHost.start({
+    cacheBytes: cacheMiB * 2 ** 20,
+    ...(cacheFolder === undefined ? {} : { cacheFolder }),
+    cacheFolderBytes: cacheFolderGiB * 2 ** 30,
+    logger,
+    keepsArena: true,
+    ...(arena === undefined ? {} : { arena }),
+  });
 }
 
 /** A bug of ours: told, and left to a process that has not got into this state. */
