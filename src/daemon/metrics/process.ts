@@ -5,13 +5,13 @@ export interface ProcessNumbers {
   readonly cpuSeconds: number;
   readonly residentBytes: number;
   readonly openFds: number;
-  /** 0: without a limit. */
   readonly maxFds: number;
   readonly startSeconds: number;
 }
 
 export function processNumbers(): ProcessNumbers {
   const { user, system } = process.cpuUsage();
+  // Always a number: the kernel has no “unlimited” for descriptors.
   const [, limit] = /^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8")) ?? [];
   return {
     cpuSeconds: (user + system) / 1e6,
