@@ -12,14 +12,15 @@ import { allowedMemory, allowedSocket } from "./allowed-places.ts";
 import { assertPoisonable } from "./check-options.ts";
 import { HostMemories, type HostMemory } from "./host-memories.ts";
 import { type HostNumbers, type LiveVm, statisticsOf } from "./host-numbers.ts";
-import type {
-  HostService,
-  HostStatistics,
-  HostView,
-  ImageView,
-  PrefetchView,
-  SessionSpec,
-  SessionView,
+import {
+  type HostService,
+  type HostStatistics,
+  type HostView,
+  type ImageView,
+  type PrefetchView,
+  SESSION_ID,
+  type SessionSpec,
+  type SessionView,
 } from "./host-service.ts";
 import { HostSession, type SessionSurroundings } from "./host-session.ts";
 import type { HostTally } from "./host-tally.ts";
@@ -51,7 +52,6 @@ export interface HostParts {
 const SESSION_BACKLOG = 8;
 /** Sessions that have ended, for `show` and `ps --all`. */
 const MAX_ENDED = 256;
-const ID = /^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/;
 
 export class Host implements HostService {
   /** Sockets of sessions lie here, unless they are to be elsewhere. */
@@ -270,7 +270,7 @@ export class Host implements HostService {
       );
     }
     const id = wanted ?? randomBytes(4).toString("hex");
-    if (!ID.test(id)) {
+    if (!SESSION_ID.test(id)) {
       throw new FaultlineError(
         "bad-request",
         `id ${JSON.stringify(id).slice(0, 80)} cannot be used: give up to 64 lower case letters, ` +

@@ -22,7 +22,7 @@ import {
 } from "../source/image-reference.ts";
 import { NearChunks } from "../source/near-chunks.ts";
 import type { ObjectStore } from "../source/object-store.ts";
-import { openStore } from "../source/open-store.ts";
+import { type OpenStoreOptions, openStore } from "../source/open-store.ts";
 import { ReadAround } from "../source/read-around.ts";
 import { PolicyStore } from "../source/store-policy.ts";
 import type { StoreStats } from "../source/store-stats.ts";
@@ -77,10 +77,13 @@ export class ImageHost implements PartSupply {
     assert(cacheBytes >= MAX_CHUNK_BYTES, "a cache that holds no chunk");
     this.#options = options;
     this.#arena = new ChunkArena(cacheBytes, directoryFor(options, cacheBytes));
-    this.#pool = new DecodePool(this.#arena, Math.min(MAX_DECODE_THREADS, availableParallelism()));
+    this.#pool = options.decoders ?? startDecoders();
     this.#cache = new ChunkCache({
       arena: this.#arena,
-      decode: (stored, chunk, address) => this.#pool.decode(stored, chunk, address),
+      decode: (stored, chunk, address) => {
+        const blockAddress = this.#arena.blockAddressOf(address);
+        return this.#pool.decode(stored, chunk, address, blockAddress);
+      },
       onCorrupt: ({ id }, location, what) => {
         const about = { chunk: id, store: location, reason: what };
         options.logger.error(about, "A chunk is damaged");
@@ -110,7 +113,8 @@ export class ImageHost implements PartSupply {
     index: Uint8Array,
     info: Uint8Array | null,
   ): Promise<FoundImage> {
-    const { store } = await this.#storeAt(location);
+    // It may be away just now: VMs wait, and most of what they need may be in the cache.
+    const { store } = await this.#storeAt(location, { isUnchecked: true });
     return foundImage(decodeImageFiles(store, name, index, info), workingSet);
   }
 
@@ -196,7 +200,7 @@ export class ImageHost implements PartSupply {
     for (const around of this.#arounds) if (around.around(chunk)) return;
   }
 
-  async #storeAt(location: string): Promise<OpenStore> {
+  async #storeAt(location: string, options: OpenStoreOptions = {}): Promise<OpenStore> {
     const key = storeKey(location);
     const known = this.#stores.get(key);
     if (known !== undefined) return await known;
@@ -207,7 +211,7 @@ export class ImageHost implements PartSupply {
           "fewer stores, or serve them by another process.",
       );
     }
-    const opening = this.#openStore(location);
+    const opening = this.#openStore(location, options);
     this.#stores.set(key, opening);
     try {
       const opened = await opening;
@@ -220,8 +224,8 @@ export class ImageHost implements PartSupply {
   }
 
   /** A folder of this host needs no copies on this host. */
-  async #openStore(location: string): Promise<OpenStore> {
-    const store = await openStore(location);
+  async #openStore(location: string, options: OpenStoreOptions): Promise<OpenStore> {
+    const store = await openStore(location, options);
     const counted = store instanceof PolicyStore ? store : null;
     const { cacheFolder, cacheFolderBytes = DEFAULT_CACHE_FOLDER_BYTES } = this.#options;
     if (cacheFolder === undefined || !isFar(store)) return { store, counted };
@@ -235,6 +239,11 @@ export class ImageHost implements PartSupply {
       throw error;
     }
   }
+}
+
+/** The threads that decode for all images. */
+export function startDecoders(): DecodePool {
+  return new DecodePool(Math.min(MAX_DECODE_THREADS, availableParallelism()));
 }
 
 /** The cache's memory if it is to outlive us: what an earlier process has left, or new. */

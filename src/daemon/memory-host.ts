@@ -11,6 +11,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { type DurationCounts, Durations } from "../base/histogram.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
 import type { OwnedFd } from "../linux/fd.ts";
+import type { DecodePool } from "../source/decode-pool.ts";
 import { FIRST_FILE_PART, type MemoryFiles } from "../source/memory-files.ts";
 import type { TierCounters } from "../source/near-chunks.ts";
 import type { StoreStats } from "../source/store-stats.ts";
@@ -29,6 +30,17 @@ export interface MemoryHostOptions extends ImageOptions {
   readonly arena?: OwnedFd;
   /** The cache's memory shall outlive this process: `arenaFd`. Default: only if one is given. */
   readonly keepsArena?: boolean;
+  /** Started in advance by `prepareImages`; taken over. */
+  readonly decoders?: DecodePool;
+}
+
+/**
+ * For a process that waits to take over: loads the code that images need, and starts the threads
+ * that decode, which is most of what the first image would wait for.
+ */
+export async function prepareImages(): Promise<DecodePool> {
+  const { startDecoders } = await import("./image-host.ts");
+  return startDecoders();
 }
 
 /** Of the cache of all images, since the start. */

@@ -9,8 +9,9 @@ import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 import { Engine } from "../engine/engine.ts";
 import { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
-import type { OwnedFd } from "../linux/fd.ts";
+import { duplicateFd, type OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
+import type { DecodePool } from "../source/decode-pool.ts";
 import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
 import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
@@ -19,7 +20,7 @@ import { recover } from "./host-recovery.ts";
 import { HostTally, TALLY_ENTRY } from "./host-tally.ts";
 import { parseEntry } from "./keeper.ts";
 import { createLogger, type Logger } from "./log.ts";
-import { MemoryHost } from "./memory-host.ts";
+import { MemoryHost, prepareImages } from "./memory-host.ts";
 import { PagerMetrics } from "./pager-metrics.ts";
 import { NICE_BY } from "./priority.ts";
 import { rehearseWithoutImage } from "./rehearsal.ts";
@@ -60,6 +61,7 @@ interface StandBy {
   /** What this pager's fault workers read into, for the next one. */
   readonly batches: OwnedFd;
   readonly notFaultWorkers: readonly number[];
+  readonly decoders: DecodePool | null;
 }
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
@@ -71,16 +73,19 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
   const { workers, spin, streams } = settings;
   const { batches, fd } = SurvivingBatches.inMemfd(workers);
   const engine = await Engine.start({ workers, spin, streams, supply, batches });
+  // Where images are to be expected, no takeover has to wait for their threads.
+  const decoders = settings.stores.length > 0 ? await prepareImages() : null;
   await rehearseWithoutImage(engine, log);
-  return { channel, settings, log, engine, supply, batches: fd, notFaultWorkers };
+  return { decoders, channel, settings, log, engine, supply, batches: fd, notFaultWorkers };
 }
 
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
   const { channel, settings, log, engine, supply } = standBy;
   const beganMs = performance.now();
+  void reportLife(standBy);
   const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
   const generation = keepBatches(standBy, entries);
-  const memoryHost = await startMemoryHost(settings, named.get("arena")?.[0], log);
+  const memoryHost = await startMemoryHost(standBy, named.get("arena")?.[0]);
   supply.set(memoryHost.supply);
   mkdirSync(settings.runFolder, { recursive: true, mode: 0o755 });
   const tally = HostTally.open(channel, named.get(TALLY_ENTRY)?.[0] ?? null);
@@ -103,7 +108,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   }
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
   const metrics = new PagerMetrics(host);
-  const { fd } = socket.listener;
+  const fd = duplicateFd(socket.listener.fd).intoRawFd();
   const control = await ControlServer.start({ service: host, fd, log, metrics: metrics.render });
   metrics.control = control;
   channel.serving();
@@ -120,7 +125,6 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     // The others are better off with a new pager.
     if (engine.aliveWorkers === 0) process.kill(process.pid, "SIGKILL");
   };
-  void reportLife(standBy);
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     const isOver = isStored || (await isEmptied(host, settings, deadlineMs));
@@ -143,17 +147,18 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
 
 /** `arena`: the cache's memory, as the last pager has left it. */
 async function startMemoryHost(
-  { cacheMiB, cacheFolder, cacheFolderGiB }: DaemonSettings,
+  { settings, log, decoders }: StandBy,
   arena: OwnedFd | undefined,
-  logger: Logger,
 ): Promise<MemoryHost> {
+  const { cacheMiB, cacheFolder, cacheFolderGiB } = settings;
   return await MemoryHost.start({
     cacheBytes: cacheMiB * 2 ** 20,
     ...(cacheFolder === undefined ? {} : { cacheFolder }),
     cacheFolderBytes: cacheFolderGiB * 2 ** 30,
-    logger,
+    logger: log,
     keepsArena: true,
     ...(arena === undefined ? {} : { arena }),
+    ...(decoders === null ? {} : { decoders }),
   });
 }
 

@@ -24,6 +24,7 @@ export const ESRCH = 3;
 export const ENOSPC = 28;
 export const ENOSYS = 38;
 export const ENOPROTOOPT = 92;
+export const ECONNRESET = 104;
 export const ECONNREFUSED = 111;
 export const EADDRINUSE = 98;
 export const EMFILE = 24;

@@ -27,7 +27,7 @@ export interface ReceiveOptions {
   readonly signal?: AbortSignal | undefined;
   /**
    * Leave all in the socket, until `consumeHandshake`. The peer must be able to send the whole of
-   * it ahead: the kernel takes some 200 KiB, or 270 pieces, until somebody receives.
+   * it ahead: the kernel takes some 170 KiB, or 270 pieces, until somebody receives.
    */
   readonly isPeeked?: boolean;
 }

@@ -61,6 +61,15 @@ export class ImageIndex {
     return chunkId(Buffer.from(buffer, byteOffset + at, CHUNK_ID_BYTES).toString("hex"));
   }
 
+  /** Without making a string of it. */
+  hasId(chunk: number, id: Uint8Array): boolean {
+    const at = chunk * CHUNK_ID_BYTES;
+    for (let byte = 0; byte < CHUNK_ID_BYTES; byte++) {
+      if (this.ids[at + byte] !== id[byte]) return false;
+    }
+    return true;
+  }
+
   /** The chunk that holds a byte of the image. */
   chunkAt(offset: number): number {
     assert(offset >= 0 && offset < this.sizeBytes, `${offset} is outside of the image`);

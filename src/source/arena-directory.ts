@@ -34,7 +34,7 @@ import { alignUp, SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd, MappedRegion, viewOf } from "../linux/memory.ts";
 import { CHUNK_ID_BYTES, chunkId, digests } from "../snapshot/chunk-id.ts";
-import type { ChunkDescription } from "./chunk-cache.ts";
+import type { ChunkDescription } from "./chunk-table.ts";
 
 const MAGIC = 0x464c_4131;
 const VERSION = 1;

@@ -19,7 +19,7 @@ import { assert } from "../base/assert.ts";
 import { MappedRegion } from "../linux/memory.ts";
 import type { ChunkId } from "../snapshot/chunk-id.ts";
 import type { ArenaDirectory, ArenaEntry, ArenaShape } from "./arena-directory.ts";
-import type { ChunkDescription } from "./chunk-cache.ts";
+import type { ChunkDescription } from "./chunk-table.ts";
 import { Sieve } from "./sieve.ts";
 
 /** The largest chunk. casync's and desync's are below it up to an average of 1 MiB. */
@@ -192,6 +192,11 @@ export class ChunkArena {
 
   addressOf(place: number): number {
     return this.shared.baseAddress + place * GRAIN_BYTES;
+  }
+
+  /** Of the block around an address; no chunk lies in two. */
+  blockAddressOf(address: number): number {
+    return address - ((address - this.shared.baseAddress) % BLOCK_BYTES);
   }
 
   close(): void {

@@ -12,6 +12,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { Durations } from "../base/histogram.ts";
 import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { type ChunkArena, MAX_CHUNK_BYTES, MAX_CHUNKS } from "./chunk-arena.ts";
+import { type ChunkDescription, ChunkTable, idWords } from "./chunk-table.ts";
 import type { Urgency } from "./object-store.ts";
 
 /** Where stored chunks come from: a store, or several tiers of them. */
@@ -27,11 +28,7 @@ export interface ChunkOrigin {
   hurry(id: ChunkId): void;
 }
 
-export interface ChunkDescription {
-  readonly id: ChunkId;
-  readonly digest: Digest;
-  readonly sizeBytes: number;
-}
+export type { ChunkDescription } from "./chunk-table.ts";
 
 /**
  * Decompresses to an address of the arena and checks; `stored` null: checks what is there already.
@@ -71,17 +68,21 @@ export interface ChunkCacheOptions {
   readonly onCorrupt?: (chunk: ChunkDescription, location: string, what: string) => void;
 }
 
-interface KnownChunk extends ChunkDescription {
-  readonly origins: Set<ChunkOrigin>;
-  /** The load under way, and how many wait for it. */
-  loading: Promise<void> | null;
+/** A chunk that is on its way. */
+interface Load extends ChunkDescription {
+  readonly number: number;
+  readonly origins: ReadonlySet<ChunkOrigin>;
+  /** How many wait for it. */
   waiting: number;
+  done: Promise<void>;
 }
 
 /** Fetched ahead at the same time; more is not begun. Far above what one fault asks for. */
 const MAX_PREFETCHES = 64;
 /** Tries per origin. Damage on the way is rare and independent; damage at rest does not heal. */
 const ATTEMPTS_PER_ORIGIN = 3;
+/** Sets are numbered by 16 bits. Those of one origin always find room. */
+const MAX_MIXED_SETS = 2 ** 15;
 /** Workers hold chunks for microseconds: an arena that stays full is too small. */
 const ROOM_DEADLINE_MS = 5000;
 
@@ -99,9 +100,11 @@ export class ChunkCache {
     decodeTimes: new Durations(),
   };
   readonly #options: ChunkCacheOptions;
-  /** By chunk number. Numbers are never given to another chunk. */
-  readonly #chunks: KnownChunk[] = [];
-  readonly #numbers = new Map<ChunkId, number>();
+  /** Numbers are never given to another chunk. */
+  readonly #chunks = new ChunkTable();
+  readonly #origins = new OriginSets();
+  /** By chunk number, what is under way. */
+  readonly #loads = new Map<number, Load>();
   #prefetches = 0;
 
   constructor(options: ChunkCacheOptions) {
@@ -113,25 +116,34 @@ export class ChunkCache {
    * The number of a chunk, the same in every image that has it.
    * @throws FaultlineError `image-corrupt` if two images disagree about it, or it is too large
    */
-  register(chunk: ChunkDescription, origin: ChunkOrigin): number {
-    const number = this.#numbers.get(chunk.id);
-    if (number !== undefined) {
-      const known = this.#chunks[number]!;
-      if (known.sizeBytes !== chunk.sizeBytes || known.digest !== chunk.digest) {
-        throw new FaultlineError(
-          "image-corrupt",
-          `${origin.location} says that chunk ${chunk.id} has ${chunk.sizeBytes} bytes ` +
-            `(${chunk.digest}), another image says ${known.sizeBytes} (${known.digest}). One of ` +
-            "their indexes is damaged: run `faultline image verify` on both.",
-        );
-      }
-      known.origins.add(origin);
-      return number;
+  register({ id, digest, sizeBytes }: ChunkDescription, origin: ChunkOrigin): number {
+    return this.registerWords(idWords(Buffer.from(id, "hex")), 0, digest, sizeBytes, origin);
+  }
+
+  /** The same, of a chunk whose id begins at word `at`. */
+  registerWords(
+    ids: Int32Array,
+    at: number,
+    digest: Digest,
+    sizeBytes: number,
+    origin: ChunkOrigin,
+  ): number {
+    const chunks = this.#chunks;
+    let number = chunks.find(ids, at);
+    if (number < 0) {
+      assertAcceptable(sizeBytes, chunks.count, origin);
+      number = chunks.add(ids, at, digest, sizeBytes);
+    } else if (chunks.sizeBytes(number) !== sizeBytes || chunks.digest(number) !== digest) {
+      throw new FaultlineError(
+        "image-corrupt",
+        `${origin.location} says that chunk ${chunks.describe(number).id} has ${sizeBytes} bytes ` +
+          `(${digest}), another image says ${chunks.sizeBytes(number)} ` +
+          `(${chunks.digest(number)}). One of their indexes is damaged: run ` +
+          "`faultline image verify` on both.",
+      );
     }
-    assertAcceptable(chunk, this.#chunks.length, origin);
-    this.#chunks.push({ ...chunk, origins: new Set([origin]), loading: null, waiting: 0 });
-    this.#numbers.set(chunk.id, this.#chunks.length - 1);
-    return this.#chunks.length - 1;
+    chunks.setOrigins(number, this.#origins.with(chunks.origins(number), origin));
+    return number;
   }
 
   /**
@@ -140,45 +152,57 @@ export class ChunkCache {
    * @throws FaultlineError `unresolvable-page` if no origin has it whole
    */
   async demand(number: number, urgency: Urgency = "demand"): Promise<void> {
-    const chunk = this.#chunks[number];
-    assert(chunk !== undefined, "a chunk that nobody registered");
+    assert(number < this.#chunks.count, "a chunk that nobody registered");
     if (this.arena.has(number)) {
       this.arena.pin(number);
       return;
     }
-    chunk.waiting += 1;
-    if (chunk.loading === null) {
-      chunk.loading = this.#load(chunk, number, urgency);
-    } else {
-      this.statistics.joined += 1;
-      if (urgency === "demand") this.hurry(number);
+    const known = this.#loads.get(number);
+    if (known === undefined) {
+      await this.#begin(number, urgency, 1).done;
+      return;
     }
-    await chunk.loading;
+    known.waiting += 1;
+    this.statistics.joined += 1;
+    if (urgency === "demand") this.hurry(number);
+    await known.done;
   }
 
   /** Somebody waits for a chunk that is on its way without urgency. */
   hurry(number: number): void {
-    const chunk = this.#chunks[number];
-    assert(chunk !== undefined, "a chunk that nobody registered");
-    for (const origin of chunk.origins) origin.hurry(chunk.id);
+    const load = this.#loads.get(number);
+    if (load === undefined) return;
+    for (const origin of load.origins) origin.hurry(load.id);
   }
 
   /** Brings a chunk in that somebody may need soon. Nobody is told how it ends. */
   prefetch(number: number): void {
-    const chunk = this.#chunks[number];
-    assert(chunk !== undefined, "a chunk that nobody registered");
-    if (this.arena.has(number) || chunk.loading !== null) return;
+    assert(number < this.#chunks.count, "a chunk that nobody registered");
+    if (this.arena.has(number) || this.#loads.has(number)) return;
     if (this.#prefetches === MAX_PREFETCHES) return;
     this.#prefetches += 1;
     const done = (): void => {
       this.#prefetches -= 1;
     };
-    chunk.loading = this.#load(chunk, number, "prefetch");
-    chunk.loading.then(done, done);
+    this.#begin(number, "prefetch", 0).done.then(done, done);
+  }
+
+  #begin(number: number, urgency: Urgency, waiting: number): Load {
+    const load: Load = {
+      ...this.#chunks.describe(number),
+      number,
+      origins: this.#origins.of(this.#chunks.origins(number)),
+      waiting,
+      done: Promise.resolve(),
+    };
+    this.#loads.set(number, load);
+    load.done = this.#load(load, urgency);
+    return load;
   }
 
   /** Ends in the arena with a pin for each that waits, or throws. */
-  async #load(chunk: KnownChunk, number: number, urgency: Urgency): Promise<void> {
+  async #load(chunk: Load, urgency: Urgency): Promise<void> {
+    const { number } = chunk;
     try {
       const left = await this.#adopt(chunk);
       const place = left >= 0 ? left : await this.#fetchFor(chunk, urgency);
@@ -190,13 +214,12 @@ export class ChunkCache {
       if (chunk.waiting > 0) this.statistics.failed += 1;
       throw error;
     } finally {
-      chunk.loading = null;
-      chunk.waiting = 0;
+      this.#loads.delete(number);
     }
   }
 
   /** What an earlier process has left is believed when its digest is right. -1: nothing is. */
-  async #adopt(chunk: KnownChunk): Promise<number> {
+  async #adopt(chunk: Load): Promise<number> {
     const place = this.arena.takeCandidate(chunk);
     if (place < 0) return -1;
     const what = await this.#check(null, chunk, place);
@@ -208,7 +231,7 @@ export class ChunkCache {
     return -1;
   }
 
-  async #fetchFor(chunk: KnownChunk, urgency: Urgency): Promise<number> {
+  async #fetchFor(chunk: Load, urgency: Urgency): Promise<number> {
     try {
       return await this.#fetchInto(chunk, urgency);
     } catch (error) {
@@ -219,7 +242,7 @@ export class ChunkCache {
   }
 
   /** Returns where in the arena the verified bytes lie. */
-  async #fetchInto(chunk: KnownChunk, urgency: Urgency): Promise<number> {
+  async #fetchInto(chunk: Load, urgency: Urgency): Promise<number> {
     const reasons: unknown[] = [];
     const liars = new Set<ChunkOrigin>();
     for (let attempt = 0; attempt < ATTEMPTS_PER_ORIGIN; attempt++) {
@@ -249,7 +272,7 @@ export class ChunkCache {
 
   /** Failures are not measured: they tell of deadlines. */
   async #fetch(
-    { id }: KnownChunk,
+    { id }: Pick<ChunkDescription, "id">,
     origin: ChunkOrigin,
     isAgain: boolean,
     urgency: Urgency,
@@ -261,7 +284,7 @@ export class ChunkCache {
   }
 
   /** -1 if the bytes are damaged. */
-  async #decode(stored: Uint8Array, chunk: KnownChunk, origin: ChunkOrigin): Promise<number> {
+  async #decode(stored: Uint8Array, chunk: Load, origin: ChunkOrigin): Promise<number> {
     const place = await this.#makeRoom(chunk.sizeBytes);
     const what = await this.#check(stored, chunk, place);
     if (what === null) return place;
@@ -270,11 +293,7 @@ export class ChunkCache {
   }
 
   /** Whatever is not right is discarded. */
-  async #check(
-    stored: Uint8Array | null,
-    chunk: KnownChunk,
-    place: number,
-  ): Promise<string | null> {
+  async #check(stored: Uint8Array | null, chunk: Load, place: number): Promise<string | null> {
     let isRight = false;
     const startMs = performance.now();
     try {
@@ -287,7 +306,7 @@ export class ChunkCache {
     }
   }
 
-  #tellCorrupt(chunk: KnownChunk, location: string, what: string): void {
+  #tellCorrupt(chunk: Load, location: string, what: string): void {
     this.statistics.corrupt += 1;
     this.#options.onCorrupt?.(chunk, location, what);
   }
@@ -309,11 +328,35 @@ export class ChunkCache {
   }
 }
 
-function assertAcceptable(chunk: ChunkDescription, known: number, origin: ChunkOrigin): void {
-  if (chunk.sizeBytes <= 0 || chunk.sizeBytes > MAX_CHUNK_BYTES) {
+/** Few sets of origins for many chunks: each set has a number, 0 is the empty one. */
+class OriginSets {
+  readonly #sets: ReadonlySet<ChunkOrigin>[] = [new Set()];
+  /** By set, what it is with one more. */
+  readonly #larger: Map<ChunkOrigin, number>[] = [new Map()];
+
+  of(set: number): ReadonlySet<ChunkOrigin> {
+    return this.#sets[set]!;
+  }
+
+  with(set: number, origin: ChunkOrigin): number {
+    const origins = this.#sets[set]!;
+    if (origins.has(origin)) return set;
+    const known = this.#larger[set]!.get(origin);
+    if (known !== undefined) return known;
+    // Hundreds of stores in tens of thousands of mixtures: the chunk's other origins will do.
+    if (set !== 0 && this.#sets.length >= MAX_MIXED_SETS) return set;
+    this.#sets.push(new Set([...origins, origin]));
+    this.#larger.push(new Map());
+    this.#larger[set]!.set(origin, this.#sets.length - 1);
+    return this.#sets.length - 1;
+  }
+}
+
+function assertAcceptable(sizeBytes: number, known: number, origin: ChunkOrigin): void {
+  if (sizeBytes <= 0 || sizeBytes > MAX_CHUNK_BYTES) {
     throw new FaultlineError(
       "image-corrupt",
-      `${origin.location} has a chunk of ${chunk.sizeBytes} bytes; they may have up to ` +
+      `${origin.location} has a chunk of ${sizeBytes} bytes; they may have up to ` +
         `${MAX_CHUNK_BYTES}. Pack the snapshot with smaller chunks.`,
     );
   }

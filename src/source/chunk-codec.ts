@@ -20,21 +20,22 @@ export function digestOf(bytes: Uint8Array, digest: Digest): ChunkId {
  */
 export class ZeroChunks {
   readonly #index: ImageIndex;
-  readonly #full: ChunkId;
-  readonly #last: ChunkId;
+  readonly #full: Uint8Array;
+  readonly #last: Uint8Array;
 
   constructor(index: ImageIndex) {
     this.#index = index;
     const { chunkSizes, chunkCount, digest } = index;
-    this.#full = zeroChunkId(chunkSizes.max, digest);
-    this.#last = chunkCount === 0 ? this.#full : zeroChunkId(index.size(chunkCount - 1), digest);
+    const idOf = (sizeBytes: number): Uint8Array =>
+      Buffer.from(zeroChunkId(sizeBytes, digest), "hex");
+    this.#full = idOf(chunkSizes.max);
+    this.#last = chunkCount === 0 ? this.#full : idOf(index.size(chunkCount - 1));
   }
 
   has(chunk: number): boolean {
     const index = this.#index;
-    const id = index.id(chunk);
-    if (chunk === index.chunkCount - 1) return id === this.#last;
-    return id === this.#full && index.size(chunk) === index.chunkSizes.max;
+    if (chunk === index.chunkCount - 1) return index.hasId(chunk, this.#last);
+    return index.hasId(chunk, this.#full) && index.size(chunk) === index.chunkSizes.max;
   }
 }
 

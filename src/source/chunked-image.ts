@@ -7,6 +7,7 @@ import { type ChunkId, chunkObjectName } from "../snapshot/chunk-id.ts";
 import type { ImageIndex } from "../snapshot/image-index.ts";
 import type { ChunkCache, ChunkOrigin } from "./chunk-cache.ts";
 import { ZeroChunks } from "./chunk-codec.ts";
+import { ID_WORDS, idWords } from "./chunk-table.ts";
 import { type MappedChunks, ownerOfRun } from "./mapped-image.ts";
 import type { ObjectStore, Urgency } from "./object-store.ts";
 import type { StoredImage } from "./stored-image.ts";
@@ -71,14 +72,15 @@ function registerChunks(index: ImageIndex, cache: ChunkCache, origin: ChunkOrigi
   const numbers = new Uint32Array(new SharedArrayBuffer(count * 4));
   const zeroes = new ZeroChunks(index);
   const { digest } = index;
+  const ids = idWords(index.ids);
   let dataBytes = 0;
   for (let run = 0; run < count; run++) {
     starts[run] = index.start(run);
     owners[run] = ownerOfRun(run, zeroes.has(run));
     if (owners[run] === ZERO_OWNER) continue;
-    const chunk = { id: index.id(run), digest, sizeBytes: index.size(run) };
-    numbers[run] = cache.register(chunk, origin);
-    dataBytes += chunk.sizeBytes;
+    const sizeBytes = index.size(run);
+    numbers[run] = cache.registerWords(ids, run * ID_WORDS, digest, sizeBytes, origin);
+    dataBytes += sizeBytes;
   }
   return { runs: { sizeBytes: index.sizeBytes, starts, owners }, numbers, dataBytes };
 }

@@ -4,8 +4,7 @@
  */
 import { Worker } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
-import { type ChunkArena, MAX_CHUNK_BYTES } from "./chunk-arena.ts";
-import type { ChunkDescription } from "./chunk-cache.ts";
+import type { ChunkDescription } from "./chunk-table.ts";
 
 export interface DecodeTask {
   readonly id: number;
@@ -28,14 +27,12 @@ interface Waiting {
 }
 
 export class DecodePool {
-  readonly #arena: ChunkArena;
   readonly #workers: readonly Worker[];
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 0;
   #failure: unknown = null;
 
-  constructor(arena: ChunkArena, threads: number) {
-    this.#arena = arena;
+  constructor(threads: number) {
     this.#workers = Array.from({ length: threads }, () => {
       const worker = new Worker(new URL("./decode-worker.js", import.meta.url), {
         name: "decode-worker",
@@ -51,17 +48,17 @@ export class DecodePool {
 
   /**
    * Decompresses to an address of the arena and checks; `stored` null: checks what is there
-   * already. Null, or what is wrong with the bytes.
+   * already. Null, or what is wrong with the bytes. `blockAddress` is that of the arena's block
+   * around it.
    */
   decode(
     stored: Uint8Array | null,
     chunk: ChunkDescription,
     address: number,
+    blockAddress: number,
   ): Promise<string | null> {
     assert(this.#failure === null, "the decoding threads have died");
     const id = this.#nextId++;
-    const { baseAddress } = this.#arena.shared;
-    const blockAddress = address - ((address - baseAddress) % MAX_CHUNK_BYTES);
     const { id: name, digest, sizeBytes } = chunk;
     const task: DecodeTask = {
       id,

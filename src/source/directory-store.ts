@@ -19,6 +19,13 @@ const NAMES_PER_LOCK = 1024;
 /** A folder is no object, nor has a file any below it. The last one is what rm() of Node says. */
 const MISSING = ["ENOENT", "ENOTDIR", "EISDIR", "ERR_FS_EISDIR"];
 
+export interface FolderOptions {
+  /** Make the folder if there is none, to write to it. */
+  readonly create?: boolean;
+  /** Whether it is there is told by the first request only. */
+  readonly isUnchecked?: boolean;
+}
+
 export class DirectoryStore implements CollectableStore {
   readonly path: string;
   readonly location: string;
@@ -30,11 +37,11 @@ export class DirectoryStore implements CollectableStore {
   }
 
   /**
-   * @param options.create make the folder if there is none, to write to it
    * @throws FaultlineError `store-failed`, `store-refused`
    */
-  static open(path: string, options: { readonly create?: boolean } = {}): DirectoryStore {
+  static open(path: string, options: FolderOptions = {}): DirectoryStore {
     const store = new DirectoryStore(resolve(path));
+    if (options.isUnchecked === true) return store;
     store.#try("", () => {
       if (options.create === true) mkdirSync(store.path, { recursive: true });
       closeSync(openSync(`${store.path}/.`, "r"));

@@ -10,6 +10,8 @@ import { PolicyStore } from "./store-policy.ts";
 export interface OpenStoreOptions {
   /** Make the folder if there is none, to write to it. Other stores have nothing to make. */
   readonly create?: boolean;
+  /** A folder that is missing is told by the first request, as other stores do. */
+  readonly isUnchecked?: boolean;
   /** Bounds that differ from `defaultPolicy`; of stores behind a network. */
   readonly policy?: Partial<RequestPolicy>;
   /** What is not to be found in the environment or the profile. */

@@ -17,21 +17,19 @@ export class ReadAround {
   readonly #image: MappedChunks;
   readonly #cache: ChunkCache;
   /** Where a chunk lies in memory, the first time if more than once. */
-  readonly #firstRuns = new Map<number, number>();
+  #firstRuns: ReadonlyMap<number, number> | null = null;
 
   constructor(image: MappedChunks, cache: ChunkCache) {
     this.#image = image;
     this.#cache = cache;
-    const { owners } = image.runs;
-    for (let run = owners.length - 1; run >= 0; run--) {
-      if (owners[run]! >= 0) this.#firstRuns.set(image.chunkNumbers[run]!, run);
-    }
   }
 
   /** Fetches ahead what lies around a chunk; false: the image has no such chunk. */
   around(chunk: number): boolean {
     const { runs, chunkNumbers } = this.#image;
     const { starts, owners } = runs;
+    // Not before it is needed: an image must be open fast.
+    this.#firstRuns ??= firstRunsOf(this.#image);
     const center = this.#firstRuns.get(chunk);
     if (center === undefined) return false;
     const first = runAt(runs, Math.max(0, starts[center]! - REACH_BYTES));
@@ -41,4 +39,12 @@ export class ReadAround {
     }
     return true;
   }
+}
+
+function firstRunsOf({ runs, chunkNumbers }: MappedChunks): Map<number, number> {
+  const first = new Map<number, number>();
+  for (let run = runs.owners.length - 1; run >= 0; run--) {
+    if (runs.owners[run]! >= 0) first.set(chunkNumbers[run]!, run);
+  }
+  return first;
 }

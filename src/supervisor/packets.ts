@@ -1,5 +1,6 @@
 /** Packets over a SOCK_SEQPACKET pair: one JSON object each, with descriptors. See unix(7). */
 import { SysError } from "../base/errors.ts";
+import { ECONNRESET } from "../linux/abi-posix.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { type Received, receiveWithFds, sendWithFds } from "../linux/socket.ts";
 import type { PagerMessage, SupervisorMessage } from "./messages.ts";
@@ -27,7 +28,7 @@ export function sendPacket(
  * the packet's; the rest is closed.
  */
 export function receivePacket(socket: number): Packet | "empty" | "closed" | "cut" {
-  const received = receiveAfterReset(socket);
+  const received = receive(socket);
   if (received === null) return "empty";
   if (received.byteCount === 0) return "closed";
   if (!received.isTruncated) {
@@ -37,15 +38,14 @@ export function receivePacket(socket: number): Packet | "empty" | "closed" | "cu
   return "cut";
 }
 
-/**
- * A peer that dies before it has read everything leaves ECONNRESET behind, once. What it had sent
- * before comes after that.
- */
-function receiveAfterReset(socket: number): Received | null {
+/** A peer that died with unread packets is told once, before what it had sent itself. */
+function receive(socket: number): Received | null {
   try {
     return receiveWithFds(socket, buffer);
   } catch (error) {
-    if (!(error instanceof SysError && error.errnoName === "ECONNRESET")) throw error;
-    return receiveWithFds(socket, buffer);
+    if (error instanceof SysError && error.errno === ECONNRESET) {
+      return receiveWithFds(socket, buffer);
+    }
+    throw error;
   }
 }

@@ -6,7 +6,7 @@
 import { writeSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { FaultlineError, SysError } from "../base/errors.ts";
-import { EAGAIN, EPIPE, ETOOMANYREFS } from "../linux/abi-posix.ts";
+import { EAGAIN, ECONNRESET, EPIPE, ETOOMANYREFS } from "../linux/abi-posix.ts";
 import { OwnedFd, setCloseOnExec } from "../linux/fd.ts";
 import { dieWithParent } from "../linux/process.ts";
 import { watchReadable } from "../linux/sys.ts";
@@ -22,6 +22,8 @@ import { receivePacket, sendPacket } from "./packets.ts";
 /** The supervisor does nothing that takes longer than some milliseconds. */
 const SEND_TIMEOUT_MS = 5000;
 const SEND_RETRY_MS = 1;
+/** A standby that hangs must be replaced before it is needed. */
+const STANDBY_ALIVE_MS = 2000;
 /** Packets handled before the event loop turns. */
 const PACKETS_PER_TURN = 64;
 const STDERR = 2;
@@ -55,6 +57,7 @@ export class PagerChannel {
   readonly #handedOver: KeptEntry[] = [];
   #budget = new EntryBudget(0);
   #isInCharge = false;
+  #standbyTimer: NodeJS.Timeout | undefined;
   #onEntries: ((entries: readonly KeptEntry[]) => void) | null = null;
   #onReloadFailed: ((reason: Error) => void)[] = [];
 
@@ -84,6 +87,7 @@ export class PagerChannel {
     return new Promise((resolve) => {
       this.#onEntries = resolve;
       this.#send({ type: "standingBy" });
+      this.#standbyTimer = setInterval(() => this.alive(), STANDBY_ALIVE_MS);
     });
   }
 
@@ -121,7 +125,10 @@ export class PagerChannel {
     this.#order({ type: "accept", listener, connection });
   }
 
-  /** To be called every few seconds while all is well: who is silent is taken for hung. */
+  /**
+   * To be called every few seconds while all is well, from the moment all entries are there: who is
+   * silent is taken for hung.
+   */
   alive(): void {
     this.#send({ type: "alive" });
   }
@@ -164,7 +171,7 @@ export class PagerChannel {
 
   /** A pager that cannot keep what it has is better replaced than used. */
   #end(what: string, error: SysError): never {
-    if (error.errno !== EPIPE) {
+    if (error.errno !== EPIPE && error.errno !== ECONNRESET) {
       const msg = "The supervisor does not take what it is told";
       const line = {
         level: "error",
@@ -218,6 +225,7 @@ export class PagerChannel {
           return;
         }
         this.#isInCharge = true;
+        clearInterval(this.#standbyTimer);
         this.#onEntries?.(this.#handedOver.splice(0));
         return;
       case "accepted":

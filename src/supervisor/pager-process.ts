@@ -135,7 +135,11 @@ export class PagerProcess {
   }
 
   #receive(): void {
-    this.receiveNow();
+    try {
+      this.receiveNow();
+    } catch (error) {
+      this.#wrong(describeError(error));
+    }
     if (!this.#isClosed) this.#watch.arm();
   }
 

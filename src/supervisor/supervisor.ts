@@ -37,7 +37,7 @@ export interface SupervisorOptions {
   readonly log: Log;
   /** A second pager in advance. Default: yes. */
   readonly hasStandby?: boolean;
-  /** A pager that serves and is silent for so long is killed. */
+  /** A pager that is silent for so long is killed, whether it serves or stands by. */
   readonly watchdogMs?: number;
   /** A pager that does not stand by after so long is killed. */
   readonly startTimeoutMs?: number;
@@ -60,6 +60,7 @@ export class Supervisor {
   /** The new one of a reload. */
   #candidate: PagerProcess | null = null;
   #hasServed = false;
+  #watchedAtMs = performance.now();
   /** When VMs were last without a pager. */
   #stalledAtMs = performance.now();
   /** Pagers in a row that died before they served. */
@@ -101,7 +102,14 @@ export class Supervisor {
     using _entries = this.#entries;
     const onStop = (signal: NodeJS.Signals): void => this.#stop(signal);
     const onReload = (): void => this.#reload();
+    // A bug that one event meets must not cost all VMs: what is kept is kept.
+    const onBug = (error: unknown): void => {
+      const err = error instanceof Error ? error.stack : String(error);
+      this.#log("error", "A bug in the supervisor: it goes on", { err });
+      this.#advance();
+    };
     process.on("SIGTERM", onStop).on("SIGINT", onStop).on("SIGHUP", onReload);
+    process.on("uncaughtException", onBug);
     const watchdogMs = this.#options.watchdogMs ?? WATCHDOG_MS;
     const watchdog = setInterval(() => this.#watch(watchdogMs), watchdogMs / 4);
     try {
@@ -120,6 +128,7 @@ export class Supervisor {
       clearTimeout(this.#pause ?? undefined);
       clearTimeout(this.#stopTimer ?? undefined);
       process.off("SIGTERM", onStop).off("SIGINT", onStop).off("SIGHUP", onReload);
+      process.off("uncaughtException", onBug);
     }
   }
 
@@ -355,11 +364,15 @@ export class Supervisor {
   /** Kills those that hang. */
   #watch(watchdogMs: number): void {
     const startTimeoutMs = this.#options.startTimeoutMs ?? START_TIMEOUT_MS;
+    const nowMs = performance.now();
+    // All of us may have stood still, as in a frozen cgroup: they get as long as ever again.
+    const stoodStill = nowMs - this.#watchedAtMs > watchdogMs / 2;
+    this.#watchedAtMs = nowMs;
     for (const pager of this.#pagers) {
-      // If this process stood still, their words are here, and unread.
+      if (stoodStill) pager.heardAtMs = nowMs;
+      // If only this process stood still, their words are here, and unread.
       pager.receiveNow();
-      const silentMs = performance.now() - pager.heardAtMs;
-      if (pager.state === "ready") continue;
+      const silentMs = nowMs - pager.heardAtMs;
       if (silentMs > (pager.state === "starting" ? startTimeoutMs : watchdogMs)) {
         pager.kill(`silent for ${Math.round(silentMs)} ms`);
       }

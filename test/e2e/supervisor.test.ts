@@ -4,6 +4,7 @@ import { readFileSync, statSync } from "node:fs";
 import { createConnection } from "node:net";
 import { describe, test } from "node:test";
 import { waitFor } from "../../src/kit/wait.ts";
+import { processTimes } from "../../src/linux/process.ts";
 import { Random } from "../../src/sim/random.ts";
 import type { SeenEntry } from "../support/scripted-pager.ts";
 import { RunFolder, SupervisorProcess } from "../support/supervisor-process.ts";
@@ -62,7 +63,12 @@ describe("entries", () => {
       await supervisor.tell(pid, { do: "churn", seed: random.below(2 ** 30), journal });
       const bytes = random.between(1, 60_000);
       await waitFor("it has churned", () => statSync(journal).size >= bytes, 20_000);
+      // One that stands still learns of the death and of what was said before it at once.
+      const isStill = random.chance(0.3);
+      if (isStill) supervisor.kill("SIGSTOP");
       process.kill(pid, "SIGKILL");
+      if (isStill) await waitFor("it is dead", () => processTimes(pid) === null, 20_000);
+      supervisor.kill("SIGCONT");
       const next = await supervisor.serving(round + 2);
       const after = await supervisor.inherited(next);
       assertKept(after, expectedEntries(readFileSync(journal, "utf8"), inherited));
@@ -186,6 +192,25 @@ describe("connections", () => {
     assert.deepEqual((await accepted()).flatMap(({ contents }) => contents).sort(), paths.sort());
   });
 
+  test("of which a pager has not read when it dies are not lost", async () => {
+    using folder = new RunFolder();
+    await using supervisor = new SupervisorProcess(folder);
+    const path = folder.file("vm.sock");
+    const pid = await supervisor.serving(1);
+    await supervisor.tell(pid, { do: "listen", name: "s.listener", path });
+    await supervisor.tell(pid, { do: "accept", listener: "s.listener", connection: "s.1" });
+    await supervisor.logged("A pager stands by", 2);
+    const before = supervisor.fdCount;
+    process.kill(pid, "SIGSTOP");
+    await greet(path, "one");
+    await waitFor("it is kept", () => supervisor.fdCount > before, 10_000);
+    // The kernel tells the supervisor that what it said was not read: ECONNRESET.
+    process.kill(pid, "SIGKILL");
+    const inherited = await supervisor.inherited(await supervisor.serving(2));
+    assert.deepEqual(inherited.get("s.1"), ["one"]);
+    assert.deepEqual(supervisor.lines("A pager said something wrong"), []);
+  });
+
   test("of a listener that was dropped are nobody's", async () => {
     using folder = new RunFolder();
     await using supervisor = new SupervisorProcess(folder);
@@ -202,7 +227,7 @@ describe("connections", () => {
 describe("a pager", () => {
   test("that is silent is killed, and another serves", async () => {
     using folder = new RunFolder();
-    await using supervisor = new SupervisorProcess(folder, { watchdogMs: 1500 });
+    await using supervisor = new SupervisorProcess(folder, { watchdogMs: 5000 });
     const pid = await supervisor.serving(1);
     await supervisor.tell(pid, { do: "keep", name: "one", contents: ["1"] });
     void supervisor.tell(pid, { do: "hang" }).catch(() => undefined);
@@ -260,7 +285,6 @@ describe("a pager", () => {
     folder.script({ hangsAtStart: true });
     await using supervisor = new SupervisorProcess(folder, {
       startTimeoutMs: 500,
-      watchdogMs: 500,
     });
     assert.match(String((await supervisor.logged("A pager ended")).killedFor), /^silent for/);
     folder.script({});
@@ -290,6 +314,21 @@ describe("a standby", () => {
     process.kill(first, "SIGKILL");
     assert.equal((await supervisor.logged("A pager ended")).pid, first);
     await waitFor("another is there", standby, 20_000);
+    assert.deepEqual(supervisor.served, [pid]);
+  });
+});
+
+describe("a standby, when it hangs,", () => {
+  test("is killed before it is needed", async () => {
+    using folder = new RunFolder();
+    await using supervisor = new SupervisorProcess(folder, { watchdogMs: 5000 });
+    const pid = await supervisor.serving(1);
+    const standby = Number((await supervisor.logged("A pager stands by", 2)).pid);
+    process.kill(standby, "SIGSTOP");
+    const ended = await supervisor.logged("A pager ended");
+    assert.equal(ended.pid, standby);
+    assert.match(String(ended.killedFor), /^silent for/);
+    await supervisor.logged("A pager stands by", 3);
     assert.deepEqual(supervisor.served, [pid]);
   });
 });

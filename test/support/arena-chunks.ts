@@ -45,10 +45,13 @@ export class ArenaProcess {
   constructor(chunks: readonly NumberedChunk[], sizeBytes: number, directory: ArenaDirectory) {
     this.#chunks = chunks;
     this.arena = new ChunkArena(sizeBytes, directory);
-    this.#pool = new DecodePool(this.arena, 1);
+    this.#pool = new DecodePool(1);
     this.#reader = new ArenaReader(this.arena.shared);
-    const decode = this.#pool.decode.bind(this.#pool);
-    this.cache = new ChunkCache({ arena: this.arena, decode });
+    this.cache = new ChunkCache({
+      arena: this.arena,
+      decode: (stored, chunk, address) =>
+        this.#pool.decode(stored, chunk, address, this.arena.blockAddressOf(address)),
+    });
     const stored = new Map(chunks.map((chunk) => [chunk.id, chunk.stored]));
     const origin: ChunkOrigin = {
       location: "test:chunks",

@@ -18,7 +18,7 @@ import { join } from "node:path";
 import { describe, test } from "node:test";
 import { MIB } from "../../src/base/units.ts";
 import { createLogger } from "../../src/daemon/log.ts";
-import { MemoryHost, type MemoryHostOptions } from "../../src/daemon/memory-host.ts";
+import { MemoryHost, type MemoryHostOptions, prepareImages } from "../../src/daemon/memory-host.ts";
 import type { ServedMemory } from "../../src/daemon/served-memory.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { duplicateFd, type OwnedFd } from "../../src/linux/fd.ts";
@@ -280,15 +280,15 @@ describe("after kill -9", () => {
     return messages;
   }
 
-  test("all memory is served on, without the index and without a fetch", async () => {
+  test("all memory is served on, though its store and its files are gone", async () => {
     using stage = new ImageStage();
     const { one, two, names } = packTwo(stage);
     const content = writeMemory(stage.path("memory"), PAGES, 10);
     const left = await leftBy([...names, stage.path("memory")]);
     const [arena] = left.pop()!;
-    for (const name of ["one.caibx", "two.caibx"]) rmSync(join(stage.store, name));
+    rmSync(stage.store, { recursive: true });
     rmSync(stage.path("memory"));
-    await withHost({ arena: arena! }, async (host) => {
+    await withHost({ arena: arena!, decoders: await prepareImages() }, async (host) => {
       const { candidates } = host.cacheStatistics();
       const memories = [];
       for (const fds of left) memories.push(await host.reopen({ fds }));

@@ -5,6 +5,7 @@ import { after, describe, test } from "node:test";
 import { FaultlineError } from "../../src/base/errors.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { DirectoryStore } from "../../src/source/directory-store.ts";
+import { NearChunks } from "../../src/source/near-chunks.ts";
 import type { ObjectStore, Urgency } from "../../src/source/object-store.ts";
 import { TierStore } from "../../src/source/tier-store.ts";
 import { TestFolder } from "../support/fixtures.ts";
@@ -309,5 +310,39 @@ describe("bounds", () => {
     assert.deepEqual(await names(near, ""), ["README"]);
     assert.equal(tier.nearBytes, 0);
     await tier.close();
+  });
+});
+
+describe("tiers that share their near store", () => {
+  function sharing(maxBytes: number) {
+    const store = new CountingStore(directory().path);
+    const near = new NearChunks(store, { maxBytes });
+    const fars = [0, 1].map(() => new CountingStore(directory().path));
+    return { store, near, fars, tiers: fars.map((far) => new TierStore(near, far)) };
+  }
+
+  test("read each other's copies, also when one of them is closed", async () => {
+    const { near, fars, tiers } = sharing(1e9);
+    const bytes = randomBytes(1000, 1);
+    await fars[0]!.write(chunkName(1), bytes, never);
+    assertBytes(await tiers[0]!.read(chunkName(1), never), bytes);
+    await near.flush();
+    await tiers[0]!.close();
+    assertBytes(await tiers[1]!.read(chunkName(1), never), bytes);
+    assert.equal(fars[1]!.reads, 0);
+    await tiers[1]!.close();
+    await near.close();
+  });
+
+  test("keep one bound together", async () => {
+    const { store, near, fars, tiers } = sharing(5500);
+    for (let chunk = 0; chunk < 20; chunk++) {
+      await fars[chunk % 2]!.write(chunkName(chunk), randomBytes(1000, chunk), never);
+      await tiers[chunk % 2]!.read(chunkName(chunk), never);
+      await near.flush();
+    }
+    assert.equal((await names(store, "")).length, 5);
+    for (const tier of tiers) await tier.close();
+    await near.close();
   });
 });
