@@ -1,6 +1,6 @@
 /**
  * Where a pager's metrics are to be had: on the control socket, and on a TCP address if the
- * settings name one. What makes them is loaded when somebody asks: a pager that stands by does without.
+ * settings name one. What makes them is loaded when somebody asks: who stands by does without.
  */
 import type { ControlServer } from "./control/server.ts";
 import type { Host } from "./host.ts";

@@ -1,4 +1,4 @@
-/** Metrics of a real daemon with real VMs: that they count what happened, whoever dies meanwhile. */
+/** Metrics of a real daemon with real VMs: they count what happened, whoever dies meanwhile. */
 import assert from "node:assert/strict";
 import { request } from "node:http";
 import { connect } from "node:net";

@@ -15,8 +15,13 @@ export interface Expression {
   readonly groupedBy: readonly string[];
 }
 
-const TOKEN =
-  /\s*(?:("(?:[^"\\]|\\.)*")|(\$?[a-zA-Z_][a-zA-Z0-9_]*)|(\d[\d.]*(?:[smhd]|e\d+)?)|(=~|!=|==|>=|<=|[-+*/(){}[\],=<>]))/y;
+const tokens = [
+  /("(?:[^"\\]|\\.)*")/,
+  /(\$?[a-zA-Z_][a-zA-Z0-9_]*)/,
+  /(\d[\d.]*(?:[smhd]|e\d+)?)/,
+  /(=~|!=|==|>=|<=|[-+*/(){}[\],=<>])/,
+];
+const TOKEN = new RegExp(`\\s*(?:${tokens.map(({ source }) => source).join("|")})`, "y");
 const FUNCTIONS = new Set(
   "sum count rate increase changes histogram_quantile time label_values".split(" "),
 );
