@@ -1,5 +1,6 @@
 /** One frame of `faultline top`: numbers in, lines out. PURE, but for the time that it is given. */
 import { formatBytes } from "../base/units.ts";
+import type { StoreStatistics } from "../daemon/host-service.ts";
 import { formatUs } from "../daemon/session-report.ts";
 import { formatAge } from "./session-text.ts";
 import { type SortOrder, sortRows, type TopNumbers, type TopRow } from "./top-numbers.ts";
@@ -93,16 +94,22 @@ function headOf(numbers: TopNumbers, nowMs: number): FrameLine[] {
     const text = `cache ${used}  ${cache.chunks} chunks, ${cache.loads} loads${lost}`;
     lines.push({ text, tone: cache.failed > 0 ? "alarm" : "plain" });
   }
-  for (const store of stores.slice(0, MAX_STORES)) {
-    const { location, reads, running, waiting: queued, failures, readMs } = store;
-    const text =
-      `store ${location}  ${reads} reads  p50 ${formatUs(readMs.p50 * 1000)}  ` +
-      `p99 ${formatUs(readMs.p99 * 1000)}  ${running} running, ${queued} waiting, ${failures} failed`;
-    lines.push({ text, tone: "plain" });
-  }
-  const more = stores.length - MAX_STORES;
-  if (more > 0) lines.push({ text: `… and ${more} more stores`, tone: "faint" });
+  for (const store of stores.slice(0, MAX_STORES)) lines.push(lineOf(store));
+  const hidden = stores.length - MAX_STORES;
+  if (hidden > 0) lines.push({ text: `… and ${hidden} more stores`, tone: "faint" });
   return [...lines, { text: "", tone: "plain" }];
+}
+
+function lineOf(store: StoreStatistics): FrameLine {
+  const { location, reads, running, waiting, failures, readMs } = store;
+  const parts = [
+    `store ${location}`,
+    `${reads} reads`,
+    `p50 ${formatUs(readMs.p50 * 1000)}`,
+    `p99 ${formatUs(readMs.p99 * 1000)}`,
+    `${running} running, ${waiting} waiting, ${failures} failed`,
+  ];
+  return { text: parts.join("  "), tone: "plain" };
 }
 
 function tableOf(

@@ -55,7 +55,7 @@ function idsIn(lines: readonly string[]): string {
 function assertLeft({ output }: PtyProcess): void {
   const after = output.slice(output.lastIndexOf(LEAVE));
   assert.ok(after.startsWith(LEAVE), "the second screen was left");
-  assert.match(after, / isig icanon .* echo /);
+  assert.match(after, /^isig icanon .* echo /m);
 }
 
 function isWhole(lines: readonly string[]): boolean {

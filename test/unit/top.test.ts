@@ -110,20 +110,22 @@ describe("numbers", () => {
   });
 });
 
+const wholeFrame = `\
+faultline 1.2.3  pager 77, 10 min  takeovers 3  workers 4/4
+sessions 2 attached, 1 waiting, of 1024  refused 5
+faults 1500/s  p50 12.3 µs  p99 1.2 ms  at hand 100 %
+cache 1 MiB of 256 MiB  4 chunks, 9 loads
+store s3://b  9 reads  p50 20.0 ms  p99 90.0 ms  2 running, 3 waiting, 1 failed
+
+SESSION   STATE      PID   SIZE  FAULTS/S▾      P50     P99   AT HAND  RESIDENT          MEMORY
+busy      attached    11  1 GiB       1500  12.3 µs  1.2 ms      75 %  ██▌·······  25 %  /srv/vm.mem
+idle      attached    12  1 GiB          0   5.0 µs  9.0 ms      75 %  ██▌·······  25 %  /srv/vm.mem
+new       waiting      -  1 GiB          -        -       -         -  -                 /srv/vm.mem
+`;
+
 describe("a frame", () => {
   test("has all of it", () => {
-    assert.deepEqual(textOf({}), [
-      "faultline 1.2.3  pager 77, 10 min  takeovers 3  workers 4/4",
-      "sessions 2 attached, 1 waiting, of 1024  refused 5",
-      "faults 1500/s  p50 12.3 µs  p99 1.2 ms  at hand 100 %",
-      "cache 1 MiB of 256 MiB  4 chunks, 9 loads",
-      "store s3://b  9 reads  p50 20.0 ms  p99 90.0 ms  2 running, 3 waiting, 1 failed",
-      "",
-      "SESSION   STATE      PID   SIZE  FAULTS/S▾      P50     P99   AT HAND  RESIDENT          MEMORY",
-      "busy      attached    11  1 GiB       1500  12.3 µs  1.2 ms      75 %  ██▌·······  25 %  /srv/vm.mem",
-      "idle      attached    12  1 GiB          0   5.0 µs  9.0 ms      75 %  ██▌·······  25 %  /srv/vm.mem",
-      "new       waiting      -  1 GiB          -        -       -         -  -                 /srv/vm.mem",
-    ]);
+    assert.equal(`${textOf({}).join("\n")}\n`, wholeFrame);
   });
 
   test("never is wider or longer than the terminal", () => {
