@@ -2,12 +2,15 @@
 import assert from "node:assert/strict";
 import { request } from "node:http";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { waitFor } from "../../src/kit/wait.ts";
 import { untilClosed } from "../support/control-stage.ts";
 import { DaemonProcess } from "../support/daemon-process.ts";
 import { TestFolder, writeFull } from "../support/fixtures.ts";
+import { ImageStage, writeMemory } from "../support/image-stage.ts";
 import { type ParsedMetrics, parseMetrics } from "../support/metrics-text.ts";
+import { Nginx } from "../support/nginx.ts";
 import { requires } from "../support/requires.ts";
 import { Vmm } from "../support/vmm-process.ts";
 
@@ -142,6 +145,42 @@ describe("metrics", needs, () => {
     const socket = connect(port, "127.0.0.1");
     socket.write("nonsense\r\n\r\n");
     assert.match(await untilClosed(socket), /^HTTP\/1.1 400 /);
+  });
+});
+
+describe("metrics of images", requires("userfaultfd", "cc", "nginx"), () => {
+  test("count chunks and what stores did, and begin again with a new pager", async () => {
+    await using nginx = await Nginx.start();
+    using stage = new ImageStage();
+    const image = stage.path("image");
+    writeMemory(image, PAGE_COUNT, 7);
+    stage.json("pack", image, "--name", "web-1", "--store", join(nginx.path, "images"));
+    await using daemon = await DaemonProcess.start(folder, ["--store", nginx.location]);
+    const { socketPath } = await daemon.client.createSession({ memory: "web-1", id: "web" });
+    await using vmm = new Vmm(socketPath, image, ["--linger", 60_000]);
+    assert.equal((await vmm.result()).mismatches, 0);
+    const told = await scrape(daemon);
+    const loads = sum(told, "faultline_cache_loads_total");
+    assert.ok(loads > 0);
+    assert.equal(sum(told, "faultline_memories", { kind: "image" }), 1);
+    for (const stage of ["fetch", "decode"]) {
+      assert.equal(sum(told, "faultline_cache_stage_seconds_count", { stage }), loads, stage);
+    }
+    const store = { store: nginx.location };
+    const reads = sum(told, "faultline_store_requests_total", { ...store, kind: "read" });
+    assert.ok(reads >= loads, `${reads} reads for ${loads} chunks`);
+    assert.ok(sum(told, "faultline_store_read_duration_seconds_count", store) >= loads);
+    assert.ok(sum(told, "faultline_awaited_pages_total") > 0);
+    const { cache, stores } = await daemon.client.statistics();
+    assert.deepEqual([cache.loads, stores[0]?.location], [loads, nginx.location]);
+
+    await daemon.stoodBy();
+    await daemon.killPager();
+    const after = await scrape(daemon);
+    assert.equal(sum(after, "faultline_cache_loads_total"), 0, "nothing was asked for since");
+    assert.equal(sum(after, "faultline_cache_chunks", { state: "unchecked" }), loads);
+    const awaited = "faultline_awaited_pages_total";
+    assert.equal(sum(after, awaited), sum(told, awaited));
   });
 });
 
