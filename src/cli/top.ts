@@ -124,7 +124,8 @@ class TopScreen {
   /** A daemon that is away may come back. */
   async #lookAgain(): Promise<void> {
     try {
-      this.#take(await look(this.#client));
+      const sample = await look(this.#client);
+      if (!this.#state.isPaused) this.#take(sample);
     } catch (error) {
       if (!(error instanceof FaultlineError)) throw error;
       this.#state = { ...this.#state, trouble: error.message };

@@ -1,7 +1,7 @@
 /** Metrics of a real daemon with real VMs: they count what happened, whoever dies meanwhile. */
 import assert from "node:assert/strict";
 import { request } from "node:http";
-import { connect } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { waitFor } from "../../src/kit/wait.ts";
@@ -12,6 +12,7 @@ import { ImageStage, writeMemory } from "../support/image-stage.ts";
 import { type ParsedMetrics, parseMetrics } from "../support/metrics-text.ts";
 import { Nginx } from "../support/nginx.ts";
 import { requires } from "../support/requires.ts";
+import { freePorts } from "../support/servers.ts";
 import { Vmm } from "../support/vmm-process.ts";
 
 const needs = requires("userfaultfd", "cc");
@@ -125,10 +126,10 @@ describe("metrics", needs, () => {
   });
 
   test("are served on a TCP address, and nothing else is", async () => {
-    const options = ["--metrics", "127.0.0.1:0"];
+    const [port] = (await freePorts(1)) as [number];
+    const options = ["--metrics", `127.0.0.1:${port}`];
     await using daemon = await DaemonProcess.start(folder, options);
-    const line = await daemon.logged("Serves metrics");
-    const port = Number(String(line.address).split(":").at(-1));
+    assert.equal((await daemon.logged("Serves metrics")).address, `127.0.0.1:${port}`);
     const get = await ask(port, "GET", "/metrics?sessions=true");
     assert.deepEqual([get.status, get.type], [200, "text/plain; version=0.0.4; charset=utf-8"]);
     assert.ok(parseMetrics(get.text).families.has("faultline_sessions_left_out"));
@@ -145,6 +146,31 @@ describe("metrics", needs, () => {
     const socket = connect(port, "127.0.0.1");
     socket.write("nonsense\r\n\r\n");
     assert.match(await untilClosed(socket), /^HTTP\/1.1 400 /);
+    await daemon.stoodBy();
+    await daemon.killPager();
+    await daemon.logged("Serves metrics", 2);
+    assert.equal((await ask(port, "GET", "/metrics")).status, 200);
+    await daemon.client.reload();
+    await daemon.logged("Serves metrics", 3);
+    assert.equal((await ask(port, "GET", "/metrics")).status, 200);
+  });
+
+  test("are served as soon as their address can be had", async () => {
+    const other = createServer();
+    await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+    const { port } = other.address() as AddressInfo;
+    try {
+      const options = ["--metrics", `127.0.0.1:${port}`];
+      await using daemon = await DaemonProcess.start(folder, options);
+      const line = await daemon.logged("Metrics cannot be served on their address for now");
+      assert.match(String(line.reason), /EADDRINUSE/);
+      await daemon.client.health();
+      await new Promise((resolve) => other.close(resolve));
+      await daemon.logged("Serves metrics");
+      assert.equal((await ask(port, "GET", "/metrics")).status, 200);
+    } finally {
+      other.close();
+    }
   });
 });
 
