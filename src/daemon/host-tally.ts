@@ -16,7 +16,7 @@ import type { SessionEndView } from "./host-service.ts";
 import type { Keeper } from "./keeper.ts";
 
 /** In the order of their places in memory, where the next version looks: add at the end. */
-const tallyNames = [
+export const tallyNames = [
   /** Sessions that were created, and those that were not because there were too many. */
   "created",
   "refusedSessions",

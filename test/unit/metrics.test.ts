@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { describe, test } from "node:test";
 import { bucketFloorNs, Durations } from "../../src/base/histogram.ts";
+import { type TallyName, tallyNames } from "../../src/daemon/host-tally.ts";
 import {
   cumulative,
   faultBoundsNs,
@@ -63,6 +64,17 @@ describe("every metric of the table", () => {
     ];
     const expected = table.flatMap(([name, { isPerSession }]) => (isPerSession ? [] : [name]));
     assert.deepEqual(names, expected);
+  });
+
+  test("that there is tells all that is counted over VMs and pagers", () => {
+    const asked = new Set<string>();
+    const numbers = hostNumbers(1);
+    const get = (name: TallyName): number => {
+      asked.add(name);
+      return 0;
+    };
+    renderMetrics({ ...numbers, tally: { ...numbers.tally, get } }, surroundings, false);
+    assert.deepEqual([...asked].sort(), [...tallyNames].sort());
   });
 
   test("passes promtool, where it is installed", (context) => {
