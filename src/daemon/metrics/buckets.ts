@@ -4,7 +4,7 @@
  */
 import { bucketFloorNs, bucketOf, type DurationCounts } from "../../base/histogram.ts";
 
-/** Two bounds for each power of two, in nanoseconds: a quantile is off by a quarter at most. */
+/** Two bounds for each power of two, in nanoseconds: a quantile is off by half at most. */
 function boundsNs(fromBits: number, toBits: number): readonly number[] {
   const bounds: number[] = [];
   for (let bits = fromBits; bits < toBits; bits++) bounds.push(2 ** bits, 1.5 * 2 ** bits);
