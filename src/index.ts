@@ -21,6 +21,7 @@ export type { ControlLimits } from "./daemon/control/limits.ts";
 export { type ControlOptions, ControlServer } from "./daemon/control/server.ts";
 export type {
   HostService,
+  HostStatistics,
   HostView,
   ImageView,
   PageCounts,
@@ -28,6 +29,7 @@ export type {
   SessionEndView,
   SessionSpec,
   SessionView,
+  StoreStatistics,
   VmView,
 } from "./daemon/host-service.ts";
 export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";

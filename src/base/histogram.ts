@@ -25,6 +25,23 @@ export function bucketFloorNs(bucket: number): number {
   return (SUB_BUCKETS + (bucket % SUB_BUCKETS)) * 2 ** shift;
 }
 
+/** Durations as they are told: how many fell into each bucket, and all of them together. */
+export interface DurationCounts {
+  readonly counts: Float64Array;
+  readonly totalUs: number;
+}
+
+/** Counts durations. */
+export class Durations implements DurationCounts {
+  readonly counts: Float64Array = new Float64Array(HISTOGRAM_BUCKETS);
+  totalUs = 0;
+
+  add(microseconds: number): void {
+    this.counts[bucketOf(microseconds * 1000)]! += 1;
+    this.totalUs += microseconds;
+  }
+}
+
 /**
  * The duration in microseconds that a share `quantile` (0 to 1) of all records does not exceed,
  * as the middle of its bucket; 0 if nothing was recorded.

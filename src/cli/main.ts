@@ -11,6 +11,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["restore", async () => (await import("./restore.ts")).restoreCommand()],
   ["ps", async () => (await import("./ps.ts")).psCommand()],
   ["show", async () => (await import("./ps.ts")).showCommand()],
+  ["top", async () => (await import("./top.ts")).topCommand()],
   ["complete", async () => (await import("./session-control.ts")).completeCommand()],
   ["detach", async () => (await import("./session-control.ts")).detachCommand()],
   ["kill", async () => (await import("./session-control.ts")).killCommand()],

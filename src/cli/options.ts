@@ -23,6 +23,15 @@ export function wholeNumber(
   };
 }
 
+/** A parser for a time in seconds, whole or not. */
+export function seconds(option: string, least: number, most: number): (value: string) => number {
+  return (value) => {
+    const number = Number(value);
+    if (/^\d+(\.\d+)?$/.test(value) && number >= least && number <= most) return number;
+    throw badValue(option, value, `a time from ${least} to ${most} seconds`);
+  };
+}
+
 /** A parser for one of some words. */
 export function oneOf<const Word extends string>(
   option: string,

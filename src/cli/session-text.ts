@@ -78,7 +78,7 @@ function share({ pages }: VmView): string {
   return pages.total === 0 ? "-" : `${Math.floor((100 * there) / pages.total)} %`;
 }
 
-function formatAge(ageMs: number): string {
+export function formatAge(ageMs: number): string {
   const seconds = Math.max(0, Math.floor(ageMs / 1000));
   if (seconds < 120) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);

@@ -74,6 +74,8 @@ export class HostMemories {
   readonly #open = new Set<HostMemory>();
   readonly #opening = new Map<string, Promise<HostMemory>>();
   #isArenaKept = false;
+  /** By memories that were closed since. */
+  #leftOutBefore = 0;
   #nextEntry = 1;
 
   constructor(options: HostMemoriesOptions) {
@@ -82,6 +84,13 @@ export class HostMemories {
 
   get all(): readonly HostMemory[] {
     return [...this.#open];
+  }
+
+  /** Restores that nothing was learnt from, as too many ended at once; never less than before. */
+  get leftOutRecordings(): number {
+    let count = this.#leftOutBefore;
+    for (const { learning } of this.#open) count += learning?.leftOut ?? 0;
+    return count;
   }
 
   /** Give it back with `release`. */
@@ -184,6 +193,7 @@ export class HostMemories {
 
   async #close(memory: HostMemory): Promise<void> {
     if (memory.users > 0 || !this.#open.delete(memory)) return;
+    this.#leftOutBefore += memory.learning?.leftOut ?? 0;
     if (memory.idleTimer !== null) clearTimeout(memory.idleTimer);
     if (this.#byKey.get(memory.key) === memory) this.#byKey.delete(memory.key);
     this.#options.keeper.drop(memory.entry);

@@ -3,6 +3,7 @@
  * VMs first, as their guests stand still; then sessions that wait for theirs.
  */
 import { describeError } from "../base/errors.ts";
+import { SessionMemory } from "../engine/session-memory.ts";
 import type { SurvivingBatches } from "../engine/surviving-batches.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { killByPidfd } from "../linux/process.ts";
@@ -10,9 +11,10 @@ import type { KeptEntry } from "../supervisor/pager-channel.ts";
 import type { Host } from "./host.ts";
 import type { HostMemory } from "./host-memories.ts";
 import { HostSession, removeSocketFile } from "./host-session.ts";
+import type { HostTally } from "./host-tally.ts";
 import { dropSession, entryOf, type Keeper, parseEntry, type SessionRole } from "./keeper.ts";
 import type { Logger } from "./log.ts";
-import { readRecord, type SessionRecord } from "./session-record.ts";
+import { decodeAttachment, readRecord, type SessionRecord } from "./session-record.ts";
 import { SocketFile } from "./socket-file.ts";
 
 type Roles = Partial<Record<SessionRole, readonly OwnedFd[]>>;
@@ -131,8 +133,23 @@ function takeOver(
     const kill = killer === null ? "denied" : killByPidfd(killer);
     const reason = describeError(error);
     log.error({ session: id, reason, kill }, "A VM could not be taken over");
+    countLost(memfd, host.surroundings.tally);
     dropSession(keeper, id);
     return false;
+  }
+}
+
+/** What it has counted stays counted, if it can be read. */
+function countLost(memfd: OwnedFd | undefined, tally: HostTally): void {
+  tally.add("lost");
+  try {
+    if (memfd === undefined) throw new Error("it has no memory");
+    const { memory, header } = SessionMemory.adopt(memfd);
+    using _mapped = memory;
+    const { pageSizeBytes } = decodeAttachment(header);
+    tally.addEnd("failed", { stats: memory.stats, pageSizeBytes });
+  } catch {
+    tally.addEnd("failed", null);
   }
 }
 

@@ -125,8 +125,36 @@ export interface HostView {
   readonly workers: { readonly alive: number; readonly started: number };
 }
 
+/** Over all VMs that there ever were, those of earlier pagers included. */
+export interface HostStatistics {
+  readonly counters: Readonly<Record<string, number>>;
+  readonly latencyUs: { readonly p50: number; readonly p99: number };
+  readonly refusedHandshakes: number;
+  /** Of decoded chunks, since this pager was started; all zero where no image was ever open. */
+  readonly cache: {
+    readonly sizeBytes: number;
+    readonly usedBytes: number;
+    readonly chunks: number;
+    readonly loads: number;
+    readonly failed: number;
+  };
+  readonly stores: readonly StoreStatistics[];
+}
+
+/** Of a store behind a network, since this pager was started. */
+export interface StoreStatistics {
+  readonly location: string;
+  readonly reads: number;
+  readonly retries: number;
+  readonly failures: number;
+  readonly running: number;
+  readonly waiting: number;
+  readonly readMs: { readonly p50: number; readonly p99: number };
+}
+
 export interface HostService {
   view(): HostView;
+  statistics(): HostStatistics;
   /**
    * The socket listens when this resolves.
    * @throws FaultlineError `bad-request`, `conflict`, `limit`, `not-allowed`, and what opening the

@@ -22,6 +22,7 @@ import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { assertBelongs } from "./check-handshake.ts";
 import type { HostMemory } from "./host-memories.ts";
 import type { SessionEndView, VmView } from "./host-service.ts";
+import type { CountedVm, HostTally } from "./host-tally.ts";
 import { dropSession, entryOf, type Keeper } from "./keeper.ts";
 import type { Logger } from "./log.ts";
 import {
@@ -39,6 +40,7 @@ export interface SessionSurroundings {
   readonly engine: Engine;
   readonly keeper: Keeper;
   readonly log: Logger;
+  readonly tally: HostTally;
   readonly handshakeTimeoutMs: number;
   readonly allowedUids: readonly number[];
   /** Which pager of this daemon this is: the first is 1. */
@@ -200,9 +202,19 @@ export class HostSession {
     this.#abort.abort(new FaultlineError("handshake", "The session has ended."));
     if (this.#expiry !== null) clearTimeout(this.#expiry);
     this.#socket?.close();
+    // First: see host-tally.ts.
+    this.#around.tally.addEnd(reason, this.#counted());
     dropSession(this.#around.keeper, this.id);
     this.#around.onEnded(this);
     this.#resolveEnded();
+  }
+
+  #counted(): CountedVm | null {
+    if (this.#vm === null) return null;
+    const { engineSession, attachment } = this.#vm;
+    const verdict = this.memory.restores.verdict(engineSession);
+    if (verdict !== null) this.#around.tally.addVerdict(verdict);
+    return { stats: engineSession.stats, pageSizeBytes: attachment.pageSizeBytes };
   }
 
   #acceptNext(): void {
@@ -280,9 +292,12 @@ export class HostSession {
     });
     this.#vm = { engineSession: session, attachment };
     if (plan.prefault !== null) this.prefaultState = "running";
-    this.memory.restores.follow(session, plan);
+    const { log: hostLog, tally } = this.#around;
+    tally.add(isTakeover ? "takenOver" : "attached");
+    const log = hostLog.child({ session: this.id, ...labelled(record.labels) });
+    this.memory.restores.follow(session, plan, log);
     this.#stopListening();
-    void this.#follow(session, isTakeover);
+    void this.#follow(session, log, isTakeover);
   }
 
   /** A session is for one VM, and it has come. */
@@ -292,10 +307,8 @@ export class HostSession {
     this.#around.keeper.drop(entryOf(this.id, "listener"));
   }
 
-  async #follow(session: Session, isTakeover: boolean): Promise<void> {
-    const { log } = this.#around;
+  async #follow(session: Session, log: Logger, isTakeover: boolean): Promise<void> {
     const { pid, regions } = session;
-    const fields = { session: this.id, ...labelled(this.record.labels), pid };
     tellTroubles(session, log, (failure) => {
       this.#failure = failure;
     });
@@ -307,13 +320,14 @@ export class HostSession {
     const told = session.onPrefaulted;
     session.onPrefaulted = (report) => {
       this.prefaultState = report.end;
+      this.#around.tally.add(`prefault.${report.end}`);
       told(report);
     };
     const memory = formatBytes(regions.totalBytes);
-    log.info({ ...fields, memory }, isTakeover ? "Took a VM over" : "Attached a VM");
+    log.info({ pid, memory }, isTakeover ? "Took a VM over" : "Attached a VM");
     const { reason } = await session.ended;
     const numbers = { ...describeSession(session), ...this.memory.restores.describe(session) };
-    log.info({ ...fields, reason, ...numbers }, "Detached a VM");
+    log.info({ pid, reason, ...numbers }, "Detached a VM");
     // The engine ends with this process: the VM is the next pager's.
     if (reason === "stopped") return;
     if (this.#failure !== null) this.finish("failed", this.#failure);

@@ -11,8 +11,10 @@ import type { OwnedFd } from "../linux/fd.ts";
 import { allowedMemory, allowedSocket } from "./allowed-places.ts";
 import { assertPoisonable } from "./check-options.ts";
 import { HostMemories, type HostMemory } from "./host-memories.ts";
+import { type HostNumbers, type LiveVm, statisticsOf } from "./host-numbers.ts";
 import {
   type HostService,
+  type HostStatistics,
   type HostView,
   type ImageView,
   type PrefetchView,
@@ -21,6 +23,7 @@ import {
   type SessionView,
 } from "./host-service.ts";
 import { HostSession, type SessionSurroundings } from "./host-session.ts";
+import type { HostTally } from "./host-tally.ts";
 import { viewOfMemory, viewOfSession } from "./host-views.ts";
 import { entryOf, type Keeper } from "./keeper.ts";
 import type { Logger } from "./log.ts";
@@ -37,6 +40,7 @@ export interface HostParts {
   readonly memoryHost: MemoryHost;
   readonly keeper: Keeper;
   readonly log: Logger;
+  readonly tally: HostTally;
   readonly version: string;
   /** Which pager of this daemon this is: the first is 1. */
   readonly generation: number;
@@ -54,7 +58,6 @@ export class Host implements HostService {
   readonly socketFolder: string;
   readonly memories: HostMemories;
   readonly surroundings: SessionSurroundings;
-  refusedHandshakes = 0;
   readonly #parts: HostParts;
   readonly #startedAt = new Date().toISOString();
   readonly #sessions = new Map<string, HostSession>();
@@ -69,20 +72,20 @@ export class Host implements HostService {
 
   constructor(parts: HostParts) {
     this.#parts = parts;
-    const { settings, engine, keeper, log, generation, memoryHost: host } = parts;
+    const { settings, engine, keeper, log, tally, generation, memoryHost: host } = parts;
     this.socketFolder = join(settings.runFolder, "sessions");
     this.#refusals = new RefusalLog(log);
     this.memories = new HostMemories({
       ...{ host, engine, keeper, log, collapse: settings.collapse },
     });
     this.surroundings = {
-      ...{ engine, keeper, log, generation },
+      ...{ engine, keeper, log, tally, generation },
       handshakeTimeoutMs: settings.handshakeTimeoutMs,
       allowedUids: settings.allowedUids,
       onEnded: (session) => this.#forget(session),
       onRefused: (session, reason) => {
-        this.refusedHandshakes += 1;
-        this.#refusals.add(undefined, `${session.id}: ${reason}`);
+        tally.add("refusedHandshakes");
+        this.#refusals.add({ session: session.id }, reason);
       },
     };
   }
@@ -100,6 +103,25 @@ export class Host implements HostService {
       takeovers: generation - 1,
       workers: { alive: engine.aliveWorkers, started: settings.workers },
     };
+  }
+
+  numbers(): HostNumbers {
+    const { tally, memoryHost } = this.#parts;
+    const memories = this.memories.all;
+    return {
+      host: this.view(),
+      tally,
+      vms: [...this.#sessions.values()].flatMap(liveVm),
+      memories: memories.map(viewOfMemory),
+      cache: memoryHost.cacheStatistics(),
+      near: memoryHost.nearStatistics(),
+      stores: memoryHost.storeStatistics(),
+      leftOutRecordings: this.memories.leftOutRecordings,
+    };
+  }
+
+  statistics(): HostStatistics {
+    return statisticsOf(this.numbers());
   }
 
   async createSession(spec: SessionSpec): Promise<SessionView> {
@@ -230,6 +252,7 @@ export class Host implements HostService {
     }
     const session = new HostSession(record, memory, socket, this.surroundings);
     this.#sessions.set(id, session);
+    this.#parts.tally.add("created");
     session.listen();
     return this.#viewOf(session);
   }
@@ -240,6 +263,7 @@ export class Host implements HostService {
       throw new FaultlineError("limit", "The daemon is being drained: it takes no more sessions.");
     }
     if (this.#sessions.size + this.#reserved.size >= maxSessions) {
+      this.#parts.tally.add("refusedSessions");
       throw new FaultlineError(
         "limit",
         `There are ${this.#sessions.size} sessions, and ${maxSessions} may be. Raise maxSessions.`,
@@ -312,4 +336,12 @@ export class Host implements HostService {
     this.memories.release(session.memory);
     if (this.#sessions.size === 0) this.#onEmpty();
   }
+}
+
+function liveVm(session: HostSession): LiveVm[] {
+  const { id, vm, prefaultState, waitsFor } = session;
+  if (vm === null) return [];
+  const { stats, regions } = vm.engineSession;
+  const { totalBytes: sizeBytes, pageSizeBytes } = regions;
+  return [{ id, stats, pageSizeBytes, sizeBytes, prefaultState, waitsFor }];
 }

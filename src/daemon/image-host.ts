@@ -35,7 +35,7 @@ import {
 } from "../source/working-set-place.ts";
 import { assertFolder } from "./check-options.ts";
 import { type KeptImage, keepImage } from "./kept-memory.ts";
-import type { CacheNumbers, MemoryHostOptions } from "./memory-host.ts";
+import type { CacheNumbers, MemoryHostOptions, NearNumbers } from "./memory-host.ts";
 import type { MemorySource } from "./memory-source.ts";
 import { DEFAULT_CACHE_BYTES, DEFAULT_CACHE_FOLDER_BYTES, OFF } from "./served-memory.ts";
 
@@ -171,6 +171,11 @@ export class ImageHost implements PartSupply {
     const { chunkCount: chunks, candidateCount: candidates } = this.#arena;
     const { usedBytes, sizeBytes, evictions } = this.#arena;
     return { ...this.#cache.statistics, chunks, candidates, usedBytes, sizeBytes, evictions };
+  }
+
+  nearStatistics(): NearNumbers | null {
+    if (this.#near === null) return null;
+    return { ...this.#near.counters, usedBytes: this.#near.sizeBytes };
   }
 
   storeStatistics(): ReadonlyMap<string, StoreStats> {

@@ -8,10 +8,12 @@
 import { existsSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
+import { type DurationCounts, Durations } from "../base/histogram.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import type { DecodePool } from "../source/decode-pool.ts";
 import { FIRST_FILE_PART, type MemoryFiles } from "../source/memory-files.ts";
+import type { TierCounters } from "../source/near-chunks.ts";
 import type { StoreStats } from "../source/store-stats.ts";
 import type { ImageHost } from "./image-host.ts";
 import { type KeptMemory, readKept } from "./kept-memory.ts";
@@ -51,6 +53,8 @@ export interface CacheNumbers {
   readonly corrupt: number;
   readonly failed: number;
   readonly fetchedBytes: number;
+  readonly fetchTimes: DurationCounts;
+  readonly decodeTimes: DurationCounts;
   readonly chunks: number;
   /** What an earlier process has left, and nobody has asked for yet. */
   readonly candidates: number;
@@ -59,9 +63,15 @@ export interface CacheNumbers {
   readonly evictions: number;
 }
 
+/** Of the copies of far chunks on this host, since the start. */
+export interface NearNumbers extends Readonly<TierCounters> {
+  readonly usedBytes: number;
+}
+
 const noCache: CacheNumbers = {
   ...{ loads: 0, adopted: 0, prefetches: 0, joined: 0, corrupt: 0, failed: 0, fetchedBytes: 0 },
   ...{ chunks: 0, candidates: 0, usedBytes: 0, sizeBytes: 0, evictions: 0 },
+  ...{ fetchTimes: new Durations(), decodeTimes: new Durations() },
 };
 
 /** Names the store of images that are given without one. */
@@ -161,6 +171,11 @@ export class MemoryHost {
 
   cacheStatistics(): CacheNumbers {
     return this.#images?.cacheStatistics() ?? noCache;
+  }
+
+  /** Of the copies on this host; null: none are kept, or none were needed yet. */
+  nearStatistics(): NearNumbers | null {
+    return this.#images?.nearStatistics() ?? null;
   }
 
   /** By the location of each store behind a network. */

@@ -18,9 +18,11 @@ import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
 import { Host } from "./host.ts";
 import { recover } from "./host-recovery.ts";
+import { HostTally, TALLY_ENTRY } from "./host-tally.ts";
 import { parseEntry } from "./keeper.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { MemoryHost, prepareImages } from "./memory-host.ts";
+import { PagerMetrics } from "./pager-metrics.ts";
 import { NICE_BY } from "./priority.ts";
 import { rehearseWithoutImage } from "./rehearsal.ts";
 import { type DaemonSettings, loadSettings, type SettingsSource } from "./settings.ts";
@@ -84,20 +86,12 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   void reportLife(standBy);
   const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
   const generation = keepBatches(standBy, entries);
-  const [arena] = named.get("arena") ?? [];
-  const memoryHost = await MemoryHost.start({
-    cacheBytes: settings.cacheMiB * 2 ** 20,
-    ...(settings.cacheFolder === undefined ? {} : { cacheFolder: settings.cacheFolder }),
-    cacheFolderBytes: settings.cacheFolderGiB * 2 ** 30,
-    logger: log,
-    keepsArena: true,
-    ...(arena === undefined ? {} : { arena }),
-    ...(standBy.decoders === null ? {} : { decoders: standBy.decoders }),
-  });
+  const memoryHost = await startMemoryHost(standBy, named.get("arena")?.[0]);
   supply.set(memoryHost.supply);
   mkdirSync(settings.runFolder, { recursive: true, mode: 0o755 });
+  const tally = HostTally.open(channel, named.get(TALLY_ENTRY)?.[0] ?? null);
   const host = new Host({
-    ...{ settings, engine, memoryHost, keeper: channel, log, generation },
+    ...{ settings, engine, memoryHost, keeper: channel, log, tally, generation },
     version: packageVersion(),
     reload: () => channel.reload(),
   });
@@ -115,15 +109,19 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     channel.drop(name);
   }
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
+  const metrics = new PagerMetrics(host);
   const fd = duplicateFd(socket.listener.fd).intoRawFd();
-  const control = await ControlServer.start({ service: host, fd, log });
+  const control = await ControlServer.start({ service: host, fd, log, metrics: metrics.render });
+  metrics.control = control;
   channel.serving();
   // Not before: VMs have waited for what this thread did.
   lowerPriority(standBy.notFaultWorkers, NICE_BY);
   const ms = Math.round(performance.now() - beganMs);
-  if (generation > 1)
+  if (generation > 1) {
+    metrics.takeoverMs = ms;
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
-  else log.info({ control: socket.path }, "The daemon is ready");
+  } else log.info({ control: socket.path }, "The daemon is ready");
+  await metrics.listen(settings, log);
   engine.onWorkerCrash = (error) => {
     log.error({ reason: describeError(error) }, "A fault worker crashed; its VMs were killed");
     // The others are better off with a new pager.
@@ -138,11 +136,29 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
       const freeze = "they freeze at their next missing page";
       if (!isOver && vms > 0) log.error({ vms }, `Ends with VMs attached: ${freeze}`);
       await control.close();
+      await metrics.close();
       socket.close();
       await host.memories.close();
     }
     channel.finished();
   }
+}
+
+/** `arena`: the cache's memory, as the last pager has left it. */
+async function startMemoryHost(
+  { settings, log, decoders }: StandBy,
+  arena: OwnedFd | undefined,
+): Promise<MemoryHost> {
+  const { cacheMiB, cacheFolder, cacheFolderGiB } = settings;
+  return await MemoryHost.start({
+    cacheBytes: cacheMiB * 2 ** 20,
+    ...(cacheFolder === undefined ? {} : { cacheFolder }),
+    cacheFolderBytes: cacheFolderGiB * 2 ** 30,
+    logger: log,
+    keepsArena: true,
+    ...(arena === undefined ? {} : { arena }),
+    ...(decoders === null ? {} : { decoders }),
+  });
 }
 
 /** A bug of ours: told, and left to a process that has not got into this state. */

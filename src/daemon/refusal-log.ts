@@ -5,6 +5,12 @@
  */
 import type { Logger } from "./log.ts";
 
+/** Who was refused, as far as that is known. */
+export interface Refused {
+  readonly pid?: number | undefined;
+  readonly session?: string;
+}
+
 /** Lines of their own that a burst gets, and that are allowed again for each second after it. */
 const BURST_LINES = 256;
 const LINES_PER_SECOND = 1;
@@ -25,13 +31,13 @@ export class RefusalLog {
     this.#log = log;
   }
 
-  add(pid: number | undefined, reason: string): void {
+  add(who: Refused, reason: string): void {
     this.total += 1;
     if (this.#mayTell()) {
-      this.#log.warn({ pid, reason }, "Refused a VM");
+      this.#log.warn({ ...who, reason }, "Refused a VM");
       return;
     }
-    this.#log.debug({ pid, reason }, "Refused a VM");
+    this.#log.debug({ ...who, reason }, "Refused a VM");
     this.#untold += 1;
     this.#lastReason = reason;
     this.#timer ??= setTimeout(() => this.tellRest(), SUMMARY_MS);

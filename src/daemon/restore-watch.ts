@@ -82,15 +82,15 @@ export class RestoreWatch {
     };
   }
 
-  /** Until the VM's restore is over, and recorded. */
-  follow(session: Session, plan: RestorePlan): void {
-    const { collapse, log } = this.#options;
+  /** Until the VM's restore is over, and recorded. `log`: for the lines of this VM. */
+  follow(session: Session, plan: RestorePlan, log: Logger = this.#options.log): void {
+    const { collapse } = this.#options;
     const { mode, recordForMs } = plan;
     this.#plans.set(session, plan);
-    const stopLooking = this.#look(session, plan);
+    const stopLooking = this.#look(session, plan, log);
     session.onPrefaulted = (report) => {
       stopLooking();
-      this.#tell(session, plan, report);
+      tellPrefaulted(session, plan, report, log);
       this.onPrefaulted(session, report);
       if (collapse && report.end === "done") void collapseFull(session, log);
     };
@@ -135,8 +135,8 @@ export class RestoreWatch {
   }
 
   /** While a VM is prefaulted: whether it demands something else. Returns what ends it. */
-  #look(session: Session, { prefault, runs, mode }: RestorePlan): () => void {
-    const { log, engine } = this.#options;
+  #look(session: Session, { prefault, runs, mode }: RestorePlan, log: Logger): () => void {
+    const { engine } = this.#options;
     const { demandLog, pid } = session;
     if (prefault === null || demandLog === null || mode === "all") return () => {};
     let looked = 0;
@@ -150,23 +150,6 @@ export class RestoreWatch {
       engine.cancelPrefault(session);
     }, LOOK_EVERY_MS);
     return () => clearInterval(timer);
-  }
-
-  #tell(session: Session, plan: RestorePlan, { end, afterUs }: PrefaultReport): void {
-    const { prefaultedPages } = session.stats.counters();
-    const fields = {
-      pid: session.pid,
-      pages: prefaultedPages,
-      memory: formatBytes(prefaultedPages * session.regions.pageSizeBytes),
-      after: formatUs(afterUs),
-    };
-    if (end === "stopped") {
-      this.#options.log.warn(fields, "Stopped to prefault a VM: memory is short");
-    } else if (plan.prefault?.completes === true && end === "done") {
-      this.#options.log.info(fields, "A VM has all of its memory, and needs no handler any more");
-    } else {
-      this.#options.log.info({ ...fields, end }, "Prefaulted a VM");
-    }
   }
 
   #record(session: Session, plan: RestorePlan): void {
@@ -186,6 +169,28 @@ export class RestoreWatch {
       aheadStarts: ahead.starts,
       aheadCounts: ahead.counts,
     });
+  }
+}
+
+function tellPrefaulted(
+  session: Session,
+  plan: RestorePlan,
+  { end, afterUs }: PrefaultReport,
+  log: Logger,
+): void {
+  const { prefaultedPages } = session.stats.counters();
+  const fields = {
+    pid: session.pid,
+    pages: prefaultedPages,
+    memory: formatBytes(prefaultedPages * session.regions.pageSizeBytes),
+    after: formatUs(afterUs),
+  };
+  if (end === "stopped") {
+    log.warn(fields, "Stopped to prefault a VM: memory is short");
+  } else if (plan.prefault?.completes === true && end === "done") {
+    log.info(fields, "A VM has all of its memory, and needs no handler any more");
+  } else {
+    log.info({ ...fields, end }, "Prefaulted a VM");
   }
 }
 

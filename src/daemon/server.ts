@@ -257,7 +257,7 @@ export class Server {
       const session = await this.#attach(connection, peer);
       void this.#follow(session);
     } catch (error) {
-      this.#refusals.add(peer?.pid, describeError(error));
+      this.#refusals.add({ pid: peer?.pid }, describeError(error));
       peer?.pidfd.close();
     } finally {
       connection.close();

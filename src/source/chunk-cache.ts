@@ -9,6 +9,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
+import { Durations } from "../base/histogram.ts";
 import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { type ChunkArena, MAX_CHUNK_BYTES, MAX_CHUNKS } from "./chunk-arena.ts";
 import { type ChunkDescription, ChunkTable, idWords } from "./chunk-table.ts";
@@ -54,6 +55,10 @@ export interface CacheStatistics {
   joined: number;
   /** Requests that nobody could fulfil. */
   failed: number;
+  /** How long origins took to give stored bytes, their queues and tries included. */
+  readonly fetchTimes: Durations;
+  /** How long it took to decompress and check chunks, the turn of a thread included. */
+  readonly decodeTimes: Durations;
 }
 
 export interface ChunkCacheOptions {
@@ -91,6 +96,8 @@ export class ChunkCache {
     corrupt: 0,
     joined: 0,
     failed: 0,
+    fetchTimes: new Durations(),
+    decodeTimes: new Durations(),
   };
   readonly #options: ChunkCacheOptions;
   /** Numbers are never given to another chunk. */
@@ -241,7 +248,7 @@ export class ChunkCache {
     for (let attempt = 0; attempt < ATTEMPTS_PER_ORIGIN; attempt++) {
       for (const origin of chunk.origins) {
         try {
-          const stored = await origin.fetch(chunk.id, liars.has(origin), urgency);
+          const stored = await this.#fetch(chunk, origin, liars.has(origin), urgency);
           if (stored === null) {
             reasons.push(new Error(`${origin.location} has no such chunk`));
             continue;
@@ -263,6 +270,19 @@ export class ChunkCache {
     );
   }
 
+  /** Failures are not measured: they tell of deadlines. */
+  async #fetch(
+    { id }: Pick<ChunkDescription, "id">,
+    origin: ChunkOrigin,
+    isAgain: boolean,
+    urgency: Urgency,
+  ): Promise<Uint8Array | null> {
+    const startMs = performance.now();
+    const stored = await origin.fetch(id, isAgain, urgency);
+    this.statistics.fetchTimes.add((performance.now() - startMs) * 1000);
+    return stored;
+  }
+
   /** -1 if the bytes are damaged. */
   async #decode(stored: Uint8Array, chunk: Load, origin: ChunkOrigin): Promise<number> {
     const place = await this.#makeRoom(chunk.sizeBytes);
@@ -275,8 +295,10 @@ export class ChunkCache {
   /** Whatever is not right is discarded. */
   async #check(stored: Uint8Array | null, chunk: Load, place: number): Promise<string | null> {
     let isRight = false;
+    const startMs = performance.now();
     try {
       const what = await this.#options.decode(stored, chunk, this.arena.addressOf(place));
+      this.statistics.decodeTimes.add((performance.now() - startMs) * 1000);
       isRight = what === null;
       return what;
     } finally {

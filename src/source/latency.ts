@@ -11,6 +11,8 @@ const READS_PER_QUANTILE = 16;
 export class Latency {
   /** Of all reads, by `base/histogram.ts`. */
   readonly counts = new Float64Array(HISTOGRAM_BUCKETS);
+  /** Of all reads together. */
+  totalMs = 0;
   #recent = new Float64Array(HISTOGRAM_BUCKETS);
   #before = new Float64Array(HISTOGRAM_BUCKETS);
   #recentReads = 0;
@@ -20,6 +22,7 @@ export class Latency {
   record(durationMs: number): void {
     const bucket = bucketOf(durationMs * 1e6);
     this.counts[bucket]! += 1;
+    this.totalMs += durationMs;
     this.#recent[bucket]! += 1;
     this.#reads++;
     if (this.#reads >= LEAST_READS && this.#reads % READS_PER_QUANTILE === 0) {

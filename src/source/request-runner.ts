@@ -65,8 +65,9 @@ export class RequestRunner {
 
   stats(): StoreStats {
     const { running, waiting, displaced } = this.queue;
-    const readLatency = this.#latency.counts.slice();
-    return { ...this.counters, running, waiting, displaced, readLatency };
+    const { counts, totalMs: readTotalMs } = this.#latency;
+    const readLatency = counts.slice();
+    return { ...this.counters, running, waiting, displaced, readLatency, readTotalMs };
   }
 
   async #attempts<T>(call: Call<T>, signal: AbortSignal): Promise<T> {

@@ -27,6 +27,8 @@ export interface StoreStats extends Readonly<StoreCounters> {
   readonly displaced: number;
   /** Latency of reads, from their turn in the queue to the last byte, by `base/histogram.ts`. */
   readonly readLatency: Float64Array;
+  /** Of all these reads together. */
+  readonly readTotalMs: number;
 }
 
 /** A quantile of the reads' latency. */

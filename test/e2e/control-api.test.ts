@@ -240,6 +240,7 @@ describe("bounds", () => {
       return true;
     });
     await stage.client.health();
+    assert.deepEqual(stage.refused, { connections: 0, requests: 1 });
     open();
     await Promise.all(waiting);
     await stage.client.drain(false);
@@ -271,6 +272,7 @@ describe("bounds", () => {
       open.map((socket) => new Promise((resolve) => socket.once("connect", resolve))),
     );
     assert.equal(await untilClosed(stage.connect()), "");
+    assert.deepEqual(stage.refused, { connections: 1, requests: 0 });
     for (const socket of open) socket.destroy();
     await waitFor("there was room", async () => {
       const isHealthy = stage.client.health().then(

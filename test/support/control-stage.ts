@@ -91,6 +91,12 @@ export class ControlStage {
     return connect(this.socketPath);
   }
 
+  /** What the server has refused, as too much came at once. */
+  get refused(): { readonly connections: number; readonly requests: number } {
+    const { refusedConnections: connections, refusedRequests: requests } = this.#server;
+    return { connections, requests };
+  }
+
   async close(): Promise<void> {
     await this.#server.close();
   }

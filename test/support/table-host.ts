@@ -5,6 +5,7 @@
 import { FaultlineError } from "../../src/base/errors.ts";
 import type {
   HostService,
+  HostStatistics,
   HostView,
   ImageView,
   PrefetchView,
@@ -46,6 +47,19 @@ export class TableHost implements HostService {
       maxSessions: this.maxSessions,
       takeovers: this.reloads,
       workers: { alive: this.aliveWorkers, started: 2 },
+    };
+  }
+
+  statistics(): HostStatistics {
+    this.#mayThrow();
+    const vms = [...this.#sessions.values()].flatMap(({ vm }) => (vm === null ? [] : [vm]));
+    const faults = vms.reduce((sum, { counters }) => sum + counters.faults!, 0);
+    return {
+      counters: { faults, installedPages: faults, awaitedPages: 0 },
+      latencyUs: { p50: 12, p99: 80 },
+      refusedHandshakes: 0,
+      cache: { sizeBytes: 0, usedBytes: 0, chunks: 0, loads: 0, failed: 0 },
+      stores: [],
     };
   }
 

@@ -10,6 +10,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import * as v from "valibot";
 import { errorCodes, FaultlineError } from "../../base/errors.ts";
 import type {
+  HostStatistics,
   HostView,
   ImageView,
   PrefetchView,
@@ -104,6 +105,10 @@ export class ControlClient {
     return await this.#ask("host", {});
   }
 
+  async statistics(): Promise<HostStatistics> {
+    return await this.#ask("statistics", {});
+  }
+
   async version(): Promise<RouteAnswer<"version">> {
     return await this.#ask("version", {});
   }
@@ -133,9 +138,10 @@ export class ControlClient {
     return await this.host();
   }
 
-  /** Text for Prometheus. */
-  async metrics(): Promise<string> {
-    return (await this.#ask("metrics", {})) as string;
+  /** Text for Prometheus; with some numbers of each VM if asked for. */
+  async metrics(withSessions = false): Promise<string> {
+    const query = withSessions ? { sessions: "true" as const } : {};
+    return (await this.#ask("metrics", { query })) as string;
   }
 
   async openApi(): Promise<unknown> {

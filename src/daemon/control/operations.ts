@@ -7,7 +7,7 @@ import type { RouteAnswer, RouteInput, RouteName } from "./routes.ts";
 export interface OperationContext {
   readonly service: HostService;
   /** Text for Prometheus; without it there are no metrics. */
-  readonly metrics?: () => string | Promise<string>;
+  readonly metrics?: (withSessions: boolean) => string | Promise<string>;
   /** While VMs are taken over from a pager that has died, nothing new is begun. */
   readonly isTakingOver?: () => boolean;
 }
@@ -55,6 +55,10 @@ export const operations: Operations = {
     throw unavailable("The daemon is draining: it takes no more sessions.");
   },
   host: ({ service }) => service.view(),
+  statistics: ({ service }) => {
+    const { stores, ...rest } = service.statistics();
+    return { ...rest, stores: [...stores] };
+  },
   version: ({ service }) => ({
     version: service.view().version,
     api: "v1",
@@ -65,8 +69,8 @@ export const operations: Operations = {
     await service.reload();
     return { status: "reloaded" };
   },
-  metrics: async ({ metrics }) => {
-    if (metrics !== undefined) return await metrics();
+  metrics: async ({ metrics }, { query }) => {
+    if (metrics !== undefined) return await metrics(query.sessions === "true");
     throw new HttpError(404, "This daemon has no metrics.");
   },
   // Loaded when somebody asks for it: a daemon that waits as a standby does without.

@@ -141,6 +141,15 @@ export const routes = {
     problems: [],
     isRepeatable: true,
   },
+  statistics: {
+    method: "GET",
+    path: "/v1/statistics",
+    summary: "Sums over all VMs, the cache, and the stores.",
+    status: 200,
+    answer: schemas.HostStatistics,
+    problems: [],
+    isRepeatable: true,
+  },
   version: {
     method: "GET",
     path: "/v1/version",
@@ -172,7 +181,8 @@ export const routes = {
   metrics: {
     method: "GET",
     path: "/metrics",
-    summary: "Numbers for Prometheus.",
+    summary: "Numbers for Prometheus; with `sessions=true` some of each VM, of 256 at most.",
+    query: schemas.MetricsQuery,
     status: 200,
     answer: "text/plain; version=0.0.4; charset=utf-8",
     problems: [404],

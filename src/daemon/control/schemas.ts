@@ -77,6 +77,8 @@ const sessionQuery = v.strictObject({
   ),
 });
 
+const metricsQuery = v.strictObject({ sessions: v.exactOptional(v.picklist(["true", "false"])) });
+
 const detachOptions = v.strictObject({ force: v.exactOptional(v.boolean()) });
 const prefetchOrder = v.strictObject({ memory: path });
 const drainOrder = v.strictObject({ draining: v.boolean() });
@@ -155,6 +157,30 @@ const hostView = v.object({
   workers: v.object({ alive: count, started: count }),
 });
 
+const latencies = v.object({ p50: count, p99: count });
+const storeStatistics = v.object({
+  location: v.string(),
+  reads: count,
+  retries: count,
+  failures: count,
+  running: count,
+  waiting: count,
+  readMs: latencies,
+});
+const hostStatistics = v.object({
+  counters: v.record(v.string(), v.number()),
+  latencyUs: latencies,
+  refusedHandshakes: count,
+  cache: v.object({
+    sizeBytes: count,
+    usedBytes: count,
+    chunks: count,
+    loads: count,
+    failed: count,
+  }),
+  stores: v.array(storeStatistics),
+});
+
 const healthView = v.object({ status: v.literal("ok") });
 const versionView = v.object({ version: v.string(), api: v.literal("v1"), node: v.string() });
 const reloadView = v.object({ status: v.literal("reloaded") });
@@ -187,6 +213,9 @@ export const schemas = {
   PrefetchView: prefetchView,
   DrainOrder: drainOrder,
   HostView: hostView,
+  HostStatistics: hostStatistics,
+  StoreStatistics: storeStatistics,
+  MetricsQuery: metricsQuery,
   HealthView: healthView,
   VersionView: versionView,
   ReloadView: reloadView,

@@ -45,6 +45,9 @@ export class ControlServer {
   readonly #file: SocketFile | null;
   readonly #unanswered = new Set<ServerResponse>();
   #waiting = 0;
+  /** Closed, or answered with 429, as too many came at once. */
+  refusedConnections = 0;
+  refusedRequests = 0;
 
   private constructor(options: ControlOptions, file: SocketFile | null) {
     this.#context = options;
@@ -63,6 +66,9 @@ export class ControlServer {
       (request, response) => void this.#serve(request, response),
     );
     this.#server.maxConnections = limits.connections;
+    this.#server.on("drop", () => {
+      this.refusedConnections += 1;
+    });
     this.#server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) =>
       answerBadRequest(error, socket, this.#isAnswering(socket)),
     );
@@ -146,6 +152,7 @@ export class ControlServer {
     const run = operations[name] as Operation;
     if (route.method === "GET") return await run(this.#context, input);
     if (this.#waiting >= this.#limits.requests) {
+      this.refusedRequests += 1;
       const message = `${this.#limits.requests} requests are under way: try again.`;
       throw new HttpError(429, message, { code: "limit" });
     }
