@@ -9,7 +9,7 @@ import { killByPidfd } from "../linux/process.ts";
 import type { KeptEntry } from "../supervisor/pager-channel.ts";
 import type { Host } from "./host.ts";
 import type { HostMemory } from "./host-memories.ts";
-import { HostSession, removeSocketFile } from "./host-session.ts";
+import { HostSession } from "./host-session.ts";
 import { dropSession, entryOf, type Keeper, parseEntry, type SessionRole } from "./keeper.ts";
 import type { Logger } from "./log.ts";
 import { readRecord, type SessionRecord } from "./session-record.ts";
@@ -110,10 +110,11 @@ function takeOver(
   const { id } = record;
   const memory = memories.get(record.memoryEntry);
   const [uffd, pidfd, memfd] = roles.vm ?? [];
-  if (roles.listener !== undefined) {
-    for (const fd of roles.listener) fd.close();
+  const [listener] = roles.listener ?? [];
+  if (listener !== undefined) {
+    // The dead pager had no time to remove it.
+    SocketFile.adopt(record.socketPath, listener).close();
     keeper.drop(entryOf(id, "listener"));
-    removeSocketFile(record.socketPath);
   }
   // The engine takes the descriptors over: for what goes wrong after that it is responsible.
   const killer = pidfd === undefined ? null : pidfd.fd;
@@ -146,8 +147,8 @@ function listenAgain(
   const [listener] = roles.listener ?? [];
   if (memory === undefined || listener === undefined) {
     log.warn({ session: id }, "Dropped a session that waited for its VM: it was not complete");
+    if (listener !== undefined) SocketFile.adopt(socketPath, listener).close();
     closeAll(roles);
-    removeSocketFile(socketPath);
     dropSession(keeper, id);
     return;
   }

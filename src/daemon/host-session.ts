@@ -2,7 +2,6 @@
  * One session of the daemon: a socket, the VM that connects to it, and its end. Everything that the
  * next pager needs is kept before it is relied upon, so this process may die between any two lines.
  */
-import { unlinkSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { describeError, FaultlineError } from "../base/errors.ts";
 import { formatBytes, hostAddress, imageOffset } from "../base/units.ts";
@@ -316,15 +315,6 @@ export class HostSession {
     if (reason === "stopped") return;
     if (this.#failure !== null) this.finish("failed", this.#failure);
     else this.finish(this.#wantedEnd ?? reason, null);
-  }
-}
-
-/** The file of a socket that a dead pager had no time to remove. */
-export function removeSocketFile(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // It is gone already.
   }
 }
 

@@ -3,7 +3,8 @@
  * them. Runs in the pager; all that has to outlive it is given to the keeper.
  */
 import { randomBytes } from "node:crypto";
-import { join } from "node:path";
+import { realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -219,8 +220,8 @@ export class Host implements HostService {
 
   #open(record: SessionRecord, memory: HostMemory): SessionView {
     const { keeper } = this.#parts;
-    const { id, owner, socketPath } = record;
-    const socket = SocketFile.listen(socketPath, SESSION_BACKLOG, owner ?? undefined);
+    const { id } = record;
+    const socket = this.#listen(record);
     try {
       keepRecord(keeper, record);
       keeper.keep(entryOf(id, "listener"), [socket.listener.fd]);
@@ -232,6 +233,12 @@ export class Host implements HostService {
     this.#sessions.set(id, session);
     session.listen();
     return this.#viewOf(session);
+  }
+
+  #listen({ socketPath, owner }: SessionRecord): SocketFile {
+    const isOurFolder = dirname(socketPath) === realpathSync(this.socketFolder);
+    const listen = isOurFolder ? SocketFile.listen : SocketFile.listenAmongOthers;
+    return listen(socketPath, SESSION_BACKLOG, { owner });
   }
 
   #reserve(wanted: string | undefined): string {
@@ -261,8 +268,8 @@ export class Host implements HostService {
   }
 
   #socketPath(id: string, { socketPath }: SessionSpec): string {
-    if (socketPath === undefined) return join(this.socketFolder, `${id}.sock`);
-    return allowedSocket(socketPath, [this.socketFolder, ...this.#parts.settings.socketFolders]);
+    const path = socketPath ?? join(this.socketFolder, `${id}.sock`);
+    return allowedSocket(path, [this.socketFolder, ...this.#parts.settings.socketFolders]);
   }
 
   #recordOf(id: string, spec: SessionSpec, socketPath: string, memory: HostMemory): SessionRecord {
