@@ -59,7 +59,10 @@ export class HostSession {
   record: SessionRecord;
   readonly memory: HostMemory;
   lastRefusal: string | null = null;
+  /** The last that the VM had to wait for, by policy. */
   waitsFor: string | null = null;
+  /** Why the VM should have been killed, and could not be. */
+  frozenFor: string | null = null;
   prefaultState: VmView["prefaultState"] = "off";
   readonly #around: SessionSurroundings;
   readonly #socket: SocketFile | null;
@@ -293,8 +296,9 @@ export class HostSession {
     const { log } = this.#around;
     const { pid, regions } = session;
     const fields = { session: this.id, ...labelled(this.record.labels), pid };
-    tellTroubles(session, log, (failure) => {
+    tellTroubles(session, log, (failure, isFrozen) => {
       this.#failure = failure;
+      if (isFrozen) this.frozenFor = failure;
     });
     const tellWait = session.onWait;
     session.onWait = (reason) => {

@@ -33,10 +33,11 @@ export function viewOfMemory({ memory, served, users }: HostMemory): ImageView {
 }
 
 function viewOfVm(session: HostSession, generation: number): VmView | null {
-  const { vm, prefaultState, waitsFor } = session;
+  const { vm, prefaultState, waitsFor, frozenFor } = session;
   if (vm === null) return null;
   const { engineSession, attachment } = vm;
   const { stats, regions, pageTable } = engineSession;
+  const hasFaults = pageTable.counts()[PageState.pending] > 0;
   return {
     pid: attachment.pid,
     attachedAt: moment(attachment.attachedMs),
@@ -46,7 +47,7 @@ function viewOfVm(session: HostSession, generation: number): VmView | null {
     counters: stats.counters(),
     latencyUs: { p50: stats.latencyUs(0.5), p99: stats.latencyUs(0.99) },
     prefaultState,
-    waitsFor,
+    waitsFor: frozenFor ?? (hasFaults ? waitsFor : null),
     takeovers: generation - attachment.generation,
   };
 }
