@@ -1,5 +1,4 @@
 /** `faultline daemon`: serves a host of VMs, and survives its own pager. */
-import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
 import {
@@ -84,7 +83,6 @@ async function runDaemon(flags: DaemonFlags): Promise<void> {
   const source = sourceOf(flags);
   // What is wrong is told here, once, and not by a pager that is started again and again.
   const { runFolder, log, logFormat } = loadSettings(source);
-  mkdirSync(runFolder, { recursive: true, mode: 0o755 });
   const logger = createLogger(log, logFormat);
   process.exitCode = await Supervisor.run({
     pager: { command: process.execPath, args: [PAGER, JSON.stringify(source)] },

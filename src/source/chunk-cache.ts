@@ -76,7 +76,7 @@ interface Load extends ChunkDescription {
 const MAX_PREFETCHES = 64;
 /**
  * Tries per origin that answers. Damage on the way is rare and independent; damage at rest does not
- * heal. One that fails is not asked again: its own policy has tried for as long as a guest may wait.
+ * heal. One that fails is not asked again: its own policy has tried for as long as guests may wait.
  */
 const ATTEMPTS_PER_ORIGIN = 3;
 /** Sets are numbered by 16 bits. Those of one origin always find room. */

@@ -173,7 +173,7 @@ describe("an outage of the store", needs, () => {
     await runVmm(again.socketPath, store.memory);
   });
 
-  test("is no matter to a pager that takes over: it has the index, and what was fetched", async () => {
+  test("is no matter to a pager that takes over: it has all that was fetched", async () => {
     await using daemon = await store.daemon();
     await using first = startVm(await socketOf(daemon, "first", "kill"));
     assert.equal((await first.result()).mismatches, 0);
