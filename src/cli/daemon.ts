@@ -38,7 +38,7 @@ export function daemonCommand(): Command {
   const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
   const command = new Command("daemon")
     .description("serve many VMs, with a control socket, and survive the death of the pager")
-    .option("--config <file>", "settings as JSON (docs/OPERATING.md); options here win")
+    .option("--config <file>", "settings as JSON (docs/DAEMON.md); options here win")
     .option(
       "--run-folder <folder>",
       "for sockets and the lock (default: /run/faultline, or $XDG_RUNTIME_DIR/faultline)",
