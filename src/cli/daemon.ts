@@ -1,5 +1,4 @@
 /** `faultline daemon`: serves a host of VMs, and survives its own pager. */
-import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Command } from "commander";
 import {
@@ -39,7 +38,7 @@ export function daemonCommand(): Command {
   const append = (value: string, all: readonly string[]): readonly string[] => [...all, value];
   const command = new Command("daemon")
     .description("serve many VMs, with a control socket, and survive the death of the pager")
-    .option("--config <file>", "settings as JSON (docs/OPERATING.md); options here win")
+    .option("--config <file>", "settings as JSON (docs/DAEMON.md); options here win")
     .option(
       "--run-folder <folder>",
       "for sockets and the lock (default: /run/faultline, or $XDG_RUNTIME_DIR/faultline)",
@@ -84,7 +83,6 @@ async function runDaemon(flags: DaemonFlags): Promise<void> {
   const source = sourceOf(flags);
   // What is wrong is told here, once, and not by a pager that is started again and again.
   const { runFolder, log, logFormat } = loadSettings(source);
-  mkdirSync(runFolder, { recursive: true, mode: 0o755 });
   const logger = createLogger(log, logFormat);
   process.exitCode = await Supervisor.run({
     pager: { command: process.execPath, args: [PAGER, JSON.stringify(source)] },

@@ -11,6 +11,7 @@ import type { UffdFeature } from "../uffd/features.ts";
 import type { Access, KernelReport, KvmCapability } from "../uffd/probe.ts";
 import { creationFix, isFiltered, kvmFix, openFilesFix } from "./doctor-access.ts";
 import { asRoot, isKernelAtLeast } from "./doctor-command.ts";
+import { daemonFindings } from "./doctor-daemon.ts";
 
 export type FindingStatus = "ok" | "missing" | "optional";
 
@@ -63,6 +64,7 @@ export function findingsOf(report: KernelReport): Finding[] {
     maxMapCount(report),
     overcommit(report),
     memory(report),
+    ...daemonFindings(report),
   ];
 }
 

@@ -49,6 +49,10 @@ export function allowedSocket(path: string, folders: readonly string[]): string 
   if (!isAbsolute(path)) {
     throw new FaultlineError("bad-request", `socketPath ${path} is not an absolute path.`);
   }
+  const name = basename(path);
+  if (path.endsWith("/") || name === "." || name === "..") {
+    throw new FaultlineError("bad-request", `socketPath ${path} names a folder, not a file in it.`);
+  }
   let folder: string;
   try {
     folder = realpathSync(dirname(path));
@@ -59,7 +63,7 @@ export function allowedSocket(path: string, folders: readonly string[]): string 
       { cause },
     );
   }
-  if (isWithin(folder, folders)) return join(folder, basename(path));
+  if (isWithin(folder, folders)) return join(folder, name);
   throw notAllowed(`socketPath ${path}`, "socketFolders", folders);
 }
 

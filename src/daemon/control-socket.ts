@@ -1,5 +1,4 @@
 /** The control socket: created once, and handed from pager to pager, so that nobody is refused. */
-import { chmodSync } from "node:fs";
 import type { OwnedFd } from "../linux/fd.ts";
 import type { Keeper } from "./keeper.ts";
 import { controlPathIn, type DaemonSettings } from "./settings.ts";
@@ -15,8 +14,8 @@ export function openControlSocket(
 ): SocketFile {
   const path = controlPathIn(runFolder);
   if (kept !== null) return SocketFile.adopt(path, kept);
-  const socket = SocketFile.listen(path, BACKLOG, controlOwner);
-  chmodSync(path, Number.parseInt(controlMode, 8));
+  const mode = Number.parseInt(controlMode, 8);
+  const socket = SocketFile.listen(path, BACKLOG, { owner: controlOwner ?? null, mode });
   keeper.keep("control", [socket.listener.fd]);
   return socket;
 }

@@ -10,7 +10,7 @@ import { killByPidfd } from "../linux/process.ts";
 import type { KeptEntry } from "../supervisor/pager-channel.ts";
 import type { Host } from "./host.ts";
 import type { HostMemory } from "./host-memories.ts";
-import { HostSession, removeSocketFile } from "./host-session.ts";
+import { HostSession } from "./host-session.ts";
 import type { HostTally } from "./host-tally.ts";
 import { dropSession, entryOf, type Keeper, parseEntry, type SessionRole } from "./keeper.ts";
 import type { Logger } from "./log.ts";
@@ -112,20 +112,22 @@ function takeOver(
   const { id } = record;
   const memory = memories.get(record.memoryEntry);
   const [uffd, pidfd, memfd] = roles.vm ?? [];
-  if (roles.listener !== undefined) {
-    for (const fd of roles.listener) fd.close();
+  const [listener] = roles.listener ?? [];
+  if (listener !== undefined) {
+    // The dead pager had no time to remove it.
+    SocketFile.adopt(record.socketPath, listener).close();
     keeper.drop(entryOf(id, "listener"));
-    removeSocketFile(record.socketPath);
   }
   // The engine takes the descriptors over: for what goes wrong after that it is responsible.
   const killer = pidfd === undefined ? null : pidfd.fd;
+  let session: HostSession | null = null;
   try {
     if (memory === undefined) throw new Error("its memory cannot be opened");
     if (uffd === undefined || pidfd === undefined || memfd === undefined) {
       throw new Error("its descriptors are not complete");
     }
     host.memories.take(memory);
-    const session = new HostSession(record, memory, null, host.surroundings);
+    session = new HostSession(record, memory, null, host.surroundings);
     host.add(session);
     session.takeOver([uffd, pidfd, memfd], roles.connection?.[0] ?? null, batches);
     return true;
@@ -134,7 +136,8 @@ function takeOver(
     const reason = describeError(error);
     log.error({ session: id, reason, kill }, "A VM could not be taken over");
     countLost(memfd, host.surroundings.tally);
-    dropSession(keeper, id);
+    if (session === null) dropSession(keeper, id);
+    else session.finish("failed", reason);
     return false;
   }
 }
@@ -163,8 +166,8 @@ function listenAgain(
   const [listener] = roles.listener ?? [];
   if (memory === undefined || listener === undefined) {
     log.warn({ session: id }, "Dropped a session that waited for its VM: it was not complete");
+    if (listener !== undefined) SocketFile.adopt(socketPath, listener).close();
     closeAll(roles);
-    removeSocketFile(socketPath);
     dropSession(keeper, id);
     return;
   }

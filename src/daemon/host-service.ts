@@ -67,7 +67,10 @@ export interface VmView {
   readonly latencyUs: { readonly p50: number; readonly p99: number };
   /** What is installed ahead of the guest: under way, or how it ended. */
   readonly prefaultState: "off" | "running" | "done" | "stopped" | "cancelled" | "kept";
-  /** What by policy `wait` the VM waits for since the last fault that could not be answered. */
+  /**
+   * What by policy `wait` the VM waits for. Of one that should have been killed, and may not be:
+   * why it is frozen.
+   */
   readonly waitsFor: string | null;
   /** How often the pager died, or was replaced, under this VM. */
   readonly takeovers: number;

@@ -2,7 +2,6 @@
  * One session of the daemon: a socket, the VM that connects to it, and its end. Everything that the
  * next pager needs is kept before it is relied upon, so this process may die between any two lines.
  */
-import { unlinkSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { describeError, FaultlineError } from "../base/errors.ts";
 import { formatBytes, hostAddress, imageOffset } from "../base/units.ts";
@@ -62,7 +61,10 @@ export class HostSession {
   record: SessionRecord;
   readonly memory: HostMemory;
   lastRefusal: string | null = null;
+  /** The last that the VM had to wait for, by policy. */
   waitsFor: string | null = null;
+  /** Why the VM should have been killed, and could not be. */
+  frozenFor: string | null = null;
   prefaultState: VmView["prefaultState"] = "off";
   readonly #around: SessionSurroundings;
   readonly #socket: SocketFile | null;
@@ -309,8 +311,9 @@ export class HostSession {
 
   async #follow(session: Session, log: Logger, isTakeover: boolean): Promise<void> {
     const { pid, regions } = session;
-    tellTroubles(session, log, (failure) => {
+    tellTroubles(session, log, (failure, isFrozen) => {
       this.#failure = failure;
+      if (isFrozen) this.frozenFor = failure;
     });
     const tellWait = session.onWait;
     session.onWait = (reason) => {
@@ -332,15 +335,6 @@ export class HostSession {
     if (reason === "stopped") return;
     if (this.#failure !== null) this.finish("failed", this.#failure);
     else this.finish(this.#wantedEnd ?? reason, null);
-  }
-}
-
-/** The file of a socket that a dead pager had no time to remove. */
-export function removeSocketFile(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // It is gone already.
   }
 }
 

@@ -32,8 +32,15 @@ export function viewOfMemory({ memory, served, users }: HostMemory): ImageView {
   return { memory, kind, sizeBytes, dataBytes, sessions: users };
 }
 
+/** Why a VM stands still, if it does: for good, or until a page can be had. */
+export function waitReason({ vm, waitsFor, frozenFor }: HostSession): string | null {
+  if (frozenFor !== null || waitsFor === null || vm === null) return frozenFor;
+  const { pageTable } = vm.engineSession;
+  return pageTable.counts()[PageState.pending] > 0 ? waitsFor : null;
+}
+
 function viewOfVm(session: HostSession, generation: number): VmView | null {
-  const { vm, prefaultState, waitsFor } = session;
+  const { vm, prefaultState } = session;
   if (vm === null) return null;
   const { engineSession, attachment } = vm;
   const { stats, regions, pageTable } = engineSession;
@@ -46,7 +53,7 @@ function viewOfVm(session: HostSession, generation: number): VmView | null {
     counters: stats.counters(),
     latencyUs: { p50: stats.latencyUs(0.5), p99: stats.latencyUs(0.99) },
     prefaultState,
-    waitsFor,
+    waitsFor: waitReason(session),
     takeovers: generation - attachment.generation,
   };
 }

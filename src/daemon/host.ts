@@ -3,7 +3,8 @@
  * them. Runs in the pager; all that has to outlive it is given to the keeper.
  */
 import { randomBytes } from "node:crypto";
-import { join } from "node:path";
+import { realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -24,7 +25,7 @@ import {
 } from "./host-service.ts";
 import { HostSession, type SessionSurroundings } from "./host-session.ts";
 import type { HostTally } from "./host-tally.ts";
-import { viewOfMemory, viewOfSession } from "./host-views.ts";
+import { viewOfMemory, viewOfSession, waitReason } from "./host-views.ts";
 import { entryOf, type Keeper } from "./keeper.ts";
 import type { Logger } from "./log.ts";
 import type { MemoryHost } from "./memory-host.ts";
@@ -241,8 +242,8 @@ export class Host implements HostService {
 
   #open(record: SessionRecord, memory: HostMemory): SessionView {
     const { keeper } = this.#parts;
-    const { id, owner, socketPath } = record;
-    const socket = SocketFile.listen(socketPath, SESSION_BACKLOG, owner ?? undefined);
+    const { id } = record;
+    const socket = this.#listen(record);
     try {
       keepRecord(keeper, record);
       keeper.keep(entryOf(id, "listener"), [socket.listener.fd]);
@@ -255,6 +256,12 @@ export class Host implements HostService {
     this.#parts.tally.add("created");
     session.listen();
     return this.#viewOf(session);
+  }
+
+  #listen({ socketPath, owner }: SessionRecord): SocketFile {
+    const isOurFolder = dirname(socketPath) === realpathSync(this.socketFolder);
+    const listen = isOurFolder ? SocketFile.listen : SocketFile.listenAmongOthers;
+    return listen(socketPath, SESSION_BACKLOG, { owner });
   }
 
   #reserve(wanted: string | undefined): string {
@@ -285,8 +292,8 @@ export class Host implements HostService {
   }
 
   #socketPath(id: string, { socketPath }: SessionSpec): string {
-    if (socketPath === undefined) return join(this.socketFolder, `${id}.sock`);
-    return allowedSocket(socketPath, [this.socketFolder, ...this.#parts.settings.socketFolders]);
+    const path = socketPath ?? join(this.socketFolder, `${id}.sock`);
+    return allowedSocket(path, [this.socketFolder, ...this.#parts.settings.socketFolders]);
   }
 
   #recordOf(id: string, spec: SessionSpec, socketPath: string, memory: HostMemory): SessionRecord {
@@ -339,9 +346,9 @@ export class Host implements HostService {
 }
 
 function liveVm(session: HostSession): LiveVm[] {
-  const { id, vm, prefaultState, waitsFor } = session;
+  const { id, vm, prefaultState } = session;
   if (vm === null) return [];
   const { stats, regions } = vm.engineSession;
   const { totalBytes: sizeBytes, pageSizeBytes } = regions;
-  return [{ id, stats, pageSizeBytes, sizeBytes, prefaultState, waitsFor }];
+  return [{ id, stats, pageSizeBytes, sizeBytes, prefaultState, waitsFor: waitReason(session) }];
 }

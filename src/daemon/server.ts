@@ -156,7 +156,9 @@ export class Server {
       const { trackDirty } = options;
       const tracking =
         trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
-      socket = SocketFile.listen(options.socketPath, BACKLOG, options.owner);
+      socket = SocketFile.listen(options.socketPath, BACKLOG, {
+        owner: options.owner ?? null,
+      });
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",

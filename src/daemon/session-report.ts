@@ -70,17 +70,20 @@ export function describeInterval(
   };
 }
 
-/** Logs that a VM could not be served on, or waits. `onFailed` hears why, for the first. */
+/**
+ * Logs that a VM could not be served on, or waits. For the first, `onFailed` hears why, and whether
+ * the VM stays, frozen, as it may not be killed.
+ */
 export function tellTroubles(
   session: Session,
   log: Logger,
-  onFailed: (message: string) => void,
+  onFailed: (message: string, isFrozen: boolean) => void,
 ): void {
   const { pid } = session;
   session.onFailure = ({ message, kill }) => {
-    onFailed(message);
-    const consequence =
-      kill === "denied" ? "it cannot be killed and stays frozen" : "it was killed";
+    const isFrozen = kill === "denied";
+    onFailed(message, isFrozen);
+    const consequence = isFrozen ? "it cannot be killed and stays frozen" : "it was killed";
     log.error({ pid, reason: message }, `A VM could not be served on: ${consequence}`);
   };
   session.onWait = (reason) => {

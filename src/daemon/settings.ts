@@ -54,6 +54,9 @@ const settings = v.strictObject({
 type Given = v.InferInput<typeof settings>;
 export type DaemonSettings = v.InferOutput<typeof settings> & { readonly runFolder: string };
 
+/** By name, with what holds if nothing else is said. */
+export const settingDefaults: Readonly<Record<string, unknown>> = v.getDefaults(settings);
+
 /** Where the settings come from, so that a new pager can read them anew. */
 export interface SettingsSource {
   readonly file: string | null;

@@ -2,25 +2,25 @@
  * The socket file that VMMs connect to: created with the right mode from the start, taken over from
  * a dead server but never from a live one, removed at the end if it is still ours.
  */
-import {
-  closeSync,
-  constants,
-  lchownSync,
-  lstatSync,
-  openSync,
-  type Stats,
-  unlinkSync,
-} from "node:fs";
-import { dirname } from "node:path";
+import { chmodSync, chownSync, lstatSync, type Stats, unlinkSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { FaultlineError, SysError } from "../base/errors.ts";
 import { EAGAIN, ECONNREFUSED, ENOENT } from "../linux/abi-posix.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { tryLock } from "../linux/file.ts";
-import { connectUnix, listenUnix } from "../linux/socket.ts";
+import { assertSocketPath, connectUnix, listenUnix } from "../linux/socket.ts";
+import { SocketFolder, withOwnSocket } from "./socket-folder.ts";
 
 export interface SocketOwner {
   readonly uid: number;
   readonly gid: number;
+}
+
+export interface SocketOptions {
+  /** Null: this user. */
+  readonly owner?: SocketOwner | null;
+  /** Default: 0600. */
+  readonly mode?: number;
 }
 
 /** The folder's lock is held for a few system calls only: this long means that it is not ours. */
@@ -33,56 +33,84 @@ const NO_INODE = -1;
 export class SocketFile {
   readonly path: string;
   readonly listener: OwnedFd;
+  /** The path without symbolic links. */
+  readonly #realPath: string;
   readonly #inode: number;
 
-  private constructor(path: string, listener: OwnedFd) {
+  private constructor(path: string, listener: OwnedFd, folder: SocketFolder | null) {
     this.path = path;
     this.listener = listener;
-    this.#inode = statOrNull(path)?.ino ?? NO_INODE;
+    this.#realPath = join(folder?.realPath ?? dirname(path), basename(path));
+    this.#inode = folder === null ? NO_INODE : (statOrNull(folder.pathOf(path))?.ino ?? NO_INODE);
   }
 
   /**
    * Binds with mode 0600 and listens.
    * @throws FaultlineError `socket-path`, `socket-in-use`, `socket-failed`
    */
-  static listen(path: string, backlog: number, owner?: SocketOwner): SocketFile {
+  static listen(path: string, backlog: number, options: SocketOptions = {}): SocketFile {
     assertIsFilePath(path);
-    const folder = openFolder(path);
-    try {
-      waitForLock(folder, path);
-      removeStale(path);
-      const listener = bindPrivately(path, backlog);
-      const file = new SocketFile(path, listener);
-      if (owner !== undefined) file.#giveTo(owner);
-      return file;
-    } finally {
-      closeSync(folder);
-    }
+    using folder = SocketFolder.of(path);
+    waitForLock(folder.fd, path);
+    removeStale(path, path);
+    const listener = bindPrivately(path, path, backlog);
+    return new SocketFile(path, listener, folder).#hand(folder, options);
   }
 
-  /** One that an earlier process of ours has bound. Its file may be gone. */
+  /**
+   * The same where others have rights too: `path` is known to be without symbolic links, and leads
+   * there still or to a refusal. Nobody's lock is waited for.
+   */
+  static listenAmongOthers(path: string, backlog: number, options: SocketOptions = {}): SocketFile {
+    assertIsFilePath(path);
+    assertSocketPath(path);
+    using folder = SocketFolder.of(path);
+    if (folder.realPath !== dirname(path)) {
+      throw new FaultlineError(
+        "socket-path",
+        `The folder ${dirname(path)} of the socket has become ${folder.realPath} while it was ` +
+          "looked at. Try again.",
+      );
+    }
+    removeStale(folder.pathOf(path), path);
+    const listener = bindPrivately(folder.pathOf(path), path, backlog);
+    return new SocketFile(path, listener, folder).#hand(folder, options);
+  }
+
+  /** One that an earlier process of ours has bound, by its real path. Its file may be gone. */
   static adopt(path: string, listener: OwnedFd): SocketFile {
-    return new SocketFile(path, listener);
+    using folder = SocketFolder.ofReal(path);
+    return new SocketFile(path, listener, folder);
   }
 
   /** Stops listening and removes the file, unless somebody has replaced it. */
   close(): void {
     this.listener.close();
-    if (statOrNull(this.path)?.ino === this.#inode) unlinkSync(this.path);
+    using folder = SocketFolder.ofReal(this.#realPath);
+    if (folder === null) return;
+    const own = folder.pathOf(this.#realPath);
+    if (statOrNull(own)?.ino === this.#inode) unlinkSync(own);
   }
 
-  #giveTo(owner: SocketOwner): void {
+  /** To those who may connect. The mode first: of what is another's, it cannot be changed. */
+  #hand(folder: SocketFolder, { owner, mode }: SocketOptions): this {
+    if (owner == null && mode === undefined) return this;
     try {
-      // Not through a link that somebody with rights in the folder has put there meanwhile.
-      lchownSync(this.path, owner.uid, owner.gid);
+      withOwnSocket(folder.pathOf(this.path), (own) => {
+        if (mode !== undefined) chmodSync(own, mode);
+        if (owner != null) chownSync(own, owner.uid, owner.gid);
+      });
     } catch (cause) {
       this.close();
+      const what = owner == null ? "given its mode" : `given to ${owner.uid}:${owner.gid}`;
       throw new FaultlineError(
         "socket-failed",
-        `The socket ${this.path} cannot be given to ${owner.uid}:${owner.gid}; only root may`,
+        `The socket ${this.path} cannot be ${what}. Only root may give files away, and who has ` +
+          "CAP_CHOWN",
         { cause },
       );
     }
+    return this;
   }
 }
 
@@ -96,19 +124,6 @@ function assertIsFilePath(path: string): void {
 }
 
 /** Two servers that find the same stale socket must not remove each other's: one at a time. */
-function openFolder(path: string): number {
-  const folder = dirname(path);
-  try {
-    return openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
-  } catch (cause) {
-    throw new FaultlineError(
-      "socket-path",
-      `The folder ${folder} of the socket cannot be opened. Create it: mkdir -p ${folder}`,
-      { cause },
-    );
-  }
-}
-
 function waitForLock(folder: number, path: string): void {
   const attempts = LOCK_TIMEOUT_MS / LOCK_RETRY_MS;
   const never = new Int32Array(new SharedArrayBuffer(4));
@@ -123,13 +138,14 @@ function waitForLock(folder: number, path: string): void {
   );
 }
 
-function removeStale(path: string): void {
+/** `named` is the same file in words of the user's. */
+function removeStale(path: string, named: string): void {
   const stats = statOrNull(path);
   if (stats === null) return;
   if (!stats.isSocket()) {
     throw new FaultlineError(
       "socket-in-use",
-      `${path} exists and is no socket. Choose another path, or remove it yourself.`,
+      `${named} exists and is no socket. Choose another path, or remove it yourself.`,
     );
   }
   try {
@@ -142,24 +158,24 @@ function removeStale(path: string): void {
     if (error instanceof SysError && error.errno === ENOENT) return;
     // EAGAIN: somebody listens, and so many are waiting to connect that there is no room for us.
     if (!(error instanceof SysError && error.errno === EAGAIN)) {
-      throw new FaultlineError("socket-failed", `The socket ${path} cannot be taken over`, {
+      throw new FaultlineError("socket-failed", `The socket ${named} cannot be taken over`, {
         cause: error,
       });
     }
   }
   throw new FaultlineError(
     "socket-in-use",
-    `Another process serves on ${path}. Stop it, or choose another path.`,
+    `Another process serves on ${named}. Stop it, or choose another path.`,
   );
 }
 
-function bindPrivately(path: string, backlog: number): OwnedFd {
+function bindPrivately(path: string, named: string, backlog: number): OwnedFd {
   const umask = process.umask(PRIVATE_UMASK);
   try {
     return listenUnix(path, backlog);
   } catch (cause) {
     if (cause instanceof FaultlineError && cause.code === "socket-path") throw cause;
-    throw new FaultlineError("socket-failed", `The socket ${path} cannot be created`, { cause });
+    throw new FaultlineError("socket-failed", `The socket ${named} cannot be created`, { cause });
   } finally {
     process.umask(umask);
   }

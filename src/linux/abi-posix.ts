@@ -35,6 +35,8 @@ export const ETOOMANYREFS = 109;
 
 export const O_NONBLOCK = 0x800;
 export const O_CLOEXEC = 0x80000;
+/** Names a file without opening it. See open(2). */
+export const O_PATH = 0x200000;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
 export const F_SETFD = 2;

@@ -61,18 +61,23 @@ function duringCall(kept: unknown, call: () => number): number {
 /** A struct sockaddr_un and its length. `@name` means the abstract name space. */
 function socketAddress(path: string): { scratch: sys.Scratch; length: number } {
   const name = Buffer.from(path.startsWith("@") ? `\0${path.slice(1)}` : path);
-  if (name.length > SUN_PATH_MAX) {
-    throw new FaultlineError(
-      "socket-path",
-      `Socket path ${path} has ${name.length} bytes; the kernel takes at most ${SUN_PATH_MAX}. ` +
-        "Choose a shorter path.",
-    );
-  }
+  assertSocketPath(path);
   const scratch = new sys.Scratch(sockaddr_un.size);
   new DataView(scratch.bytes.buffer).setUint16(0, AF_UNIX, true);
   scratch.bytes.set(name, sockaddr_un.offset.sun_path);
   const closingNul = path.startsWith("@") ? 0 : 1;
   return { scratch, length: sockaddr_un.offset.sun_path + name.length + closingNul };
+}
+
+/** @throws FaultlineError `socket-path`: nobody could connect to it by this path */
+export function assertSocketPath(path: string): void {
+  const { length } = Buffer.from(path);
+  if (length <= SUN_PATH_MAX) return;
+  throw new FaultlineError(
+    "socket-path",
+    `Socket path ${path} has ${length} bytes; the kernel takes at most ${SUN_PATH_MAX}. ` +
+      "Choose a shorter path.",
+  );
 }
 
 function createSocket(type: number): OwnedFd {

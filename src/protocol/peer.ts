@@ -23,7 +23,8 @@ export function pinPeer(socket: number, allowedUids: ReadonlySet<number>): Peer 
     throw new FaultlineError(
       "handshake",
       `Process ${pid} runs as uid ${uid}; this socket serves only uid ` +
-        `${[...allowedUids].join(", ")}. Start with --owner to serve another user.`,
+        `${[...allowedUids].join(", ")}. Name its user where the socket is made: --owner of ` +
+        "serve, owner or allowedUids of a session.",
     );
   }
   try {

@@ -79,7 +79,10 @@ interface Load extends ChunkDescription {
 
 /** Fetched ahead at the same time; more is not begun. Far above what one fault asks for. */
 const MAX_PREFETCHES = 64;
-/** Tries per origin. Damage on the way is rare and independent; damage at rest does not heal. */
+/**
+ * Tries per origin that answers. Damage on the way is rare and independent; damage at rest does not
+ * heal. One that fails is not asked again: its own policy has tried for as long as guests may wait.
+ */
 const ATTEMPTS_PER_ORIGIN = 3;
 /** Sets are numbered by 16 bits. Those of one origin always find room. */
 const MAX_MIXED_SETS = 2 ** 15;
@@ -245,8 +248,9 @@ export class ChunkCache {
   async #fetchInto(chunk: Load, urgency: Urgency): Promise<number> {
     const reasons: unknown[] = [];
     const liars = new Set<ChunkOrigin>();
+    const answering = new Set(chunk.origins);
     for (let attempt = 0; attempt < ATTEMPTS_PER_ORIGIN; attempt++) {
-      for (const origin of chunk.origins) {
+      for (const origin of answering) {
         try {
           const stored = await this.#fetch(chunk, origin, liars.has(origin), urgency);
           if (stored === null) {
@@ -259,6 +263,7 @@ export class ChunkCache {
           liars.add(origin);
           reasons.push(new Error(`${origin.location} gave damaged bytes`));
         } catch (error) {
+          answering.delete(origin);
           reasons.push(error);
         }
       }

@@ -2,10 +2,18 @@
  * One daemon per run folder. Pagers inherit the locked descriptor, so the lock is free only when
  * the last of them is gone too: two readers of one userfaultfd would lose faults.
  */
-import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { describeError, FaultlineError } from "../base/errors.ts";
+import { FaultlineError } from "../base/errors.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { tryLock } from "../linux/file.ts";
 import { processTimes } from "../linux/process.ts";
@@ -31,14 +39,14 @@ export async function lockRunFolder(runFolder: string): Promise<OwnedFd> {
 
 function openLock(runFolder: string, path: string): OwnedFd {
   try {
-    mkdirSync(runFolder, { recursive: true });
+    if (!existsSync(runFolder)) mkdirSync(runFolder, { mode: 0o755 });
     closeSync(openSync(path, "a", 0o644));
     return new OwnedFd(openSync(path, "r+"));
   } catch (cause) {
     throw new FaultlineError(
       "socket-failed",
-      `Run folder ${runFolder} cannot be used: ${describeError(cause)}. Create it for this user, ` +
-        "or choose another.",
+      `The run folder ${runFolder} cannot be used. Create it for user ` +
+        `${process.geteuid?.()}, with room for sockets, or name another: --run-folder FOLDER`,
       { cause },
     );
   }

@@ -4,7 +4,7 @@
  * Nothing is tried here, only read (probe.ts tries). A file that is missing or unreadable, as in
  * some containers, gives null: the reader of a report must see "unknown", never a guess.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { KIB } from "../base/units.ts";
 
@@ -27,6 +27,12 @@ export interface UserFacts {
   readonly hasCapSysPtrace: boolean | null;
   /** CAP_SYS_RESOURCE: may raise hard limits. Containers often leave it out, also for root. */
   readonly hasCapSysResource: boolean | null;
+  /** CAP_KILL: may kill VMs of other users. */
+  readonly hasCapKill: boolean | null;
+  /** CAP_CHOWN: may give sockets to other users. */
+  readonly hasCapChown: boolean | null;
+  /** Where this user's daemon has its sockets unless told otherwise; null: nowhere. */
+  readonly runFolder: { readonly path: string; readonly isWritable: boolean } | null;
 }
 
 /** What may stand between this process and the kernel. */
@@ -50,6 +56,8 @@ export interface LimitFacts {
   readonly availableBytes: number | null;
 }
 
+const CAP_CHOWN = 0n;
+const CAP_KILL = 5n;
 const CAP_SYS_PTRACE = 19n;
 const CAP_SYS_RESOURCE = 24n;
 const HUGE_POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB";
@@ -98,7 +106,27 @@ export function userFacts(): UserFacts {
     name: userName(uid),
     hasCapSysPtrace: hasCapability(effective, CAP_SYS_PTRACE),
     hasCapSysResource: hasCapability(effective, CAP_SYS_RESOURCE),
+    hasCapKill: hasCapability(effective, CAP_KILL),
+    hasCapChown: hasCapability(effective, CAP_CHOWN),
+    runFolder: runFolder(uid),
   };
+}
+
+/** It is made by the daemon if its parent is there. */
+function runFolder(uid: number): UserFacts["runFolder"] {
+  const parent = uid === 0 ? "/run" : (process.env.XDG_RUNTIME_DIR ?? "");
+  if (parent === "") return null;
+  const path = `${parent}/faultline`;
+  return { path, isWritable: isWritable(existsSync(path) ? path : parent) };
+}
+
+function isWritable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK | constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function hasCapability(effectiveHex: string | null, bit: bigint): boolean | null {

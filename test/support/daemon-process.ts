@@ -18,6 +18,8 @@ const BUDGET_MS = 30_000;
 export interface DaemonStart {
   readonly environment?: NodeJS.ProcessEnv;
   readonly uid?: number;
+  /** A program that becomes the daemon, with its arguments: `setpriv`, for instance. */
+  readonly through?: readonly string[];
 }
 
 export class DaemonProcess {
@@ -37,7 +39,9 @@ export class DaemonProcess {
     this.client = new ControlClient({ socketPath: this.controlPath });
     const identity = start.uid === undefined ? {} : { uid: start.uid, gid: start.uid };
     const places = ["--run-folder", this.runFolder, "--memory-folder", folder.path];
-    this.#child = spawn(process.execPath, [MAIN, "daemon", "--log", "debug", ...places, ...args], {
+    const command = [process.execPath, MAIN, "daemon", "--log", "debug", ...places, ...args];
+    const [program = "", ...line] = [...(start.through ?? []), ...command];
+    this.#child = spawn(program, line, {
       stdio: ["ignore", "ignore", "pipe"],
       cwd: "/",
       env: { ...process.env, ...start.environment },

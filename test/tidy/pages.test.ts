@@ -2,9 +2,14 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { errorCodes } from "../../src/base/errors.ts";
+import { daemonCommand } from "../../src/cli/daemon.ts";
+import { settingDefaults } from "../../src/daemon/settings.ts";
 import { documentedErrors, errorPageViolations } from "../support/errors-page.ts";
 import { hostOf, privateWordViolations } from "../support/private-words.ts";
 import { assertNone, readRepositoryFile, repositoryFiles } from "../support/tree.ts";
+
+/** `| \`setting\` | \`--option\` | \`default\` | … |` */
+const SETTING_ROW = /^\| `([a-z][A-Za-z]+)` \| (?:`(--[a-z-]+)` )?\| ([^|]+) \| [^|]+ \|$/gm;
 
 describe("docs/ERRORS.md", () => {
   const page = readRepositoryFile("docs/ERRORS.md");
@@ -29,6 +34,33 @@ describe("docs/ERRORS.md", () => {
       "docs/ERRORS.md and src/base/errors.ts differ in what d means",
       "docs/ERRORS.md has e, which does not exist",
     ]);
+  });
+});
+
+describe("docs/DAEMON.md", () => {
+  const rows = [...readRepositoryFile("docs/DAEMON.md").matchAll(SETTING_ROW)].map(
+    ([, name = "", option = "", byDefault = ""]) => ({ name, option, byDefault }),
+  );
+
+  test("has every setting of the daemon, and no other", () => {
+    const names = rows.map(({ name }) => name).sort();
+    assert.deepEqual(names, Object.keys(settingDefaults).sort());
+  });
+
+  test("says what holds by default", () => {
+    for (const { name, byDefault } of rows) {
+      const value = settingDefaults[name];
+      // What depends on the machine or the user is told in words.
+      if (value === undefined || name === "workers") continue;
+      assert.equal(byDefault, `\`${JSON.stringify(value)}\``, name);
+    }
+  });
+
+  test("names options that there are", () => {
+    const known = daemonCommand().options.map(({ long }) => long);
+    for (const { name, option } of rows) {
+      if (option !== "") assert.ok(known.includes(option), `${name}: ${option}`);
+    }
   });
 });
 

@@ -112,7 +112,14 @@ describe("a socket", () => {
     });
   });
 
-  for (const path of ["a.sock", "sockets/../a.sock", "memory/way-out/a.sock"]) {
+  for (const path of [
+    "a.sock",
+    "sockets/../a.sock",
+    "memory/way-out/a.sock",
+    "sockets/..",
+    "sockets/.",
+    "sockets/",
+  ]) {
     test(`may not be made at ${path}`, () => {
       withPlaces((folder) => {
         const given = `${folder.path}/${path}`;

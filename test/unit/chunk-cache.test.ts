@@ -149,6 +149,22 @@ describe("the chunk cache", () => {
     assert.deepEqual(bytesOf(cache, numbers[0]!), bytes);
   });
 
+  test("asks an origin that fails once: it has tried for long enough itself", async () => {
+    const [failing, good] = [new FakeOrigin("s3://far"), new FakeOrigin("dir:/near")];
+    const cache = newCache();
+    const id = failing.add(randomBytes(SIZE));
+    good.chunks.set(id, failing.chunks.get(id)!);
+    for (const origin of [failing, good]) {
+      cache.register(describeChunk(id), origin);
+      origin.spoil = (stored) => flipped(stored);
+    }
+    failing.spoil = () => {
+      throw new FaultlineError("store-failed", "It is out of reach.");
+    };
+    await assert.rejects(cache.demand(0));
+    assert.deepEqual([failing.fetches, good.fetches], [1, 3]);
+  });
+
   test("says so if nobody has it whole, and can be asked again", async () => {
     const cache = newCache();
     const origin = new FakeOrigin("s3://bucket/images");

@@ -19,6 +19,9 @@ const goodReport: KernelReport = {
     name: "alice",
     hasCapSysPtrace: false,
     hasCapSysResource: false,
+    hasCapKill: true,
+    hasCapChown: true,
+    runFolder: { path: "/run/user/1000/faultline", isWritable: true },
   },
   confinement: { container: null, seccompMode: 0, isInitialUserNamespace: true },
   userfaultfd: {
@@ -282,5 +285,31 @@ describe("doctor: what some modes need", () => {
     const strict = "sudo sysctl -w vm.overcommit_memory=0";
     expectFix({ limits: { overcommitMemory: 2 } }, "overcommit", "optional", strict);
     expectFix({ limits: { availableBytes: 2 ** 20 } }, "memory", "optional");
+  });
+});
+
+describe("doctor: what the daemon needs beyond serve", () => {
+  test("descriptors for its sessions: those of the hard limit, which Node makes its own", () => {
+    const few = { openFilesSoft: 4096, openFilesHard: 4096 };
+    const fix = "sudo prlimit --pid $$ --nofile=65536:65536";
+    expectFix({ limits: few }, "daemon-sessions", "optional", fix);
+    assert.match(find({ limits: few }, "daemon-sessions").detail, /room for 661 sessions/);
+    expectFix({ limits: { ...few, openFilesHard: 65_536 } }, "daemon-sessions", "ok");
+  });
+
+  test("a folder for its sockets", () => {
+    const path = "/run/user/1000/faultline";
+    const closed = { user: { runFolder: { path, isWritable: false } } };
+    expectFix(closed, "daemon-run-folder", "optional", `sudo install -d -o alice ${path}`);
+    const none = { user: { runFolder: null } };
+    expectFix(none, "daemon-run-folder", "optional");
+    assert.match(find(none, "daemon-run-folder").detail, /--run-folder/);
+  });
+
+  test("rights over VMs of other users", () => {
+    const one = find({ user: { hasCapKill: false } }, "daemon-rights");
+    assert.match(one.detail, /^Lacks CAP_KILL: .*killed.* AmbientCapabilities=/);
+    assert.doesNotMatch(one.detail, /CAP_CHOWN/);
+    expectFix({ user: { hasCapKill: false, hasCapChown: false } }, "daemon-rights", "optional");
   });
 });
