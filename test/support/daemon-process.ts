@@ -96,9 +96,11 @@ export class DaemonProcess {
     await waitFor("the next pager stands by", () => this.standby !== null, BUDGET_MS);
   }
 
+  /** Null: there is none that would take over at once. */
   get standby(): number | null {
-    const line = this.log.findLast(({ msg }) => msg === "A pager stands by");
-    return line === undefined || line.pid === this.pager ? null : line.pid!;
+    const { pid } = this.log.findLast(({ msg }) => msg === "A pager stands by") ?? {};
+    const isOver = (line: LogLine): boolean => line.pid === pid && line.msg === "A pager ended";
+    return pid === undefined || pid === this.pager || this.log.some(isOver) ? null : pid;
   }
 
   /** Kills the pager that serves, and waits until another one does. */
