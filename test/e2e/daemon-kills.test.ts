@@ -46,6 +46,8 @@ describe(`pagers that are killed under twenty VMs (seed ${SEED})`, needs, () => 
     assert.deepEqual(daemon.lines("A VM could not be taken over"), []);
     assert.equal((await daemon.client.host()).sessions.attached, 0);
     t.diagnostic(`lives: ${JSON.stringify(Object.fromEntries(siege.lives))}`);
+    for (const line of daemon.log) if (/Took over|Another pager|stands by|A pager ended/.test(line.msg)) t.diagnostic(JSON.stringify(line));
+    t.diagnostic(JSON.stringify(siege.deaths.map((d)=>({at:d.atMs,s:d.hadStandby, worst: siege.worst(d)}))));
     t.diagnostic(`stalls with a standby: ${JSON.stringify(summarize(siege.stalls(true)))}`);
     t.diagnostic(`stalls without: ${JSON.stringify(summarize(siege.stalls(false)))}`);
   });

@@ -63,6 +63,12 @@ export class BesiegedDaemon {
     });
   }
 
+  worst(death: PagerDeath): number[] {
+    const index = this.deaths.indexOf(death);
+    const nextMs = this.deaths[index + 1]?.atMs ?? Number.POSITIVE_INFINITY;
+    return stallsOf(death.atMs, nextMs, this.#notes).map(Math.round);
+  }
+
   /** One VM after the other. */
   async #keepFull(kind: VmKind, index: number): Promise<void> {
     const random = new Random(this.#random.next() + index);
