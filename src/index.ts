@@ -34,7 +34,7 @@ export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daem
 export { type ServeOptions, Server } from "./daemon/server.ts";
 export type { SocketOwner } from "./daemon/socket-file.ts";
 export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
-export type { CounterName, Counters, SessionStats } from "./engine/session-stats.ts";
+export type { CounterName, Counters, SessionStats, StageName } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
 export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";

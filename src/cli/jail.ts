@@ -2,7 +2,7 @@
  * Firecracker's jailer: where a VM's files are for us, and where for a Firecracker that has been
  * locked into `BASE/EXEC/ID/root`.
  */
-import { chownSync, copyFileSync, mkdirSync } from "node:fs";
+import { constants, copyFileSync, lchownSync, mkdirSync, rmSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
@@ -66,12 +66,16 @@ export class Jail {
     }
   }
 
-  /** Copies the state: a link would change the owner of the original, too. */
+  /**
+   * Copies the state: a link would change the owner of the original, too. Whatever an earlier VM of
+   * this jail has left in its place is not followed.
+   */
   addState(state: string): void {
     const target = join(this.#root, STATE);
     try {
-      copyFileSync(state, target);
-      chownSync(target, this.owner.uid, this.owner.gid);
+      rmSync(target, { force: true });
+      copyFileSync(state, target, constants.COPYFILE_EXCL);
+      lchownSync(target, this.owner.uid, this.owner.gid);
     } catch (cause) {
       const message = `The state file ${state} cannot be copied into the jail`;
       throw new FaultlineError("bad-option", message, { cause });

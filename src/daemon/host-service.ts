@@ -6,6 +6,9 @@ import type { ErrorPolicy } from "../engine/wire.ts";
 import type { PrefaultMode } from "./prefault-mode.ts";
 import type { SocketOwner } from "./socket-file.ts";
 
+/** What ids may be: they are parts of file names, entries and URLs. */
+export const SESSION_ID = /^[a-z0-9][a-z0-9-]{0,63}$/;
+
 /** A session to be: memory for one VM that will connect. */
 export interface SessionSpec {
   /** By which it is known; lower case letters, digits, `-`, at most 64. Default: 8 random ones. */

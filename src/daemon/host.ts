@@ -11,13 +11,14 @@ import type { OwnedFd } from "../linux/fd.ts";
 import { allowedMemory, allowedSocket } from "./allowed-places.ts";
 import { assertPoisonable } from "./check-options.ts";
 import { HostMemories, type HostMemory } from "./host-memories.ts";
-import type {
-  HostService,
-  HostView,
-  ImageView,
-  PrefetchView,
-  SessionSpec,
-  SessionView,
+import {
+  type HostService,
+  type HostView,
+  type ImageView,
+  type PrefetchView,
+  SESSION_ID,
+  type SessionSpec,
+  type SessionView,
 } from "./host-service.ts";
 import { HostSession, type SessionSurroundings } from "./host-session.ts";
 import { viewOfMemory, viewOfSession } from "./host-views.ts";
@@ -47,7 +48,6 @@ export interface HostParts {
 const SESSION_BACKLOG = 8;
 /** Sessions that have ended, for `show` and `ps --all`. */
 const MAX_ENDED = 256;
-const ID = /^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$/;
 
 export class Host implements HostService {
   /** Sockets of sessions lie here, unless they are to be elsewhere. */
@@ -246,7 +246,7 @@ export class Host implements HostService {
       );
     }
     const id = wanted ?? randomBytes(4).toString("hex");
-    if (!ID.test(id)) {
+    if (!SESSION_ID.test(id)) {
       throw new FaultlineError(
         "bad-request",
         `id ${JSON.stringify(id).slice(0, 80)} cannot be used: give up to 64 lower case letters, ` +

@@ -9,7 +9,7 @@ import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 import { Engine } from "../engine/engine.ts";
 import { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
-import type { OwnedFd } from "../linux/fd.ts";
+import { duplicateFd, type OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { DecodePool } from "../source/decode-pool.ts";
 import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
@@ -113,7 +113,8 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     channel.drop(name);
   }
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
-  const control = await ControlServer.start({ service: host, fd: socket.listener.fd, log });
+  const fd = duplicateFd(socket.listener.fd).intoRawFd();
+  const control = await ControlServer.start({ service: host, fd, log });
   channel.serving();
   // Not before: VMs have waited for what this thread did.
   lowerPriority(standBy.notFaultWorkers, NICE_BY);

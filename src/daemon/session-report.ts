@@ -28,6 +28,8 @@ export function describeSession(session: Session): Record<string, string | numbe
     ...(counters.unprotectedPages > 0 ? { unprotectedPages: counters.unprotectedPages } : {}),
     ...(counters.poisonedPages > 0 ? { poisonedPages: counters.poisonedPages } : {}),
     ...(counters.overflowed > 0 ? { overflowed: counters.overflowed } : {}),
+    ...(counters.heldBackPages > 0 ? { heldBackPages: counters.heldBackPages } : {}),
+    ...(counters.crowdedOutPages > 0 ? { crowdedOutPages: counters.crowdedOutPages } : {}),
     loaded: `${formatBytes(installedBytes)} of ${formatBytes(totalBytes)}`,
     p50: formatUs(session.stats.latencyUs(0.5)),
     p99: formatUs(session.stats.latencyUs(0.99)),

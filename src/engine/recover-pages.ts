@@ -27,8 +27,8 @@ export interface RecoveredPages {
 /**
  * Makes the page table true:
  *
- * - `pending` becomes `missing`. Whether the page was installed in the last moment or not: if it was,
- *   nobody faults on it, and whoever installs it ahead is told that it is there.
+ * - `pending` becomes `missing`, whether the page was installed in the last moment or not: if it
+ *   was, nobody faults on it, and whoever installs it ahead is told that it is there.
  * - `removed` stays: the kernel does not know these pages from those that were never touched.
  * - `installed` stays too. A page is noted after it was installed, never before.
  * - REMOVE events that had been read become `removed`, also where that was noted before.

@@ -4,21 +4,20 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Outcome } from "../base/outcome.ts";
-import { formatHex, HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
-import * as abi from "../linux/abi-userfaultfd.ts";
+import { HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { ActionKind, type ActionList } from "../pager/actions.ts";
 import type { PageTable } from "../pager/page-table.ts";
 import { Planner, type Settlement } from "../pager/planner.ts";
 import { RegionMap } from "../snapshot/regions.ts";
-import type { EventBatch } from "../uffd/events.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { type DemandRecorder, openRecorder } from "./demand-log.ts";
 import { DirtyTracker } from "./dirty-tracker.ts";
 import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
 import { Installer } from "./installer.ts";
 import { describeLoss } from "./page-loss.ts";
+import { SessionIntake } from "./session-intake.ts";
 import { SessionMemory } from "./session-memory.ts";
 import { SessionPrefault, type Step } from "./session-prefault.ts";
 import type { SessionStats } from "./session-stats.ts";
@@ -34,8 +33,6 @@ import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
  */
 export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
 
-/** Reads per turn: 16 × 64 messages. A guest that floods REMOVEs waits for its next turn. */
-const MAX_READS_PER_TURN = 16;
 /** Plans per turn. Progress comes in the first; the rest is for partial and deferred ones. */
 const MAX_PLANS_PER_TURN = 4;
 /** Turns without progress after which a session waits a moment instead of trying at once. */
@@ -92,6 +89,7 @@ export class WorkerSession {
   readonly #tools: WorkerTools;
   /** Null: nobody wants to know what a restore needs. */
   readonly #recorder: DemandRecorder | null;
+  readonly #intake: SessionIntake;
   readonly #installer: Installer;
   /** Whether it is a step ahead that asks for bytes. */
   #isAhead = false;
@@ -140,6 +138,10 @@ export class WorkerSession {
     this.#recorder = openRecorder(setup.recorder, this.attachedUs);
     const { buffers } = tools;
     const [uffd, bytes, tracker] = [this.uffd, this.#bytes, this.#tracker];
+    this.#intake = new SessionIntake({
+      ...{ session: this, uffd, regions: this.#regions, planner: this.#planner, tracker, tools },
+      ...{ stats: this.#stats, recorder: this.#recorder },
+    });
     this.#installer = new Installer({ uffd, bytes, tracker, pageSizeBytes, buffers });
     if (setup.prefault !== null) this.prefault = this.#openPrefault(setup.prefault);
   }
@@ -258,85 +260,11 @@ export class WorkerSession {
 
   /** Takes all pending events. True if there is more to do before the next are waited for. */
   #drain(): boolean {
-    const tracker = this.#tracker;
-    if (tracker === null) return this.#read();
-    tracker.beginReading();
-    const hasMore = this.#read();
-    tracker.endReading();
-    if (tracker.queuedPages > 0) this.#lift(tracker);
-    return hasMore || tracker.queuedPages > 0;
-  }
-
-  /** Lets writers go on whose pages are recorded. */
-  #lift(tracker: DirtyTracker): void {
-    const sinceUs = this.lastActiveUs;
-    if (tracker.lift(this.uffd) === "deferred") this.#stats.addDeferred();
-    this.lastActiveUs = monotonicUs();
-    this.#stats.addUnprotected(tracker.liftedPages);
-    this.#stats.addLatency(this.lastActiveUs - sinceUs, tracker.liftedPages);
-  }
-
-  /** Reads into the planner. True if the bound was reached before the end. */
-  #read(): boolean {
-    const { batch, survivor } = this.#tools;
-    for (let read = 0; read < MAX_READS_PER_TURN; read++) {
-      if (survivor !== null) survivor.begin(this.survivalId);
-      const count = this.uffd.drain(batch);
-      for (let index = 0; index < count; index++) this.#take(batch, index);
-      // A short read has emptied both of the kernel's queues, faults and events.
-      if (count < batch.capacity) return false;
-    }
-    return true;
-  }
-
-  #take(batch: EventBatch, index: number): void {
-    const code = batch.eventCode(index);
-    if (code === abi.UFFD_EVENT_PAGEFAULT) {
-      this.#takeFault(batch.faultAddress(index), batch.faultFlags(index));
-    } else if (code === abi.UFFD_EVENT_REMOVE || code === abi.UFFD_EVENT_UNMAP) {
-      const removed = this.#planner.remove(batch.rangeStart(index), batch.rangeEnd(index));
-      this.#tracker?.remove(batch.rangeStart(index), batch.rangeEnd(index));
-      this.#stats.addRemoved(removed);
-    } else {
-      this.failure =
-        `The VMM sent userfaultfd event ${formatHex(code)}, which only a VMM with EVENT_FORK or ` +
-        "EVENT_REMAP can; neither can be followed.";
-    }
-  }
-
-  #takeFault(address: number, flags: number): void {
-    this.#stats.addFault();
-    const isProtected = (flags & abi.UFFD_PAGEFAULT_FLAG_WP) !== 0;
-    const isMinor = (flags & abi.UFFD_PAGEFAULT_FLAG_MINOR) !== 0;
-    if (isMinor || (isProtected && this.#tracker === null)) {
-      this.failure =
-        `The page at ${formatHex(address)} raised a write-protect or minor fault. Only memory ` +
-        "registered for missing faults can be served.";
-      return;
-    }
-    if (!isProtected) this.#tracker?.fault(address, flags);
-    const verdict = isProtected
-      ? this.#tracker!.protectedFault(address)
-      : this.#planner.fault(address);
-    if (verdict === "first") {
-      this.#noteDemand(address);
-    } else if (verdict === "outside") {
-      this.failure =
-        `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
-        "handshake announced.";
-    } else if (verdict === "overflow") {
-      this.#stats.addOverflowed();
-      this.uffd.wake(address - (address % this.#pageSizeBytes), this.#pageSizeBytes);
-    }
-  }
-
-  #noteDemand(address: number): void {
-    if (this.#recorder !== null || this.prefault !== null) {
-      const page = this.#regions.pageAt(this.#regions.regionAt(address), address);
-      this.#recorder?.record(page, this.lastActiveUs);
-      if (this.prefault?.expects(page) === true) return;
-    }
-    this.#tools.unexpected(this.lastActiveUs);
+    const intake = this.#intake;
+    const hasMore = intake.drain(this.lastActiveUs);
+    this.lastActiveUs = intake.nowUs;
+    if (intake.failure !== "") this.failure = intake.failure;
+    return hasMore;
   }
 
   /** Plans and carries out. `again`: the next plan may go on at once. */

@@ -6,8 +6,8 @@ import type { SurvivingBatch } from "./surviving-batches.ts";
 import type { WorkerSession } from "./worker-session.ts";
 
 /**
- * The part was `asked` for; or not, as the session has asked for as many as one may (`heldBack`), or
- * all of them together have (`crowdedOut`): it asks again when it is told that there is room.
+ * The part was `asked` for; or not, as the session has asked for as many as one may (`heldBack`),
+ * or all of them together have (`crowdedOut`): it asks again when it is told that there is room.
  */
 export type NeedVerdict = "asked" | "heldBack" | "crowdedOut";
 

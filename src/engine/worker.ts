@@ -13,7 +13,7 @@ import { describeError, SysError } from "../base/errors.ts";
 import { ENOMEM } from "../linux/abi-posix.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { Epoll } from "../linux/epoll.ts";
-import { drainEventFd } from "../linux/eventfd.ts";
+import { drainEventFd, signalEventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
 import { requestSlice } from "../linux/scheduling.ts";
 import { sched_yield } from "../linux/sys.ts";
@@ -36,6 +36,8 @@ import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 
 /** Descriptors that one wait can report; the rest comes with the next. */
 const EVENTS_PER_WAIT = 64;
+/** Messages taken before faults are looked for again; the rest comes with the next wait. */
+const MESSAGES_PER_WAIT = 64;
 /** What an epoll event is about: the high tag. The low tag is the session. */
 const ABOUT_CONTROL = 0;
 const ABOUT_FAULTS = 1;
@@ -117,6 +119,7 @@ class FaultWorker {
       }
       if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
+      if (this.#heldBack.size > 0) this.#relieve();
       if (count === 0 && this.#ahead.size > 0) this.#goAhead();
       if (this.#leaving.size > 0) this.#partFromComplete();
     }
@@ -128,7 +131,9 @@ class FaultWorker {
   #timeoutMs(): number {
     if (this.#isSpinning) return 0;
     // The way of every fault of a VM for which nothing else is to be done: no walk, no iterator.
-    if (this.#unfinished.size + this.#ahead.size + this.#leaving.size === 0) return -1;
+    const { size: held } = this.#heldBack;
+    if (held + this.#unfinished.size + this.#ahead.size + this.#leaving.size === 0) return -1;
+    for (const session of this.#heldBack) if (this.#roomFor(session) > 0) return 0;
     let earliestUs = Number.POSITIVE_INFINITY;
     for (const dueUs of this.#unfinished.values()) earliestUs = Math.min(earliestUs, dueUs);
     for (const dueUs of this.#leaving.values()) earliestUs = Math.min(earliestUs, dueUs);
@@ -206,6 +211,12 @@ class FaultWorker {
     return "asked";
   }
 
+  /** How many parts more a session may ask for. */
+  #roomFor(session: WorkerSession): number {
+    const own = MAX_PARTS_PER_SESSION - session.askedParts;
+    return Math.max(0, Math.min(own, MAX_PARTS_PER_WORKER - this.#needs.size));
+  }
+
   #mayAsk(session: WorkerSession): NeedVerdict {
     if (session.askedParts >= MAX_PARTS_PER_SESSION) return "heldBack";
     return this.#needs.size >= MAX_PARTS_PER_WORKER ? "crowdedOut" : "asked";
@@ -230,20 +241,19 @@ class FaultWorker {
       }
       this.#conclude(session, turn, nowUs);
     }
-    if (this.#heldBack.size > 0) this.#relieve();
   }
 
   /**
-   * A part has been answered, so others can be asked for, in the order in which VMs began to wait.
-   * Nobody waits for ever: who is held back has parts under way, its own or those of others, and
-   * the answer to each, good or bad, leads here.
+   * Parts have been answered, so others can be asked for, in the order in which VMs began to wait.
+   * Nobody waits for ever: who is held back without room has parts under way, its own or those of
+   * others, and the answer to each, good or bad, makes room.
    */
   #relieve(): void {
     let left = this.#heldBack.size;
     for (const session of this.#heldBack) {
-      if (left-- === 0 || this.#needs.size >= MAX_PARTS_PER_WORKER) return;
-      const room = MAX_PARTS_PER_SESSION - session.askedParts;
-      if (room <= 0) continue;
+      if (left-- === 0) return;
+      const room = this.#roomFor(session);
+      if (room === 0) continue;
       // To the end of the line, if it has to wait again.
       this.#heldBack.delete(session);
       const nowUs = monotonicUs();
@@ -361,12 +371,14 @@ class FaultWorker {
 
   #takeMessages(): void {
     drainEventFd(this.#controlFd);
-    for (;;) {
+    for (let taken = 0; taken < MESSAGES_PER_WAIT; taken++) {
       const received: { message: ToWorker } | undefined = receiveMessageOnPort(this.#port);
       if (received === undefined) return;
       const { message } = received;
       this.#obey(message);
     }
+    // Parts that come may lead to others being asked for, without end: faults have their turn too.
+    signalEventFd(this.#controlFd);
   }
 
   #obey(message: ToWorker): void {
@@ -385,7 +397,9 @@ class FaultWorker {
       const session = this.#sessions.get(message.id);
       if (session === undefined) return;
       if (message.type === "detach") this.#end(session, "detached");
-      else if (message.type === "kill") this.#kill(session);
+      // Only here is the pidfd sure to be the session's, which ends when its process has.
+      else if (message.type === "kill")
+        this.#send({ type: "killed", id: message.id, kill: killByPidfd(session.pidfd.fd) });
       else if (message.type === "complete") this.#beginCompletion(session);
       else this.#endPrefault(session, "cancelled");
     }
@@ -439,11 +453,6 @@ class FaultWorker {
   #expectExit(session: WorkerSession, nowUs: number): void {
     this.#unwatch(session);
     this.#unfinished.set(session, nowUs + EXIT_GRACE_US);
-  }
-
-  /** Only here is the pidfd sure to be the session's. The session ends when its process has. */
-  #kill({ id, pidfd }: WorkerSession): void {
-    this.#send({ type: "killed", id, kill: killByPidfd(pidfd.fd) });
   }
 
   #unwatch(session: WorkerSession): void {

@@ -5,7 +5,6 @@ import * as sys from "./sys.ts";
 
 export class EventFd {
   readonly #owned: OwnedFd;
-  readonly #value = new Scratch8();
 
   private constructor(owned: OwnedFd) {
     this.#owned = owned;
@@ -23,10 +22,7 @@ export class EventFd {
 
   /** Wakes the waiter. A full counter (EAGAIN) means that it is awake already. */
   signal(): void {
-    this.#value.set(1);
-    if (sys.write(this.fd, this.#value.address, 8) === -1 && sys.errno() !== EAGAIN) {
-      throw sys.sysError("write(eventfd)");
-    }
+    signalEventFd(this.fd);
   }
 
   /** Takes the counter back to zero, so that the next wait blocks again. */
@@ -55,6 +51,15 @@ class Scratch8 extends sys.Scratch {
 }
 
 const drained = new Scratch8();
+const one = new Scratch8();
+one.set(1);
+
+/** Wakes whoever waits for an eventfd. */
+export function signalEventFd(fd: number): void {
+  if (sys.write(fd, one.address, 8) === -1 && sys.errno() !== EAGAIN) {
+    throw sys.sysError("write(eventfd)");
+  }
+}
 
 /** Resets an eventfd that another thread owns. */
 export function drainEventFd(fd: number): void {

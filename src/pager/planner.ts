@@ -100,6 +100,8 @@ export class Planner {
   #plannedLength = 0;
   #mayMerge = true;
   #streak = 0;
+  /** Where the last plan ended before the queue did: the next begins there, not at the lowest. */
+  #resumeFrom = 0;
 
   constructor(options: PlannerOptions) {
     this.#regions = options.regions;
@@ -154,6 +156,7 @@ export class Planner {
    */
   plan(actions: ActionList, maxPages = Number.POSITIVE_INFINITY): number {
     this.#sortQueue();
+    if (this.#resumeFrom > 0) this.#turnQueue();
     actions.length = 0;
     let position = 0;
     let pagesBeforeLast = 0;
@@ -161,7 +164,11 @@ export class Planner {
       const page = this.#queue[position]!;
       if (!this.#extendLast(actions, page)) {
         if (actions.length > 0) pagesBeforeLast += actions.pageCounts[actions.length - 1]!;
-        if (actions.length === ACTION_CAPACITY || pagesBeforeLast >= maxPages) break;
+        if (actions.length === ACTION_CAPACITY || pagesBeforeLast >= maxPages) {
+          // Lower pages that keep coming must not keep this one waiting for ever.
+          this.#resumeFrom = page;
+          break;
+        }
         this.#append(actions, page, position);
       }
       this.#isKept[position] = 0;
@@ -308,7 +315,7 @@ export class Planner {
     if (last < 0) return false;
     const first = actions.firstPages[last]!;
     const count = actions.pageCounts[last]!;
-    if (page < first + count) return true; // The same page again.
+    if (page >= first && page < first + count) return true; // The same page again.
     if (page !== first + count || count >= this.#maxRunPages || !this.#mayMerge) return false;
     if (this.#regions.regionOfPage(page) !== actions.regions[last]) return false;
     const owner = this.#sourceOf(page);
@@ -410,6 +417,19 @@ export class Planner {
     return to + 1;
   }
 
+  /** The pages from `#resumeFrom` on come first, then those below. */
+  #turnQueue(): void {
+    const queue = this.#queue;
+    const length = this.#queueLength;
+    let first = 0;
+    while (first < length && queue[first]! < this.#resumeFrom) first += 1;
+    this.#resumeFrom = 0;
+    if (first === 0 || first === length) return;
+    reverse(queue, 0, first);
+    reverse(queue, first, length);
+    reverse(queue, 0, length);
+  }
+
   #sortQueue(): void {
     const queue = this.#queue;
     // Almost always a handful of pages; the typed array's own sort would allocate a view.
@@ -426,6 +446,15 @@ export class Planner {
       }
       queue[position + 1] = page;
     }
+  }
+}
+
+/** From `start` to `end`, exclusive; the typed array's own would allocate a view. */
+function reverse(values: Float64Array, start: number, end: number): void {
+  for (let low = start, high = end - 1; low < high; low++, high--) {
+    const value = values[low]!;
+    values[low] = values[high]!;
+    values[high] = value;
   }
 }
 

@@ -72,9 +72,13 @@ class TakesEveryAbsentPartForLost extends VirtualSession {
 }
 
 class TellsOnlyOneSessionOfAPart extends VirtualWorker {
-  override need(session: VirtualSession, part: number): void {
-    if (!this.needs.has(part)) super.need(session, part);
+  override need(session: VirtualSession, part: number, isUrgent: boolean): boolean {
+    return this.needs.has(part) || super.need(session, part, isUrgent);
   }
+}
+
+class ForgetsWhoWasHeldBack extends VirtualWorker {
+  protected override relieve(): void {}
 }
 
 /** Serves one VM until it is idle, and only then the next. */
@@ -283,6 +287,10 @@ export const mutants: Readonly<Record<string, Mutant>> = {
   "parts-for-one-only": worker(
     "tells only the first VM that asked for a part of its arrival",
     TellsOnlyOneSessionOfAPart,
+  ),
+  "held-back-for-ever": worker(
+    "never comes back to parts that could not be asked for at once",
+    ForgetsWhoWasHeldBack,
   ),
   "failed-vm-left-alive": worker(
     "closes the userfaultfd of a VM that it should kill",

@@ -54,6 +54,7 @@ export const sights = [
   "settlement: exhausted",
   // Bytes that come later.
   "parked",
+  "held back",
   "part arrived",
   "part lost",
   "part evicted",
@@ -70,6 +71,7 @@ export const sights = [
   "turn: gone",
   "turn: failed",
   "turn in which the reads ran out",
+  "turn cut by its bytes",
   "end: served",
   "end: frozen",
   "end: exited",

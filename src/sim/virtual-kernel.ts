@@ -224,6 +224,10 @@ export class VirtualKernel {
     this.isLetGo = true;
   }
 
+  get pageSizeBytes(): number {
+    return this.#options.pageSizeBytes;
+  }
+
   get isHugetlb(): boolean {
     return this.#options.isHugetlb;
   }

@@ -23,16 +23,26 @@ export interface PrefaultOptions extends PrefaulterOptions {
 }
 
 export class VirtualPrefault {
-  readonly completes: boolean;
+  #completes: boolean;
   dueUs = 0;
   readonly #options: PrefaultOptions;
   readonly #prefaulter: Prefaulter;
 
   constructor(options: PrefaultOptions) {
     const { makePrefaulter = (parts: PrefaulterOptions) => new Prefaulter(parts) } = options;
-    this.completes = options.isComplete;
+    this.#completes = options.isComplete;
     this.#options = options;
     this.#prefaulter = makePrefaulter(options);
+  }
+
+  get completes(): boolean {
+    return this.#completes;
+  }
+
+  complete(): void {
+    this.#completes = true;
+    this.#prefaulter.complete();
+    if (this.dueUs === Number.POSITIVE_INFINITY) this.dueUs = 0;
   }
 
   step(session: VirtualSession, options: SessionOptions, nowUs: number): Step {
@@ -85,7 +95,7 @@ export class VirtualPrefault {
     if (kind === ActionKind.zero) return null;
     const [absent] = source.absentParts(firstPage, pageCount);
     if (absent === undefined) return null;
-    need(session, absent);
+    need(session, absent, false);
     return absent;
   }
 

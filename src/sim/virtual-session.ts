@@ -8,7 +8,7 @@
  * Methods are protected, so that mutants can break them. PURE.
  */
 import type { Outcome } from "../base/outcome.ts";
-import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import { HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { ActionKind, ActionList } from "../pager/actions.ts";
 import type { Planner, Settlement } from "../pager/planner.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
@@ -25,6 +25,8 @@ export const MAX_PLANS_PER_TURN = 4;
 const STALLS_BEFORE_WAITING = 16;
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
+export const MAX_BYTES_PER_TURN = 4 * HUGE_PAGE_BYTES;
+const UNASKED_PART = -2;
 const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 /** Where bytes come from: one body per page. */
@@ -45,8 +47,8 @@ export interface SessionOptions {
   readonly mayKill: boolean;
   /** Messages per read: 64 in the engine. */
   readonly batchCapacity: number;
-  /** Asks for a part of the snapshot. */
-  readonly need: (session: VirtualSession, part: number) => void;
+  /** Asks for a part of the snapshot; false: not now. Faults may have to wait, steps ahead not. */
+  readonly need: (session: VirtualSession, part: number, isUrgent: boolean) => boolean;
   readonly tally: Tally;
   /** What is installed ahead of faults. */
   readonly prefault: VirtualPrefault | null;
@@ -66,6 +68,8 @@ export class VirtualSession {
   isWatched = true;
   failure: Failure | null = null;
   prefault: VirtualPrefault | null;
+  /** Parts that were asked for and have not been answered; the worker counts. */
+  askedParts = 0;
   protected readonly options: SessionOptions;
   protected readonly actions = new ActionList();
   readonly #messages: Message[] = [];
@@ -77,6 +81,10 @@ export class VirtualSession {
   /** The part whose arrival or loss began this turn. */
   protected settledPart = NO_PART;
   protected isPartLost = false;
+  /** Whether all parts that the action at hand lacks could be asked for. */
+  #isAsked = true;
+  /** How much this turn may still install, in pages. */
+  #pagesLeft = 0;
   #unwokenStart = 0;
   #unwokenEnd = 0;
   #unwokenBytes = 0;
@@ -93,7 +101,8 @@ export class VirtualSession {
     const { planner } = this.options;
     if (planner.failureStreak === 0) this.#streakSinceUs = nowUs;
     let hasProgress = false;
-    for (let plan = 0; plan < MAX_PLANS_PER_TURN; plan++) {
+    this.#pagesLeft = Math.ceil(MAX_BYTES_PER_TURN / this.#pageSizeBytes);
+    for (let plan = 0; plan < MAX_PLANS_PER_TURN && this.#pagesLeft > 0; plan++) {
       const hasMore = this.drain();
       if (this.failure !== null) return "failed";
       if (planner.queuedPages === 0) return hasMore ? "again" : "idle";
@@ -108,6 +117,7 @@ export class VirtualSession {
         return "idle";
       }
     }
+    if (this.#pagesLeft <= 0) this.options.tally.add("turn cut by its bytes");
     this.#stalls = hasProgress ? 0 : this.#stalls + 1;
     return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
   }
@@ -120,6 +130,15 @@ export class VirtualSession {
     this.settledPart = NO_PART;
     this.isPartLost = false;
     return turn;
+  }
+
+  turnForRoom(parts: number, nowUs: number): Turn {
+    this.options.planner.unpark(UNASKED_PART, parts);
+    return this.turn(nowUs);
+  }
+
+  get isHeldBack(): boolean {
+    return this.options.planner.isParked(UNASKED_PART);
   }
 
   stepAhead(nowUs: number): Step {
@@ -174,7 +193,7 @@ export class VirtualSession {
   #resolve(nowUs: number): Turn {
     const { kernel, planner } = this.options;
     const { actions } = this;
-    const count = planner.plan(actions);
+    const count = planner.plan(actions, this.#pagesLeft);
     let turn: Turn = "again";
     for (let index = 0; index < count; index++) {
       if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(index);
@@ -220,9 +239,9 @@ export class VirtualSession {
     const isLost = this.isLost(this.missingPart);
     if (isLost && this.actions.pageCounts[index]! > 1) return this.split(index);
     if (isLost && policy !== "wait") return false;
-    tally.add(isLost ? "waited for a lost part" : "parked");
+    tally.add(this.#isAsked ? (isLost ? "waited for a lost part" : "parked") : "held back");
     this.kernel.progress += 1;
-    planner.park(this.actions, index, this.missingPart);
+    planner.park(this.actions, index, this.#isAsked ? this.missingPart : UNASKED_PART);
     return true;
   }
 
@@ -238,6 +257,7 @@ export class VirtualSession {
   }
 
   protected carryOut(index: number, wakes: boolean): Outcome | "absent" {
+    this.#isAsked = true;
     const { kernel, source } = this.options;
     const { actions } = this;
     const page = actions.firstPages[index]!;
@@ -266,7 +286,7 @@ export class VirtualSession {
     const { actions } = this;
     const absent = source.absentParts(actions.firstPages[index]!, actions.pageCounts[index]!);
     const asked = actions.kinds[index] === ActionKind.copy ? absent.slice(0, 1) : absent;
-    for (const part of asked) need(this, part);
+    for (const part of asked) if (!need(this, part, true)) this.#isAsked = false;
     this.missingPart = asked.at(-1) ?? NO_PART;
     return asked.length > 0;
   }
@@ -295,7 +315,10 @@ export class VirtualSession {
   }
 
   #count(outcome: Outcome, settlement: Settlement, index: number): void {
-    const { tally } = this.options;
+    const { tally, kernel } = this.options;
+    if (outcome === "installed" || outcome === "partial") {
+      this.#pagesLeft -= kernel.doneBytes / this.#pageSizeBytes;
+    }
     tally.add(sightOf.outcome[outcome === "busy" ? "deferred" : outcome]);
     tally.add(sightOf.settlement[settlement]);
     if (outcome === "gone" && index > 0) tally.add("gone in the middle of a plan");

@@ -14,6 +14,8 @@ export const EXIT_GRACE_US = 1e6;
 const REST_US = 1e6;
 
 export const FAREWELL_US = 1e6;
+const MAX_PARTS_PER_SESSION = 256;
+const MAX_PARTS_PER_WORKER = 4096;
 
 export type EndReason = "exited" | "gone" | "complete";
 
@@ -42,7 +44,11 @@ export class VirtualWorker {
   readonly #ahead = new Set<VirtualSession>();
   /** Sessions whose VMs need nothing more, and when they are let go. */
   readonly #leaving = new Map<VirtualSession, number>();
+  readonly #heldBack = new Set<VirtualSession>();
   #nowUs = 0;
+  /** The simulator's stores are small, and so are its worlds. */
+  maxPartsPerSession = MAX_PARTS_PER_SESSION;
+  maxPartsPerWorker = MAX_PARTS_PER_WORKER;
 
   /** Who waits for each part. */
   protected readonly needs = new Map<number, Set<VirtualSession>>();
@@ -62,21 +68,38 @@ export class VirtualWorker {
 
   /** Nothing left to do that the kernel would not announce, but to wait for VMs that are dead. */
   get isIdle(): boolean {
-    if (this.needs.size > 0) return false;
+    if (this.needs.size > 0 || this.#heldBack.size > 0) return false;
     for (const session of this.#unfinished.keys()) if (session.isWatched) return false;
     for (const { prefault } of this.#ahead) if (prefault!.dueUs <= this.#nowUs) return false;
     return true;
   }
 
-  /** Faults of `session` wait for a part. Asks for it, unless it was asked for already. */
-  need(session: VirtualSession, part: number): void {
+  /** `session` lacks a part. Asks for it, unless it was asked for already, or it is too many. */
+  need(session: VirtualSession, part: number, isUrgent: boolean): boolean {
     const sessions = this.needs.get(part);
     if (sessions !== undefined) {
+      if (!sessions.has(session)) session.askedParts += 1;
       sessions.add(session);
-      return;
+      return true;
+    }
+    if (isUrgent && !this.#mayAsk(session)) {
+      this.#heldBack.add(session);
+      return false;
     }
     this.needs.set(part, new Set([session]));
+    session.askedParts += 1;
     this.#watcher.asked(part);
+    return true;
+  }
+
+  #roomFor(session: VirtualSession): number {
+    const own = this.maxPartsPerSession - session.askedParts;
+    return Math.max(0, Math.min(own, this.maxPartsPerWorker - this.needs.size));
+  }
+
+  #mayAsk(session: VirtualSession): boolean {
+    if (session.askedParts >= this.maxPartsPerSession) return false;
+    return this.needs.size < this.maxPartsPerWorker;
   }
 
   /** The answer to a need: the faults that waited for the part are settled now. */
@@ -84,6 +107,7 @@ export class VirtualWorker {
     const sessions = this.needs.get(part)!;
     // Whoever finds it missing again, in a moment, asks anew.
     this.needs.delete(part);
+    for (const session of sessions) session.askedParts -= 1;
     for (const session of sessions) {
       if (!session.isWatched) continue;
       session.prefault?.settlePart(part, isLost);
@@ -92,11 +116,32 @@ export class VirtualWorker {
     }
   }
 
+  /** Parts that could not be asked for until now. */
+  protected relieve(nowUs: number): void {
+    let left = this.#heldBack.size;
+    for (const session of this.#heldBack) {
+      if (left-- === 0) return;
+      const room = this.#roomFor(session);
+      if (room === 0) continue;
+      this.#heldBack.delete(session);
+      this.#watcher.turnBegins(session, nowUs);
+      this.conclude(session, session.turnForRoom(room, nowUs), nowUs);
+      if (session.isWatched && session.isHeldBack) this.#heldBack.add(session);
+    }
+  }
+
+  /** The main thread wants a VM's memory to be complete; here, of one that has a prefault. */
+  complete(session: VirtualSession): void {
+    if (!session.isWatched || this.#leaving.has(session)) return;
+    session.prefault?.complete();
+  }
+
   round(nowUs: number): void {
     this.#nowUs = nowUs;
     const ready = this.#wait();
     for (const event of ready) this.#dispatch(event, nowUs);
     if (this.#unfinished.size > 0) this.#goOn(nowUs);
+    if (this.#heldBack.size > 0) this.relieve(nowUs);
     if (ready.length === 0 && this.#ahead.size > 0) this.#goAhead(nowUs);
     if (this.#leaving.size > 0) this.#partFromComplete(nowUs);
   }
@@ -207,6 +252,7 @@ export class VirtualWorker {
   #unwatch(session: VirtualSession): void {
     session.isWatched = false;
     this.#ahead.delete(session);
+    this.#heldBack.delete(session);
     this.#leaving.delete(session);
   }
 

@@ -49,6 +49,8 @@ const CALM_ROUNDS = 300;
 const CROWD_EVERY = 100;
 /** Steps that other threads make before a call of the handler takes effect, at most. */
 const STEPS_PER_CALL = 3;
+/** How often a VM's memory is wanted complete, per step. */
+const COMPLETION_SHARE = 0.001;
 
 class World implements WorkerWatcher {
   readonly #random: Random;
@@ -79,6 +81,10 @@ class World implements WorkerWatcher {
     this.#vms = climates.map((climate, index) => this.#makeVm(index, climate, isFamine, options));
     const makeWorker = options.parts?.makeWorker ?? ((watcher) => new VirtualWorker(watcher));
     this.#worker = makeWorker(this);
+    const isCrowd = this.#vms.some(({ climate }) => climate.crowd);
+    // Mostly as in the engine, where small worlds never come to these bounds.
+    this.#worker.maxPartsPerSession = this.#random.pick(isCrowd ? [64, 256] : [1, 2, 256, 256]);
+    this.#worker.maxPartsPerWorker = this.#random.pick(isCrowd ? [128, 4096] : [1, 4096, 4096]);
     for (const vm of this.#vms) this.#worker.attach(vm.session);
     this.#fairness = new FairnessOracle(
       this.#vms.length,
@@ -97,6 +103,9 @@ class World implements WorkerWatcher {
       this.#nowUs += this.#stepUs;
       if (this.#random.chance(this.#turnShare)) this.#worker.round(this.#nowUs);
       if (this.#random.chance(this.#answerShare)) this.#answer(false);
+      if (this.#random.chance(COMPLETION_SHARE)) {
+        this.#worker.complete(this.#random.pick(this.#vms).session);
+      }
       this.#store.step();
     }
   }
@@ -199,7 +208,7 @@ class World implements WorkerWatcher {
       hasLongShortages: this.#stepUs > 20,
       parts: options.parts ?? {},
       store: this.#store,
-      need: (session, part) => this.#worker.need(session, part),
+      need: (session, part, isUrgent) => this.#worker.need(session, part, isUrgent),
       tally: this.#tally,
       trace: trace === null ? null : (line) => trace(`${name}: ${line}`),
     });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { ControlStage } from "../support/control-stage.ts";
-import { MemoryHost } from "../support/memory-host.ts";
+import { TableHost } from "../support/table-host.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -45,7 +45,7 @@ let document: Document;
 
 before(async () => {
   const metrics = (): string => "a 1\n";
-  stage = await ControlStage.start({ service: new MemoryHost(), metrics });
+  stage = await ControlStage.start({ service: new TableHost(), metrics });
   document = (await stage.client.openApi()) as Document;
 });
 after(async () => await stage[Symbol.asyncDispose]());

@@ -38,7 +38,9 @@ async function churnThroughKills(random: Random, flags: readonly string[]): Prom
     // Not a wait for anything: the moment of death is what is random.
     await delay(random.below(LONGEST_LIFE_MS));
     await vm.killHandler();
-    if (random.below(4) === 0) await vm.startInVain(random.below(300));
+    const next = random.below(4);
+    if (next === 0) await vm.startInVain(random.below(300));
+    if (next === 1) await vm.startDoomed(MISTAKE);
     await vm.startHandler(MISTAKE);
     await vm.serve();
   }

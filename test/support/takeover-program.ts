@@ -6,7 +6,8 @@ import { createInterface } from "node:readline";
 import { Engine } from "../../src/engine/engine.ts";
 import { recoverPages } from "../../src/engine/recover-pages.ts";
 import { SessionMemory } from "../../src/engine/session-memory.ts";
-import { SurvivingBatches } from "../../src/engine/surviving-batches.ts";
+import { SurvivingBatch, SurvivingBatches } from "../../src/engine/surviving-batches.ts";
+import { UFFD_EVENT_REMOVE } from "../../src/linux/abi-userfaultfd.ts";
 import { OwnedFd } from "../../src/linux/fd.ts";
 import { PageState } from "../../src/pager/page-table.ts";
 import { type GuestRegion, RegionMap } from "../../src/snapshot/regions.ts";
@@ -22,7 +23,12 @@ export interface TakeoverOrder {
   /** Whether somebody has served the VM before. */
   readonly isTakeover: boolean;
   readonly mistake: TakeoverMistake | null;
+  /** It dies at the worst of all moments: it has read a REMOVE, and done nothing about it. */
+  readonly isDoomed: boolean;
 }
+
+/** When no REMOVE comes, because all who give memory back wait for a page. */
+const DOOM_MS = 300;
 
 /** What the next process has to know, in the header of the session memory. */
 export interface KeptRegions {
@@ -45,15 +51,15 @@ async function main(order: TakeoverOrder): Promise<void> {
   const left = mistake === "forgets-events" ? null : old;
   const recovered = recoverPages({ memory, regions, batches: left, survivalId });
   const files = MemoryFiles.open(order.memoryPath);
+  const batches = SurvivingBatches.adopt(new OwnedFd(inherited.newBatches));
   const engine = await Engine.start({
-    workers: 1,
-    spin: "auto",
-    batches: SurvivingBatches.adopt(new OwnedFd(inherited.newBatches)),
+    ...{ workers: 1, spin: "auto", batches },
     supply: { demand: (part) => files.load(part), hurry: () => {}, release: () => {} },
   });
   const lines = createInterface(process.stdin);
   process.stdout.write(`${JSON.stringify(recovered)}\n`);
   lines.once("line", () => {
+    if (order.isDoomed) readAndDie(new SurvivingBatch(batches.addressOf(0)), survivalId);
     const session = engine.attach({
       ...{ pid, regions, image: files.layers, memory, survivalId },
       isTakeover: isTakeover && mistake !== "wakes-nobody",
@@ -71,6 +77,20 @@ async function main(order: TakeoverOrder): Promise<void> {
     });
   });
   lines.once("close", () => process.exit());
+}
+
+function readAndDie(survivor: SurvivingBatch, survivalId: number): never {
+  const uffd = Userfaultfd.fromFd(new OwnedFd(inherited.userfaultfd));
+  const { batch } = survivor;
+  const deadlineMs = performance.now() + DOOM_MS;
+  for (let hasRemove = false; !hasRemove && performance.now() < deadlineMs; ) {
+    survivor.begin(survivalId);
+    for (let index = uffd.drain(batch) - 1; index >= 0; index--) {
+      if (batch.eventCode(index) === UFFD_EVENT_REMOVE) hasRemove = true;
+    }
+  }
+  process.kill(process.pid, "SIGKILL");
+  throw new Error("unreachable");
 }
 
 function forgetRemoved({ pageTable }: SessionMemory): void {

@@ -75,14 +75,13 @@ export class KeptVm {
   }
 
   /**
-   * Starts a handler that recovers what is known; resolves to how many pages that were. It serves
-   * after `serve`.
+   * Starts a handler that recovers what is known. It serves after `serve`.
    */
-  async startHandler(mistake: TakeoverMistake | null = null): Promise<void> {
+  async startHandler(mistake: TakeoverMistake | null = null, isDoomed = false): Promise<void> {
     const next = newBatches();
     const fds = [...this.#fds, this.#batches, next].map(({ fd }) => fd);
     const order: TakeoverOrder = {
-      ...{ memoryPath: this.#memoryPath, vmPid: this.peer.pid, mistake },
+      ...{ memoryPath: this.#memoryPath, vmPid: this.peer.pid, mistake, isDoomed },
       isTakeover: this.#hadHandler,
     };
     this.#handler = new Handler(order, fds);
@@ -116,6 +115,15 @@ export class KeptVm {
     await new Promise((resolve) => setTimeout(resolve, afterMs));
     await this.killHandler();
     await starting.catch(() => undefined);
+  }
+
+  /** A handler that dies when it has read a REMOVE, and before it has done anything about it. */
+  async startDoomed(mistake: TakeoverMistake | null): Promise<void> {
+    await this.startHandler(mistake, true);
+    this.#hadHandler = true;
+    this.#handler!.go();
+    await this.#handler!.gone();
+    this.#handler = null;
   }
 
   /** Ends the VM, which then looks at every page. */
@@ -158,6 +166,10 @@ class Handler {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill("SIGKILL");
+    await this.gone();
+  }
+
+  async gone(): Promise<void> {
     await within("the handler was gone", this.#exited, BUDGET_MS);
   }
 }

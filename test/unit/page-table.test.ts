@@ -113,3 +113,18 @@ describe("page table", () => {
     assert.throws(() => new PageTable(5, new Uint8Array(1)), bug);
   });
 });
+
+describe("forgetPending", () => {
+  test("makes pending pages missing, counts them, and leaves all others alone", () => {
+    const states = [0, 1, 2, 3, 1, 1, 1, 1, 3, 3, 2, 2, 0, 1] as const;
+    const pages = tableOf(states.length);
+    for (const [page, state] of states.entries()) pages.set(page, state);
+    assert.equal(pages.forgetPending(), 6);
+    const expected = states.map((state) => (state === PageState.pending ? 0 : state));
+    assert.deepEqual(
+      states.map((_, page) => pages.get(page)),
+      expected,
+    );
+    assert.equal(pages.forgetPending(), 0);
+  });
+});

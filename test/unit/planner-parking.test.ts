@@ -17,6 +17,20 @@ function turn(stage: PlannerStage, absentOwner: number): string[] {
 }
 
 describe("a parked page", () => {
+  test("of many that wait for one part, those are planned first that waited longest", () => {
+    const stage = new PlannerStage({ layers: [".#.#.#.#"] });
+    for (const page of [7, 3, 5]) {
+      stage.fault(page);
+      turn(stage, 0);
+    }
+    assert.equal(stage.planner.unpark(0, 2), 2);
+    assert.equal(stage.planner.isParked(0), true);
+    assert.deepEqual(turn(stage, -9), ["copy 3+1 of 0", "copy 7+1 of 0"]);
+    assert.equal(stage.planner.unpark(0), 1);
+    assert.equal(stage.planner.isParked(0), false);
+    assert.equal(stage.planner.unpark(0), 0);
+  });
+
   test("is not planned again until its bytes are here; others go on meanwhile", () => {
     const stage = new PlannerStage({ layers: ["####", "..##"] });
     stage.fault(0, 1, 2, 3);

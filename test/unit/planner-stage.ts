@@ -75,8 +75,8 @@ export class PlannerStage {
   }
 
   /** The plan as lines: `copy 4+2 of 1` copies pages 4 and 5 from layer 1. */
-  plan(): string[] {
-    const count = this.planner.plan(this.actions);
+  plan(maxPages?: number): string[] {
+    const count = this.planner.plan(this.actions, maxPages);
     assert.equal(count, this.actions.length);
     return Array.from({ length: count }, (_, index) => this.#line(index));
   }

@@ -249,6 +249,26 @@ describe("the queue", () => {
     assert.equal(stage.plan()[0], `copy ${2 * ACTION_CAPACITY}+1 of 0`);
   });
 
+  test("what exceeds the pages of a plan is first in the next, even before lower pages", () => {
+    const stage = new PlannerStage({ layers: [data(20)] });
+    stage.fault(8, 9, 11, 13, 15);
+    assert.deepEqual(stage.plan(3), ["copy 8+2 of 0", "copy 11+1 of 0"]);
+    for (const index of [0, 1]) stage.settle(index, "installed");
+    assert.equal(stage.planner.finishPlan(), 2);
+    stage.fault(1, 2, 14);
+    assert.deepEqual(stage.plan(4), ["copy 13+3 of 0", "copy 1+2 of 0"]);
+    for (const index of [0, 1]) stage.settle(index, "installed");
+    assert.equal(stage.planner.finishPlan(), 0);
+    stage.fault(5, 3);
+    assert.deepEqual(stage.plan(4), ["copy 3+1 of 0", "copy 5+1 of 0"]);
+  });
+
+  test("one run of pages may exceed what is left", () => {
+    const stage = new PlannerStage({ layers: [data(4)] });
+    stage.fault(0, 1, 2);
+    assert.deepEqual(stage.plan(1), ["copy 0+3 of 0"]);
+  });
+
   test("many faults in any order come out in page order", () => {
     const stage = new PlannerStage({ layers: [data(1000)], maxRunPages: 1000 });
     for (let index = 0; index < 1000; index++) stage.fault((index * 7919) % 1000);

@@ -2,7 +2,7 @@
 export interface ControlLimits {
   /** Connections at once; more are closed as they come. */
   readonly connections: number;
-  /** Requests at once that wait for something; more are answered with 429. */
+  /** Requests at once that change something and wait for it; more are answered with 429. */
   readonly requests: number;
   readonly bodyBytes: number;
   /** All headers of a request together, and its first line. */

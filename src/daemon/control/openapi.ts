@@ -2,9 +2,10 @@
 import { STATUS_CODES } from "node:http";
 import { toJsonSchemaDefs } from "@valibot/to-json-schema";
 import type * as v from "valibot";
+import { SESSION_ID } from "../host-service.ts";
 import { PROBLEM_TYPE } from "./problem.ts";
 import { type Route, type RouteName, routes } from "./routes.ts";
-import { SESSION_ID, schemas } from "./schemas.ts";
+import { schemas } from "./schemas.ts";
 
 type Json = Readonly<Record<string, unknown>>;
 

@@ -1,9 +1,9 @@
 /** Finds the route of a request, and checks what came with it against the route's schemas. PURE. */
 import * as v from "valibot";
 import { FaultlineError } from "../../base/errors.ts";
+import { SESSION_ID } from "../host-service.ts";
 import { HttpError } from "./problem.ts";
 import { type Route, type RouteName, routes } from "./routes.ts";
-import { SESSION_ID } from "./schemas.ts";
 
 /** The longest id, and labels to filter by; nothing else is long. */
 export const MAX_URL_CHARACTERS = 4096;

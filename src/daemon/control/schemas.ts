@@ -8,10 +8,9 @@
  */
 import * as v from "valibot";
 import { errorPolicies } from "../../engine/wire.ts";
-import { sessionStates } from "../host-service.ts";
+import { SESSION_ID, sessionStates } from "../host-service.ts";
+import { prefaultModes } from "../prefault-mode.ts";
 
-/** The modes of restore-watch.ts, which loads more than a client needs. */
-const prefaultModes = ["off", "before-resume", "concurrent", "all"] as const;
 const prefaultStates = ["off", "running", "done", "stopped", "cancelled", "kept"] as const;
 const endReasons = [
   "exited",
@@ -24,7 +23,6 @@ const endReasons = [
   "failed",
 ] as const;
 
-export const SESSION_ID = /^[a-z0-9][a-z0-9-]{0,63}$/;
 const LABEL_NAME = /^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$/;
 /** Labels and paths are printed on terminals. JSON Schema's patterns know no `\P{Cc}`. */
 const CONTROL_CHARACTERS = "\\u0000-\\u001f\\u007f-\\u009f";

@@ -4,7 +4,7 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import { FaultlineError } from "../../base/errors.ts";
+import { describeError, FaultlineError } from "../../base/errors.ts";
 import { duplicateFd } from "../../linux/fd.ts";
 import type { Logger } from "../log.ts";
 import { SocketFile } from "../socket-file.ts";
@@ -13,7 +13,7 @@ import { type ControlLimits, defaultLimits } from "./limits.ts";
 import { type OperationContext, operations } from "./operations.ts";
 import { HttpError, PROBLEM_TYPE, problemOf } from "./problem.ts";
 import { readBody } from "./request-body.ts";
-import { findRoute, parseBody, parseQuery } from "./router.ts";
+import { findRoute, type Match, parseBody, parseQuery } from "./router.ts";
 import type { RouteInput } from "./routes.ts";
 
 /** Connections that wait to be accepted: as many as there may be at once. */
@@ -44,7 +44,7 @@ export class ControlServer {
   readonly #server: Server;
   readonly #file: SocketFile | null;
   readonly #unanswered = new Set<ServerResponse>();
-  #requests = 0;
+  #waiting = 0;
 
   private constructor(options: ControlOptions, file: SocketFile | null) {
     this.#context = options;
@@ -103,7 +103,9 @@ export class ControlServer {
         resolve();
       });
     });
-    this.#server.on("error", (error) => this.#log.error({ error }, "The control socket failed"));
+    this.#server.on("error", (error) =>
+      this.#log.error({ reason: describeError(error) }, "The control socket failed"),
+    );
   }
 
   /** Never rejects. */
@@ -111,14 +113,11 @@ export class ControlServer {
     const startMs = performance.now();
     this.#unanswered.add(response);
     response.once("close", () => this.#unanswered.delete(response));
-    this.#requests += 1;
     let answer: Answer;
     try {
       answer = await this.#answer(request);
     } catch (error) {
       answer = this.#problem(request, error);
-    } finally {
-      this.#requests -= 1;
     }
     const { method, url = "" } = request;
     const durationMs = Math.round(performance.now() - startMs);
@@ -128,15 +127,11 @@ export class ControlServer {
 
   async #answer(request: IncomingMessage): Promise<Answer> {
     const { method = "", url = "" } = request;
-    if (this.#requests > this.#limits.requests) {
-      const message = `${this.#limits.requests} requests are under way: try again.`;
-      throw new HttpError(429, message, { code: "limit" });
-    }
-    const { name, route, id } = findRoute(method, url);
+    const match = findRoute(method, url);
+    const { route, id } = match;
     const query = parseQuery(route, url);
     const body = parseBody(route, await readBody(request, route, this.#limits.bodyBytes));
-    const run = operations[name] as Operation;
-    const result = await run(this.#context, { id, query, body } as RouteInput);
+    const result = await this.#carryOut(match, { id, query, body } as RouteInput);
     const isText = typeof route.answer === "string" && !route.answer.includes("json");
     return {
       status: route.status,
@@ -144,6 +139,22 @@ export class ControlServer {
       text: isText ? String(result) : `${JSON.stringify(result)}\n`,
       headers: {},
     };
+  }
+
+  /** Whoever only looks is answered at once, however many wait for something. */
+  async #carryOut({ name, route }: Match, input: RouteInput): Promise<unknown> {
+    const run = operations[name] as Operation;
+    if (route.method === "GET") return await run(this.#context, input);
+    if (this.#waiting >= this.#limits.requests) {
+      const message = `${this.#limits.requests} requests are under way: try again.`;
+      throw new HttpError(429, message, { code: "limit" });
+    }
+    this.#waiting += 1;
+    try {
+      return await run(this.#context, input);
+    } finally {
+      this.#waiting -= 1;
+    }
   }
 
   /** The one whose request is not whole yet is the one that is refused. */
@@ -159,7 +170,9 @@ export class ControlServer {
     const isGone = request.destroyed && !request.complete;
     if (status === 500 && !isGone) {
       const { method, url = "" } = request;
-      const fields = { method, url: url.slice(0, 200), err: error };
+      const isBug = error instanceof Error && !(error instanceof FaultlineError);
+      const reason = isBug ? error.stack : describeError(error);
+      const fields = { method, url: url.slice(0, 200), reason };
       this.#log.error(fields, "A request to the control API failed");
     }
     return { status, type: PROBLEM_TYPE, text: `${JSON.stringify(body)}\n`, headers };

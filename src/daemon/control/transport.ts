@@ -102,6 +102,11 @@ function whyNot(socketPath: string, error: unknown): FaultlineError {
         `This user may not connect to ${socketPath}. Run as the daemon's user, or have its ` +
           "configuration give the socket to you.",
       );
+    case "EAGAIN":
+      return new FaultlineError(
+        "limit",
+        `So many wait for the daemon at ${socketPath} that there is no room. Try again.`,
+      );
     case "ENAMETOOLONG":
     case "EINVAL":
     case "ENOTSOCK":

@@ -17,7 +17,7 @@ import type {
 const SIZE_BYTES = 2 ** 20;
 const PAGES = SIZE_BYTES / 4096;
 
-export class MemoryHost implements HostService {
+export class TableHost implements HostService {
   readonly maxSessions: number;
   isDraining = false;
   aliveWorkers = 2;

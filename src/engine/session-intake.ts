@@ -1,0 +1,142 @@
+/**
+ * What a VM's userfaultfd has to tell, on its way into the planner: faults, memory that was given
+ * back, and writers whose protection is lifted at once.
+ */
+import { formatHex } from "../base/units.ts";
+import * as abi from "../linux/abi-userfaultfd.ts";
+import { monotonicUs } from "../linux/clock.ts";
+import type { Planner } from "../pager/planner.ts";
+import type { RegionMap } from "../snapshot/regions.ts";
+import type { EventBatch } from "../uffd/events.ts";
+import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { DemandRecorder } from "./demand-log.ts";
+import type { DirtyTracker } from "./dirty-tracker.ts";
+import type { SessionPrefault } from "./session-prefault.ts";
+import type { SessionStats } from "./session-stats.ts";
+import type { WorkerTools } from "./worker-tools.ts";
+
+/** Reads per turn: 16 × 64 messages. A guest that floods REMOVEs waits for its next turn. */
+const MAX_READS_PER_TURN = 16;
+
+export interface IntakeParts {
+  readonly session: { readonly survivalId: number; readonly prefault: SessionPrefault | null };
+  readonly uffd: Userfaultfd;
+  readonly regions: RegionMap;
+  readonly planner: Planner;
+  /** Null: nobody wants to know what the VM writes. */
+  readonly tracker: DirtyTracker | null;
+  readonly stats: SessionStats;
+  /** Null: nobody wants to know what a restore needs. */
+  readonly recorder: DemandRecorder | null;
+  readonly tools: WorkerTools;
+}
+
+export class SessionIntake {
+  /** Why the session cannot go on, for people. */
+  failure = "";
+  /** As `drain` was told, or after writers were let go, when that was. */
+  nowUs = 0;
+  readonly #parts: IntakeParts;
+  readonly #uffd: Userfaultfd;
+  readonly #planner: Planner;
+  readonly #tracker: DirtyTracker | null;
+  readonly #stats: SessionStats;
+  readonly #tools: WorkerTools;
+  readonly #survivalId: number;
+
+  constructor(parts: IntakeParts) {
+    this.#parts = parts;
+    this.#uffd = parts.uffd;
+    this.#planner = parts.planner;
+    this.#tracker = parts.tracker;
+    this.#stats = parts.stats;
+    this.#tools = parts.tools;
+    this.#survivalId = parts.session.survivalId;
+  }
+
+  /** Takes all pending events. True if there is more to do before the next are waited for. */
+  drain(nowUs: number): boolean {
+    this.nowUs = nowUs;
+    const tracker = this.#tracker;
+    if (tracker === null) return this.#read();
+    tracker.beginReading();
+    const hasMore = this.#read();
+    tracker.endReading();
+    if (tracker.queuedPages > 0) this.#lift(tracker);
+    return hasMore || tracker.queuedPages > 0;
+  }
+
+  /** Lets writers go on whose pages are recorded. */
+  #lift(tracker: DirtyTracker): void {
+    const sinceUs = this.nowUs;
+    if (tracker.lift(this.#uffd) === "deferred") this.#stats.addDeferred();
+    this.nowUs = monotonicUs();
+    this.#stats.addUnprotected(tracker.liftedPages);
+    this.#stats.addLatency(this.nowUs - sinceUs, tracker.liftedPages);
+  }
+
+  /** Reads into the planner. True if the bound was reached before the end. */
+  #read(): boolean {
+    const { batch, survivor } = this.#tools;
+    for (let read = 0; read < MAX_READS_PER_TURN; read++) {
+      if (survivor !== null) survivor.begin(this.#survivalId);
+      const count = this.#uffd.drain(batch);
+      for (let index = 0; index < count; index++) this.#take(batch, index);
+      // A short read has emptied both of the kernel's queues, faults and events.
+      if (count < batch.capacity) return false;
+    }
+    return true;
+  }
+
+  #take(batch: EventBatch, index: number): void {
+    const code = batch.eventCode(index);
+    if (code === abi.UFFD_EVENT_PAGEFAULT) {
+      this.#takeFault(batch.faultAddress(index), batch.faultFlags(index));
+    } else if (code === abi.UFFD_EVENT_REMOVE || code === abi.UFFD_EVENT_UNMAP) {
+      const removed = this.#planner.remove(batch.rangeStart(index), batch.rangeEnd(index));
+      this.#tracker?.remove(batch.rangeStart(index), batch.rangeEnd(index));
+      this.#stats.addRemoved(removed);
+    } else {
+      this.failure =
+        `The VMM sent userfaultfd event ${formatHex(code)}, which only a VMM with EVENT_FORK or ` +
+        "EVENT_REMAP can; neither can be followed.";
+    }
+  }
+
+  #takeFault(address: number, flags: number): void {
+    this.#stats.addFault();
+    const isProtected = (flags & abi.UFFD_PAGEFAULT_FLAG_WP) !== 0;
+    const isMinor = (flags & abi.UFFD_PAGEFAULT_FLAG_MINOR) !== 0;
+    if (isMinor || (isProtected && this.#tracker === null)) {
+      this.failure =
+        `The page at ${formatHex(address)} raised a write-protect or minor fault. Only memory ` +
+        "registered for missing faults can be served.";
+      return;
+    }
+    if (!isProtected) this.#tracker?.fault(address, flags);
+    const verdict = isProtected
+      ? this.#tracker!.protectedFault(address)
+      : this.#planner.fault(address);
+    if (verdict === "first") {
+      this.#noteDemand(address);
+    } else if (verdict === "outside") {
+      this.failure =
+        `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
+        "handshake announced.";
+    } else if (verdict === "overflow") {
+      const { pageSizeBytes } = this.#parts.regions;
+      this.#stats.addOverflowed();
+      this.#uffd.wake(address - (address % pageSizeBytes), pageSizeBytes);
+    }
+  }
+
+  #noteDemand(address: number): void {
+    const { session, recorder, regions } = this.#parts;
+    if (recorder !== null || session.prefault !== null) {
+      const page = regions.pageAt(regions.regionAt(address), address);
+      recorder?.record(page, this.nowUs);
+      if (session.prefault?.expects(page) === true) return;
+    }
+    this.#tools.unexpected(this.nowUs);
+  }
+}
