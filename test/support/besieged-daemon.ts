@@ -1,18 +1,31 @@
 /** A daemon whose pagers are killed, with VMs that come, work and go all the while. */
 import { setTimeout as delay } from "node:timers/promises";
+import type { FaultlineError } from "../../src/base/errors.ts";
+import type { SessionView } from "../../src/daemon/host-service.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import type { DaemonProcess } from "./daemon-process.ts";
 import { Random } from "./fixtures.ts";
 import type { VmKind } from "./restored-vms.ts";
+import type { LogLine } from "./serve-process.ts";
 import { monotonicMs, type StallNotes, stallsOf } from "./stalls.ts";
 
 const BUDGET_MS = 60_000;
+/** Of requests that pagers die under. */
+const MAX_TRIES = 20;
 /** Later nearly every page of a VM has been given back, and little can go wrong any more. */
-const MOST_DEATHS_PER_LIFE = 4;
+const MOST_DEATHS_PER_LIFE = 8;
+/** Of the VMs; some are always about to come or to end. */
+const NEARLY_ALL = 0.8;
 /** How long pagers live when nothing is to be waited for. */
 const LONGEST_LIFE_MS = 400;
 /** After the death of one, how far its successor may get. */
 const LONGEST_TAKEOVER_MS = 80;
+
+/** Who is killed, as often as they are named: alone, before anybody stands by, with the standby. */
+const WAYS = [
+  ...["the pager", "the pager", "the pager", "the pager", "the pager", "the pager"],
+  ...["whoever serves", "both", "its successor, too"],
+] as const;
 
 interface PagerDeath {
   /** By the monotonic clock. */
@@ -29,6 +42,7 @@ export class BesiegedDaemon {
   readonly #random: Random;
   readonly #notes: StallNotes[] = [];
   readonly #killed = new Set<number>();
+  #slots = 0;
   #attached = 0;
   #isOver = false;
   #failure: unknown = null;
@@ -40,11 +54,11 @@ export class BesiegedDaemon {
 
   /** `kills` pagers die under VMs of these kinds, all at once; every VM looks at its memory. */
   async endure(kinds: readonly VmKind[], kills: number): Promise<void> {
+    this.#slots = kinds.length;
     const slots = kinds.map((kind, index) => this.#keepFull(kind, index));
     const all = Promise.all(slots.map((slot) => slot.catch((error) => this.#fail(error))));
     try {
-      const isReady = (): boolean => this.#attached >= kinds.length || this.#failure !== null;
-      await waitFor("all VMs are there", isReady, BUDGET_MS);
+      await this.#nearlyAllAreThere();
       while (this.deaths.length < kills && this.#failure === null) await this.#killOne();
     } catch (error) {
       this.#fail(error);
@@ -63,28 +77,45 @@ export class BesiegedDaemon {
     });
   }
 
-  worst(death: PagerDeath): number[] {
-    const index = this.deaths.indexOf(death);
-    const nextMs = this.deaths[index + 1]?.atMs ?? Number.POSITIVE_INFINITY;
-    return stallsOf(death.atMs, nextMs, this.#notes).map(Math.round);
+  /** Pagers that ended, and not by us. */
+  get othersThatEnded(): readonly LogLine[] {
+    const ended = this.#daemon.lines("A pager ended");
+    return ended.filter(({ pid }) => !this.#killed.has(pid!));
   }
 
   /** One VM after the other. */
   async #keepFull(kind: VmKind, index: number): Promise<void> {
     const random = new Random(this.#random.next() + index);
-    const { client } = this.#daemon;
     for (let life = 0; !this.#isOver; life++) {
-      const { id, socketPath } = await client.createSession(kind.spec);
+      const { id, socketPath } = await this.#create(kind, `vm-${index}-${life}`);
       await using vm = kind.start(socketPath, random);
-      await this.#daemon.attached(id);
+      if (kind.isLasting) await this.#daemon.attached(id);
       this.#attached += 1;
       const fromMs = monotonicMs();
       const last = this.deaths.length + 1 + random.below(MOST_DEATHS_PER_LIFE);
       await Promise.race([vm.over, this.#died(last)]);
       const toMs = monotonicMs();
+      this.#attached -= 1;
       const stalls = await vm.finish();
-      if (stalls !== null) this.#notes.push({ fromMs, toMs, stalls });
+      // What is complete waits for nobody.
+      const isNoted = stalls !== null && kind.spec.prefault !== "all";
+      if (isNoted) this.#notes.push({ fromMs, toMs, stalls });
       this.lives.set(kind.name, (this.lives.get(kind.name) ?? 0) + 1);
+    }
+  }
+
+  /** Asks until it is answered: pagers may die faster than one of them opens an image. */
+  async #create(kind: VmKind, id: string): Promise<SessionView> {
+    const { client } = this.#daemon;
+    for (let tries = 1; ; tries++) {
+      try {
+        return await client.createSession({ ...kind.spec, id });
+      } catch (error) {
+        const { code } = error as FaultlineError;
+        // Only the answer was lost.
+        if (code === "conflict" && tries > 1) return await client.session(id);
+        if (code !== "no-daemon" || tries === MAX_TRIES) throw error;
+      }
     }
   }
 
@@ -96,22 +127,26 @@ export class BesiegedDaemon {
   async #killOne(): Promise<void> {
     const random = this.#random;
     const daemon = this.#daemon;
-    // What is random is the moment of death; nothing is waited for here.
-    const livesFor = (mostMs: number): Promise<void> => delay(random.below(mostMs));
-    const way = random.below(20);
-    if (way >= 3) await daemon.stoodBy();
-    await livesFor(LONGEST_LIFE_MS);
+    const victims = random.pick(WAYS);
+    if (victims !== "whoever serves") await daemon.stoodBy();
+    if (victims === "the pager") await this.#nearlyAllAreThere();
+    await livesFor(random.below(LONGEST_LIFE_MS));
     const { pager, standby } = daemon;
-    const isLone = standby === null;
-    this.deaths.push({ atMs: monotonicMs(), hadStandby: !isLone && way >= 7 });
+    const isFollowed = victims === "both" || victims === "its successor, too";
+    this.deaths.push({ atMs: monotonicMs(), hadStandby: standby !== null && !isFollowed });
     this.#kill(pager);
-    if (!isLone && way < 7) {
-      // At the same moment, or in the middle of its work.
-      if (way >= 5) await livesFor(LONGEST_TAKEOVER_MS);
+    if (standby !== null && isFollowed) {
+      if (victims !== "both") await livesFor(random.below(LONGEST_TAKEOVER_MS));
       this.#kill(standby);
     }
     const isServed = (): boolean => !this.#killed.has(daemon.pager) || this.#failure !== null;
     await waitFor("another pager serves", isServed, BUDGET_MS);
+  }
+
+  async #nearlyAllAreThere(): Promise<void> {
+    const isReady = (): boolean =>
+      this.#attached >= this.#slots * NEARLY_ALL || this.#failure !== null;
+    await waitFor("nearly all VMs are there", isReady, BUDGET_MS);
   }
 
   #kill(pid: number): void {
@@ -124,3 +159,6 @@ export class BesiegedDaemon {
     this.#isOver = true;
   }
 }
+
+/** Not a wait for anything: the moment of death is what is random. */
+const livesFor = delay;

@@ -21,7 +21,7 @@ const HUGE_VM_PAGES = 8 * 512;
 /** From the last kill on. A VM stands still while pagers die, so nothing shorter is certain. */
 const FINISH_BUDGET_MS = 60_000;
 const READERS = 2;
-const REST_US = 500;
+const REST_US = 1000;
 
 /** A VM under way. */
 export interface VmLife {
@@ -36,6 +36,8 @@ export interface VmLife {
 export interface VmKind {
   readonly name: string;
   readonly spec: SessionSpec;
+  /** It works until it is told to finish. Others may be over before anybody looks. */
+  readonly isLasting: boolean;
   start(socketPath: string, random: Random): VmLife;
 }
 
@@ -193,6 +195,7 @@ export class VmKinds {
     return {
       name: `Firecracker ${version}`,
       spec: { memory },
+      isLasting: false,
       start: (socketPath) => new PassingVm(socketPath, memory, [...options, ...touched]),
     };
   }
@@ -204,6 +207,7 @@ export class VmKinds {
     return {
       name: `tinyvm (${guest})`,
       spec: { memory },
+      isLasting: false,
       start: (socketPath) => new TinyVm([...args, socketPath], snapshot),
     };
   }
@@ -239,6 +243,7 @@ function churning(
   return {
     name,
     spec,
+    isLasting: true,
     start: (socketPath, random) => new ChurningVm(socketPath, expected, random, flags),
   };
 }

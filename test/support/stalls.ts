@@ -26,18 +26,15 @@ export function monotonicMs(): number {
 }
 
 /**
- * The longest wait of each VM that lived when a pager died, until the next one died. What a VM has
- * not noted was shorter than what it notes: 0.
+ * The longest wait of each VM that lived when a pager died: that in which it died, or one after it,
+ * up to the next death. What a VM has not noted was shorter than what it notes: 0.
  */
 export function stallsOf(diedMs: number, nextMs: number, notes: readonly StallNotes[]): number[] {
+  const isDue = ({ endMs, lengthMs }: Stall): boolean =>
+    endMs > diedMs && (endMs - lengthMs <= diedMs || endMs < nextMs);
   return notes
     .filter(({ fromMs, toMs }) => fromMs < diedMs && diedMs < toMs)
-    .map(({ stalls }) => {
-      const due = stalls.filter(
-        ({ endMs, lengthMs }) => endMs > diedMs && endMs - lengthMs < nextMs,
-      );
-      return Math.max(0, ...due.map(({ lengthMs }) => lengthMs));
-    });
+    .map(({ stalls }) => Math.max(0, ...stalls.filter(isDue).map(({ lengthMs }) => lengthMs)));
 }
 
 export function summarize(stallsMs: readonly number[]): StallSummary {

@@ -59,12 +59,16 @@ export class ControlClient {
   async createSession(spec: SessionSpec): Promise<CreatedSession> {
     const id = spec.id ?? randomBytes(4).toString("hex");
     const body = { ...spec, id } as RouteInput<"createSession">["body"];
-    try {
-      return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
-    } catch (error) {
-      if (!(error instanceof AnswerLost) || spec.id !== undefined) throw error;
-      const session = await this.session(id).catch(() => null);
-      if (session === null) return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+      } catch (error) {
+        const mayRetry = error instanceof AnswerLost && spec.id === undefined && tries < MAX_TRIES;
+        if (!mayRetry) throw error;
+      }
+      // Only its answer may have been lost.
+      const session = await this.#find(id);
+      if (session === null) continue;
       const { socketPath } = session;
       return { ...session, firecracker: { backend_type: "Uffd", backend_path: socketPath } };
     }
@@ -140,6 +144,15 @@ export class ControlClient {
 
   async openApi(): Promise<unknown> {
     return await this.#ask("openapi", {});
+  }
+
+  async #find(id: string): Promise<SessionView | null> {
+    try {
+      return await this.session(id);
+    } catch (error) {
+      if (error instanceof FaultlineError && error.code === "no-session") return null;
+      throw error;
+    }
   }
 
   async #ask<Name extends RouteName>(
