@@ -27,6 +27,8 @@
  *                     stride: with "all" nothing is missing by then), and, while the thread goes on, half of what it
  *                     has given back. In the end everything is read again: what was given back must be zeroes
  *   --die-mid         SIGKILL itself when one thread has touched half of the list
+ *   --kill-when-read PID   SIGKILL this process the moment it has taken the handshake out of the socket; not with
+ *                     versions that close the socket
  *   --linger MS       stay alive for so long after the result was printed
  *
  * Prints one line of JSON:
@@ -46,6 +48,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -133,6 +136,7 @@ static struct options {
   size_t thread_count;
   bool balloon;
   bool die_mid;
+  pid_t kill_when_read;
   size_t linger_ms;
 } options = {.version = &versions[VERSION_COUNT - 1], .region_count = 1, .page_size = PAGE, .thread_count = 1};
 
@@ -231,6 +235,7 @@ static void parse_options(int argc, char **argv) {
       else if (strcmp(name, "--split-json") == 0) options.split_at = parse_number(name, value, 1, SIZE_MAX);
       else if (strcmp(name, "--touch") == 0) parse_touch(value);
       else if (strcmp(name, "--threads") == 0) options.thread_count = parse_number(name, value, 1, MAX_THREADS);
+      else if (strcmp(name, "--kill-when-read") == 0) options.kill_when_read = (pid_t)parse_number(name, value, 2, 4194304);
       else if (strcmp(name, "--linger") == 0) options.linger_ms = parse_number(name, value, 0, 86400000);
       else die("unknown option %s", name);
     }
@@ -369,6 +374,14 @@ static int connect_to_handler(void) {
   return fd;
 }
 
+/* Looks without a pause: between two steps of a handler there are microseconds. */
+static void kill_reader(int socket) {
+  int unread = 1;
+  while (unread > 0)
+    if (ioctl(socket, SIOCOUTQ, &unread) < 0) die("SIOCOUTQ: %m");
+  if (kill(options.kill_when_read, SIGKILL) < 0) die("kill %d: %m", (int)options.kill_when_read);
+}
+
 /* Gives the time at which the last byte was sent. The uffd stays open here, as in Firecracker: the death of the handler
  * then stops the guest instead of feeding it zeroes. */
 static uint64_t shake_hands(int uffd) {
@@ -385,6 +398,7 @@ static uint64_t shake_hands(int uffd) {
     if ((size_t)sent != length - first) die("send rest of handshake: %zd of %zu bytes sent", sent, length - first);
   }
   uint64_t sent_at = now_ns();
+  if (options.kill_when_read) kill_reader(socket);
   if (!options.version->keeps_socket_open) close(socket);
   free(json);
   return sent_at;

@@ -1,7 +1,7 @@
 /** `faultline daemon` as a child process, in a run folder of its own, with a client. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { ControlClient } from "../../src/daemon/control/client.ts";
 import type { HostView, SessionView } from "../../src/daemon/host-service.ts";
@@ -18,6 +18,10 @@ const BUDGET_MS = 30_000;
 export interface DaemonStart {
   readonly environment?: NodeJS.ProcessEnv;
   readonly uid?: number;
+  /** Inherited from 3 on, as by sd_listen_fds(3), with their names. */
+  readonly stored?: readonly { readonly name: string; readonly fd: number }[];
+  /** Run by sh in a mount namespace of its own, with the run folder as $1, before the daemon. */
+  readonly mounting?: string;
 }
 
 export class DaemonProcess {
@@ -33,16 +37,31 @@ export class DaemonProcess {
 
   private constructor(folder: TestFolder, args: readonly string[], start: DaemonStart) {
     this.runFolder = folder.at("run");
-    this.controlPath = join(this.runFolder, "control.sock");
-    this.client = new ControlClient({ socketPath: this.controlPath });
-    const identity = start.uid === undefined ? {} : { uid: start.uid, gid: start.uid };
+    const { stored = [], environment, uid, mounting } = start;
     const places = ["--run-folder", this.runFolder, "--memory-folder", folder.path];
-    this.#child = spawn(process.execPath, [MAIN, "daemon", "--log", "debug", ...places, ...args], {
-      stdio: ["ignore", "ignore", "pipe"],
+    const daemon = [process.execPath, MAIN, "daemon", "--log", "debug", ...places, ...args];
+    // The shell becomes the daemon: LISTEN_PID is its number.
+    const listens = stored.length > 0 ? "export LISTEN_PID=$$; " : "";
+    const script = `${mounting === undefined ? "" : `${mounting}; `}${listens}shift; exec "$@"`;
+    const shell = ["sh", "-ec", script, "sh", this.runFolder, ...daemon];
+    const [command, ...rest] = mounting === undefined ? shell : ["unshare", "-m", ...shell];
+    this.#child = spawn(command!, rest, {
+      stdio: ["ignore", "ignore", "pipe", ...stored.map(({ fd }) => fd)],
       cwd: "/",
-      env: { ...process.env, ...start.environment },
-      ...identity,
+      env: {
+        ...process.env,
+        ...(stored.length > 0 && {
+          LISTEN_FDS: String(stored.length),
+          LISTEN_FDNAMES: stored.map(({ name }) => name).join(":"),
+        }),
+        ...environment,
+      },
+      ...(uid === undefined ? {} : { uid, gid: uid }),
     });
+    // Seen from its own mounts, if it has such.
+    const root = mounting === undefined ? "" : `/proc/${this.pid}/root`;
+    this.controlPath = join(root, this.runFolder, "control.sock");
+    this.client = new ControlClient({ socketPath: this.controlPath });
     const forget = atExit(() => this.#child.kill("SIGKILL"));
     this.exited = once(this.#child, "close").then(([code, signal]) => {
       forget();
@@ -66,6 +85,11 @@ export class DaemonProcess {
       await daemon[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** A path of its run folder, for others. */
+  reach(path: string): string {
+    return join(dirname(this.controlPath), relative(this.runFolder, path));
   }
 
   /** The supervisor's. */

@@ -188,10 +188,10 @@ export class VmKinds {
   }
 
   /** Comes, reads all, gives back, and goes: handshakes at all times. */
-  passing(version: string, regions: number): VmKind {
+  passing(version: string, regions: number, ...flags: readonly (string | number)[]): VmKind {
     const memory = this.#memoryFile("passing", PAGES / 4);
     const options = ["--version", version, "--regions", regions, "--threads", 2, "--balloon"];
-    const touched = ["--touch", `random:${PAGES / 8}`];
+    const touched = ["--touch", `random:${PAGES / 8}`, ...flags];
     return {
       name: `Firecracker ${version}`,
       spec: { memory },
