@@ -169,7 +169,13 @@ export class HostMemories {
   #add(place: Place, served: ServedMemory, learning: WorkingSetKeeper | null): HostMemory {
     const { keeper, host } = this.#options;
     const memory = new HostMemory(this.#options, place, served, learning);
-    keeper.keep(place.entry, host.keep(served).fds);
+    try {
+      keeper.keep(place.entry, host.keep(served).fds);
+    } catch (error) {
+      void served.close();
+      void learning?.close();
+      throw error;
+    }
     this.#open.add(memory);
     this.#byKey.set(place.key, memory);
     this.keepArena();

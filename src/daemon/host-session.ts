@@ -239,6 +239,8 @@ export class HostSession {
       const parts = { attachment, regions, memory, isTakeover: false };
       this.#attach(uffd, peer.pidfd, connection, parts);
     } catch (error) {
+      keeper.drop(entryOf(this.id, "vm"));
+      memory?.retire();
       descriptor.close();
       throw error;
     }

@@ -3,7 +3,8 @@
  * supervisor keeps what it needs to go on, and starts the next one, which has done beforehand all
  * that can be done: code loaded, fault workers started, a restore rehearsed.
  */
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, unlinkSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 import { Engine } from "../engine/engine.ts";
@@ -101,6 +102,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     reload: () => channel.reload(),
   });
   mkdirSync(host.socketFolder, { recursive: true, mode: 0o711 });
+  if (generation === 1) removeStaleSockets(host.socketFolder);
   channel.onAccepted = (name, connection) => {
     const { id = name } = parseEntry(name) ?? {};
     host.connected(id, connection);
@@ -129,16 +131,13 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   };
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
-    const isOver = isStored || (await isEmptied(host, settings, deadlineMs));
-    const { attached } = host.view().sessions;
-    if (!isOver && attached > 0) {
-      log.error(
-        { vms: attached },
-        "Ends with VMs attached: they freeze at their next missing page",
-      );
-    }
-    await control.close();
+    // The next daemon goes on with all that is kept, and the sooner the better.
     if (!isStored) {
+      const isOver = await isEmptied(host, settings, deadlineMs);
+      const { attached: vms } = host.view().sessions;
+      const freeze = "they freeze at their next missing page";
+      if (!isOver && vms > 0) log.error({ vms }, `Ends with VMs attached: ${freeze}`);
+      await control.close();
       socket.close();
       await host.memories.close();
     }
@@ -150,6 +149,13 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
 function fail(error: Error, log: Logger): void {
   log.error({ reason: error.stack }, "The pager has failed: the next one takes over");
   process.kill(process.pid, "SIGKILL");
+}
+
+/** What a daemon has left that was killed: nobody listens there, as this one has its lock. */
+function removeStaleSockets(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    if (name.endsWith(".sock")) unlinkSync(join(folder, name));
+  }
 }
 
 /** As `serve` does: no new VMs, and those that run may end. */

@@ -397,11 +397,10 @@ class FaultWorker {
       const session = this.#sessions.get(message.id);
       if (session === undefined) return;
       if (message.type === "detach") this.#end(session, "detached");
-      // Only here is the pidfd sure to be the session's, which ends when its process has.
-      else if (message.type === "kill")
-        this.#send({ type: "killed", id: message.id, kill: killByPidfd(session.pidfd.fd) });
       else if (message.type === "complete") this.#beginCompletion(session);
-      else this.#endPrefault(session, "cancelled");
+      else if (message.type === "cancelPrefault") this.#endPrefault(session, "cancelled");
+      // Only here is the pidfd sure to be the session's, which ends when its process has.
+      else this.#send({ type: "killed", id: session.id, kill: killByPidfd(session.pidfd.fd) });
     }
   }
 
