@@ -16,15 +16,17 @@ import { Vmm } from "../support/vmm-process.ts";
 
 const needs = requires("userfaultfd", "cc");
 const SEED = Number(process.env.FAULTLINE_KILLS_SEED ?? 20_261_123);
-const KILLS = Number(process.env.FAULTLINE_KILLS ?? 24);
+const KILLS = Number(process.env.FAULTLINE_KILLS ?? 18);
 const HANDSHAKE_KILLS = Math.ceil(KILLS / 3);
 const BUDGET_MS = 20_000;
 const TINYVM = { memoryMib: 16, fill: 50, workingSet: 30 };
 
 const folder = new TestFolder();
+const random = new Random(SEED);
+const kinds = new VmKinds(folder, random);
 after(() => folder[Symbol.dispose]());
 
-async function twentyKinds(kinds: VmKinds): Promise<readonly VmKind[]> {
+async function twentyKinds(): Promise<readonly VmKind[]> {
   const has = (capability: "kvm" | "hugepages"): boolean => requires(capability).skip === undefined;
   const guest = has("kvm") ? "kvm" : "process";
   const [file, layers, image] = [kinds.file(), kinds.layers(), kinds.image()];
@@ -41,9 +43,7 @@ async function twentyKinds(kinds: VmKinds): Promise<readonly VmKind[]> {
 
 describe(`pagers that are killed under twenty VMs (seed ${SEED})`, needs, () => {
   test(`${KILLS} of them cost no VM a byte`, async (t) => {
-    const random = new Random(SEED);
-    const kinds = new VmKinds(folder, random);
-    const all = await twentyKinds(kinds);
+    const all = await twentyKinds();
     await using daemon = await DaemonProcess.start(folder, ["--store", kinds.store]);
     const siege = new BesiegedDaemon(daemon, random);
     await siege.endure(all, KILLS);
@@ -56,8 +56,6 @@ describe(`pagers that are killed under twenty VMs (seed ${SEED})`, needs, () => 
 
 describe(`pagers that are killed while VMs connect (seed ${SEED})`, needs, () => {
   test(`${HANDSHAKE_KILLS} of them lose no VM, and refuse none`, async (t) => {
-    const random = new Random(SEED + 1);
-    const kinds = new VmKinds(folder, random);
     // Some take their time in the middle of a handshake, some are gone right after it.
     const kind = (index: number): VmKind =>
       kinds.passing(

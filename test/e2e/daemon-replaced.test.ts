@@ -41,7 +41,7 @@ class Crowd implements AsyncDisposable {
 
   /** Rejects if a byte is wrong. */
   async finish(): Promise<void> {
-    for (const vm of this.vms) await vm.finish();
+    await Promise.all(this.vms.map((vm) => vm.finish()));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -49,7 +49,8 @@ class Crowd implements AsyncDisposable {
   }
 }
 
-describe("a pager that hangs", needs, () => {
+// At the same time: both wait for the watchdog.
+describe("a pager that hangs", { ...needs, concurrency: true }, () => {
   test("is replaced by the watchdog", async () => {
     await using daemon = await DaemonProcess.start(folder);
     await using crowd = await Crowd.on(daemon);
@@ -63,7 +64,8 @@ describe("a pager that hangs", needs, () => {
   });
 
   test("while it stands by is replaced, and nobody notices", async () => {
-    await using daemon = await DaemonProcess.start(folder);
+    using other = new TestFolder();
+    await using daemon = await DaemonProcess.start(other, ["--memory-folder", folder.path]);
     await using crowd = await Crowd.on(daemon);
     await daemon.stoodBy();
     process.kill(daemon.standby!, "SIGKILL");
@@ -130,8 +132,11 @@ describe("a run folder that is full", needsMounts, () => {
     assert.deepEqual(sessions, { waiting: 1, attached: 1 });
     await using second = start(daemon.reach(two.socketPath), random);
     await daemon.attached("two");
-    await client.createSession({ ...spec, id: "three" });
     for (const vm of [first, second]) await vm.finish();
+    // The connection of a VM keeps the inode of the socket that it came through.
+    const hasEnded = async (): Promise<boolean> => (await client.sessions()).length === 0;
+    await waitFor("the sessions end", hasEnded, BUDGET_MS);
+    await client.createSession({ ...spec, id: "three" });
   });
 });
 

@@ -80,7 +80,7 @@ describe("daemons", needs, () => {
     writeFull(memory, 256);
     {
       await using first = await DaemonProcess.start(folder);
-      await assert.rejects(DaemonProcess.start(folder), /conflict: A daemon runs in .* already/);
+      await assert.rejects(DaemonProcess.start(folder), /A daemon runs in .* already, as process/);
       assert.equal((await first.client.host()).takeovers, 0);
     }
     // The first was killed: its sockets lie there still.
