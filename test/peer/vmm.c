@@ -27,8 +27,8 @@
  *                     stride: with "all" nothing is missing by then), and, while the thread goes on, half of what it
  *                     has given back. In the end everything is read again: what was given back must be zeroes
  *   --die-mid         SIGKILL itself when one thread has touched half of the list
- *   --kill-when-read PID   SIGKILL this process the moment it has taken the handshake out of the socket; not with
- *                     versions that close the socket
+ *   --kill-when-read PID   SIGKILL this process the moment it has taken the handshake out of the socket (as root, and not
+ *                     with versions that close the socket)
  *   --linger MS       stay alive for so long after the result was printed
  *
  * Prints one line of JSON:
@@ -48,9 +48,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -374,12 +375,27 @@ static int connect_to_handler(void) {
   return fd;
 }
 
-/* Looks without a pause: between two steps of a handler there are microseconds. */
+/* Between two steps of a handler there are microseconds: so it shares a CPU with us, and we come first. We are woken as
+ * its recvmsg frees what was sent, and it never returns from that. */
+static void prepare_to_kill_reader(int socket) {
+  int least = 1; /* what is sent fills the buffer, and poll waits until it was read */
+  if (setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &least, sizeof least) < 0) die("SO_SNDBUF: %m");
+  cpu_set_t first_cpu;
+  CPU_ZERO(&first_cpu);
+  CPU_SET(0, &first_cpu);
+  if (sched_setaffinity(options.kill_when_read, sizeof first_cpu, &first_cpu) < 0) die("sched_setaffinity: %m");
+  if (sched_setaffinity(0, sizeof first_cpu, &first_cpu) < 0) die("sched_setaffinity: %m");
+  struct sched_param lowest = {.sched_priority = 1};
+  if (sched_setscheduler(0, SCHED_FIFO, &lowest) < 0) die("sched_setscheduler: %m");
+}
+
 static void kill_reader(int socket) {
-  int unread = 1;
-  while (unread > 0)
-    if (ioctl(socket, SIOCOUTQ, &unread) < 0) die("SIOCOUTQ: %m");
+  struct pollfd writable = {.fd = socket, .events = POLLOUT};
+  if (poll(&writable, 1, 0) != 0) die("--kill-when-read: the handshake is too short, add regions and --extra-keys");
+  if (poll(&writable, 1, -1) < 0) die("poll: %m");
   if (kill(options.kill_when_read, SIGKILL) < 0) die("kill %d: %m", (int)options.kill_when_read);
+  struct sched_param none = {0};
+  if (sched_setscheduler(0, SCHED_OTHER, &none) < 0) die("sched_setscheduler: %m");
 }
 
 /* Gives the time at which the last byte was sent. The uffd stays open here, as in Firecracker: the death of the handler
@@ -389,6 +405,7 @@ static uint64_t shake_hands(int uffd) {
   char *json = make_json(&length);
   if (options.split_at >= length) die("--split-json: %zu, but the JSON has only %zu bytes", options.split_at, length);
   int socket = connect_to_handler();
+  if (options.kill_when_read) prepare_to_kill_reader(socket);
   size_t first = options.split_at ? options.split_at : length;
   send_with_fd(socket, json, first, uffd);
   if (first < length) {

@@ -19,7 +19,7 @@ const PAGES = 8192;
 /** Of 2 MiB each; the pool of a test machine is small. */
 const HUGE_VM_PAGES = 8 * 512;
 /** From the last kill on. A VM stands still while pagers die, so nothing shorter is certain. */
-const FINISH_BUDGET_MS = 60_000;
+const FINISH_BUDGET_MS = 30_000;
 const READERS = 2;
 const REST_US = 1000;
 
