@@ -28,7 +28,7 @@ export interface VmLife {
   readonly pid: number;
   /** Resolves when it ends, by itself or not. */
   readonly over: Promise<unknown>;
-  /** Lets it look at all of its memory; rejects if a byte is wrong. Its stalls, if it notes them. */
+  /** Lets it look at all of its memory; rejects if a byte is wrong. Its stalls, if noted. */
   finish(): Promise<readonly Stall[] | null>;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -144,6 +144,8 @@ class TinyVm implements VmLife {
 export class VmKinds {
   readonly #folder: TestFolder;
   readonly #random: Random;
+  /** What is there already. */
+  readonly #written = new Set<string>();
   readonly store: string;
 
   constructor(folder: TestFolder, random: Random) {
@@ -160,9 +162,8 @@ export class VmKinds {
 
   /** A memory file with two diffs above it. */
   layers(): VmKind {
-    const [base, below, above, expected] = ["base", "below", "above", "flattened"].map((name) =>
-      this.#folder.at(name),
-    ) as [string, string, string, string];
+    const [base, expected] = [this.#folder.at("base"), this.#folder.at("flattened")];
+    const [below, above] = [this.#folder.at("below"), this.#folder.at("above")];
     const content = this.#writeSparse(base);
     for (const layer of [below, above]) {
       const runs = randomRuns(this.#random, PAGES, 40);
@@ -217,8 +218,6 @@ export class VmKinds {
     mkdirSync(path, { recursive: true });
     return path;
   }
-
-  readonly #written = new Set<string>();
 
   /** The same for all who ask for it. */
   #memoryFile(name: string, pageCount: number): string {
