@@ -61,16 +61,15 @@ export class ControlClient {
     const body = { ...spec, id } as RouteInput<"createSession">["body"];
     for (let tries = 1; ; tries++) {
       try {
-        return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+        // Only the answer may have been lost.
+        const session = tries === 1 ? null : await this.#find(id);
+        if (session === null) return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+        const { socketPath } = session;
+        return { ...session, firecracker: { backend_type: "Uffd", backend_path: socketPath } };
       } catch (error) {
         const mayRetry = error instanceof AnswerLost && spec.id === undefined && tries < MAX_TRIES;
         if (!mayRetry) throw error;
       }
-      // Only its answer may have been lost.
-      const session = await this.#find(id);
-      if (session === null) continue;
-      const { socketPath } = session;
-      return { ...session, firecracker: { backend_type: "Uffd", backend_path: socketPath } };
     }
   }
 
