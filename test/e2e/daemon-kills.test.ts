@@ -16,7 +16,7 @@ import { Vmm } from "../support/vmm-process.ts";
 
 const needs = requires("userfaultfd", "cc");
 const SEED = Number(process.env.FAULTLINE_KILLS_SEED ?? 20_261_123);
-const KILLS = Number(process.env.FAULTLINE_KILLS ?? 18);
+const KILLS = Number(process.env.FAULTLINE_KILLS ?? 14);
 const HANDSHAKE_KILLS = Math.ceil(KILLS / 3);
 const BUDGET_MS = 20_000;
 const TINYVM = { memoryMib: 16, fill: 50, workingSet: 30 };
@@ -29,9 +29,10 @@ after(() => folder[Symbol.dispose]());
 async function twentyKinds(): Promise<readonly VmKind[]> {
   const has = (capability: "kvm" | "hugepages"): boolean => requires(capability).skip === undefined;
   const guest = has("kvm") ? "kvm" : "process";
-  const [file, layers, image] = [kinds.file(), kinds.layers(), kinds.image()];
+  const [file, hasty] = [kinds.file(), kinds.hasty()];
+  const [layers, image] = [kinds.layers(), kinds.image()];
   return [
-    ...[file, file, file, file, file, layers, layers, layers, image, image, image, image],
+    ...[file, file, hasty, hasty, hasty, layers, layers, layers, image, image, image, image],
     kinds.file({ prefault: "all" }),
     kinds.file({ prefault: "before-resume" }),
     has("hugepages") ? kinds.huge() : file,

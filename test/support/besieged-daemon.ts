@@ -1,6 +1,6 @@
 /** A daemon whose pagers are killed, with VMs that come, work and go all the while. */
 import { setTimeout as delay } from "node:timers/promises";
-import type { FaultlineError } from "../../src/base/errors.ts";
+import { FaultlineError } from "../../src/base/errors.ts";
 import type { SessionView } from "../../src/daemon/host-service.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import type { DaemonProcess } from "./daemon-process.ts";
@@ -89,7 +89,7 @@ export class BesiegedDaemon {
     for (let life = 0; !this.#isOver; life++) {
       const { id, socketPath } = await this.#create(kind, `vm-${index}-${life}`);
       await using vm = kind.start(socketPath, random);
-      if (kind.isLasting) await this.#daemon.attached(id);
+      if (kind.isLasting) await this.#untilAttached(id);
       this.#attached += 1;
       const fromMs = monotonicMs();
       const last = this.deaths.length + 1 + random.below(MOST_DEATHS_PER_LIFE);
@@ -104,17 +104,35 @@ export class BesiegedDaemon {
     }
   }
 
-  /** Asks until it is answered: pagers may die faster than one of them opens an image. */
   async #create(kind: VmKind, id: string): Promise<SessionView> {
     const { client } = this.#daemon;
-    for (let tries = 1; ; tries++) {
+    let tries = 0;
+    return await this.#persist(async () => {
+      tries += 1;
       try {
         return await client.createSession({ ...kind.spec, id });
       } catch (error) {
-        const { code } = error as FaultlineError;
         // Only the answer was lost.
-        if (code === "conflict" && tries > 1) return await client.session(id);
-        if (code !== "no-daemon" || tries === MAX_TRIES) throw error;
+        if (tries > 1 && codeOf(error) === "conflict") return await client.session(id);
+        throw error;
+      }
+    });
+  }
+
+  async #untilAttached(id: string): Promise<void> {
+    const { client } = this.#daemon;
+    const isAttached = async (): Promise<boolean> =>
+      (await this.#persist(() => client.session(id))).vm !== null;
+    await waitFor(`a VM is attached to session ${id}`, isAttached, BUDGET_MS);
+  }
+
+  /** Asks until it is answered: pagers may die faster than one of them opens an image. */
+  async #persist<Answer>(ask: () => Promise<Answer>): Promise<Answer> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await ask();
+      } catch (error) {
+        if (codeOf(error) !== "no-daemon" || tries === MAX_TRIES) throw error;
       }
     }
   }
@@ -162,3 +180,7 @@ export class BesiegedDaemon {
 
 /** Not a wait for anything: the moment of death is what is random. */
 const livesFor = delay;
+
+function codeOf(error: unknown): string | null {
+  return error instanceof FaultlineError ? error.code : null;
+}
