@@ -37,17 +37,17 @@ const FRESH_MS = 5000;
 const MAX_LINGERING = 64;
 
 export class HostMemory {
-  readonly key: string;
   readonly memory: string;
   readonly layers: readonly string[];
   readonly served: ServedMemory;
   /** The entry under which it is kept for the next pager. */
   readonly entry: string;
-  readonly restores: RestoreWatch;
-  readonly learning: WorkingSetKeeper | null;
+  restores: RestoreWatch;
+  learning: WorkingSetKeeper | null;
   users = 0;
   lookedUpMs = performance.now();
   idleTimer: NodeJS.Timeout | null = null;
+  readonly #options: HostMemoriesOptions;
 
   constructor(
     options: HostMemoriesOptions,
@@ -55,14 +55,24 @@ export class HostMemory {
     served: ServedMemory,
     learning: WorkingSetKeeper | null,
   ) {
-    this.key = place.key;
+    this.#options = options;
     this.memory = place.memory;
     this.layers = place.layers;
     this.entry = place.entry;
     this.served = served;
     this.learning = learning;
-    const { engine, collapse, log } = options;
-    this.restores = new RestoreWatch({ keeper: learning, collapse, engine, log });
+    this.restores = this.#watchWith(learning);
+  }
+
+  /** VMs that come from now on are learnt from, and restored by what is known. */
+  learnWith(learning: WorkingSetKeeper): void {
+    this.learning = learning;
+    this.restores = this.#watchWith(learning);
+  }
+
+  #watchWith(keeper: WorkingSetKeeper | null): RestoreWatch {
+    const { engine, collapse, log } = this.#options;
+    return new RestoreWatch({ keeper, collapse, engine, log });
   }
 }
 
@@ -124,7 +134,7 @@ export class HostMemories {
   release(memory: HostMemory): void {
     memory.users -= 1;
     if (memory.users > 0) return;
-    if (this.#byKey.get(memory.key) !== memory) {
+    if (![...this.#byKey.values()].includes(memory)) {
       void this.#close(memory);
       return;
     }
@@ -162,11 +172,16 @@ export class HostMemories {
   async #openAnew(key: string, memory: string, layers: readonly string[]): Promise<HostMemory> {
     const known = this.#byKey.get(key);
     const served = await this.#options.host.open({ memory, layers });
-    if (known !== undefined && known.served.mapped === served.mapped && this.#open.has(known)) {
-      // Nothing has changed: this was one use too many.
+    const same = [...this.#open].find(({ served: { mapped } }) => mapped === served.mapped);
+    if (same !== undefined) {
+      // Nothing has changed, or an earlier pager has had it: it is open once too often.
+      this.take(same);
       await served.close();
-      known.lookedUpMs = performance.now();
-      return known;
+      await this.#learnOf(same);
+      this.#byKey.set(key, same);
+      same.lookedUpMs = performance.now();
+      this.release(same);
+      return same;
     }
     const entry = `image.${this.#nextEntry++}`;
     const learning = await openLearning(served, this.#options.log);
@@ -191,11 +206,18 @@ export class HostMemories {
     return memory;
   }
 
+  /** One that was recovered had no time for that. */
+  async #learnOf(memory: HostMemory): Promise<void> {
+    if (memory.learning !== null) return;
+    const learning = await openLearning(memory.served, this.#options.log);
+    if (learning !== null) memory.learnWith(learning);
+  }
+
   async #close(memory: HostMemory): Promise<void> {
     if (memory.users > 0 || !this.#open.delete(memory)) return;
     this.#leftOutBefore += memory.learning?.leftOut ?? 0;
     if (memory.idleTimer !== null) clearTimeout(memory.idleTimer);
-    if (this.#byKey.get(memory.key) === memory) this.#byKey.delete(memory.key);
+    for (const [key, known] of this.#byKey) if (known === memory) this.#byKey.delete(key);
     this.#options.keeper.drop(memory.entry);
     await memory.learning?.close();
     await memory.served.close();

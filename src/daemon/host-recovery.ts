@@ -135,16 +135,20 @@ function takeOver(
     const kill = killer === null ? "denied" : killByPidfd(killer);
     const reason = describeError(error);
     log.error({ session: id, reason, kill }, "A VM could not be taken over");
-    countLost(memfd, host.surroundings.tally);
-    if (session === null) dropSession(keeper, id);
-    else session.finish("failed", reason);
+    const { tally } = host.surroundings;
+    tally.add("lost");
+    if (session === null) {
+      countEnd(memfd, tally);
+      dropSession(keeper, id);
+    } else {
+      session.finish("failed", reason);
+    }
     return false;
   }
 }
 
 /** What it has counted stays counted, if it can be read. */
-function countLost(memfd: OwnedFd | undefined, tally: HostTally): void {
-  tally.add("lost");
+function countEnd(memfd: OwnedFd | undefined, tally: HostTally): void {
   try {
     if (memfd === undefined) throw new Error("it has no memory");
     const { memory, header } = SessionMemory.adopt(memfd);

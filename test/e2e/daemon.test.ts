@@ -146,6 +146,8 @@ describe("a pager that dies", needs, () => {
     await finishes(vmm);
     assert.equal((await client.session(id)).vm?.takeovers, 1);
     assert.equal((await client.session("waiting")).state, "waiting");
+    await client.createSession({ memory });
+    assert.equal((await client.images()).length, 1, "one memory, whoever has opened it");
     await using late = new Vmm(waiting.socketPath, memory, ["--touch", "random:500"]);
     await finishes(late);
   });

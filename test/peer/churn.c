@@ -3,9 +3,15 @@
  * page they see with what it may hold at that moment; removers give runs of pages back with MADV_DONTNEED and write to
  * some of them afterwards, so that pages go round and round: missing, zero, written, given back, zero again.
  *
- *   churn SOCKET MEMORY_FILE MILLISECONDS READERS SEED [--huge]
+ *   churn SOCKET MEMORY_FILE MILLISECONDS READERS SEED [--huge] [--rest MICROSECONDS] [--pulse]
  *
  * SIGTERM ends it as if its time were over.
+ *
+ *   --huge    2 MiB pages
+ *   --rest    readers rest for so long after each pair of reads, removers ten times as long after each run: pages that
+ *             hold the file's bytes last longer, and many such VMs leave each other some CPU time
+ *   --pulse   one more thread gives the last page back and reads it, again and again, and notes when the answer took
+ *             long: what a handler's death costs a guest
  *
  * What a page may hold is told by its epoch, which its one remover counts up: even while it rests, odd from before the
  * madvise until after it (and after the write).
@@ -15,7 +21,8 @@
  *   odd, > 1     each word zero, but the first of the page, which may hold a tag
  *   even, > 0    zeroes, and in the first word the tag that the remover wrote, if it did
  *
- * Prints {"reads":N,"removes":N,"wrong":N}. Exit codes: 0 all was right; 1 it was not; 2 a call failed.
+ * Prints {"reads":N,"removes":N,"wrong":N,"stalls":[[END,LENGTH],...]}: stalls in milliseconds, their ends by
+ * CLOCK_MONOTONIC. Exit codes: 0 all was right; 1 it was not; 2 a call failed.
  * There is no timeout: whoever runs it has to time it. Shares no code with Faultline.
  *
  * Build: gcc -O2 -Wall -pthread -o churn churn.c
@@ -55,6 +62,9 @@
 #define REMOVERS 2
 #define MAX_READERS 64
 #define LONGEST_RUN 8
+#define PULSE_REST_US 2000
+#define STALL_MS 5.0 /* what is shorter is not noted */
+#define MAX_STALLS 4096
 
 static size_t page_size = PAGE; /* what is given back at a time */
 static size_t memory_size, page_count;
@@ -65,6 +75,12 @@ static _Atomic uint64_t *tags;
 static atomic_bool over;
 static atomic_size_t reads, removes, wrong;
 static uint64_t seed;
+static useconds_t rest_us;
+static bool has_pulse;
+static struct stall {
+  double end_ms, length_ms;
+} stalls[MAX_STALLS];
+static size_t stall_count;
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
   va_list args;
@@ -170,13 +186,14 @@ static void *keep_reading(void *argument) {
   while (!atomic_load(&over)) {
     read_page(next_random(&state) % small_pages);
     read_page(sequential++ % small_pages); /* neighbours at the same time, so that copies merge */
+    if (rest_us) usleep(rest_us);
   }
   return NULL;
 }
 
 /* Each remover has its own part of the memory: an epoch has one writer. */
 static void *keep_removing(void *argument) {
-  size_t self = (uintptr_t)argument, share = page_count / REMOVERS, base = self * share;
+  size_t self = (uintptr_t)argument, share = (page_count - has_pulse) / REMOVERS, base = self * share;
   uint64_t state = seed * 2000 + self;
   while (!atomic_load(&over)) {
     size_t first = base + next_random(&state) % share, run = 1 + next_random(&state) % LONGEST_RUN;
@@ -190,8 +207,41 @@ static void *keep_removing(void *argument) {
       atomic_fetch_add(&epochs[page], 1);
     }
     atomic_fetch_add(&removes, run);
+    if (rest_us) usleep(10 * rest_us);
   }
   return NULL;
+}
+
+static double now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+/* The remover of the last page, which it reads at once: each beat is one event and one fault. */
+static void *keep_beating(void *unused) {
+  size_t page = page_count - 1;
+  double last_ms = now_ms();
+  while (!atomic_load(&over)) {
+    atomic_fetch_add(&epochs[page], 1);
+    if (madvise((char *)guest + page * page_size, page_size, MADV_DONTNEED) < 0) die("madvise: %m");
+    atomic_fetch_add(&epochs[page], 1);
+    uint64_t found = guest[page * page_size / sizeof(uint64_t)];
+    if (found != 0) complain(page, 0, found, atomic_load(&epochs[page]));
+    double end_ms = now_ms(), length_ms = end_ms - last_ms;
+    if (length_ms >= STALL_MS && stall_count < MAX_STALLS) stalls[stall_count++] = (struct stall){end_ms, length_ms};
+    usleep(PULSE_REST_US);
+    last_ms = now_ms();
+  }
+  return unused;
+}
+
+static void print_result(void) {
+  printf("{\"reads\":%zu,\"removes\":%zu,\"wrong\":%zu,\"stalls\":[", atomic_load(&reads), atomic_load(&removes),
+         atomic_load(&wrong));
+  for (size_t i = 0; i < stall_count; i++)
+    printf("%s[%.1f,%.1f]", i ? "," : "", stalls[i].end_ms, stalls[i].length_ms);
+  puts("]}");
 }
 
 static void finish(int signal_number) {
@@ -200,8 +250,13 @@ static void finish(int signal_number) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 6) die("usage: churn SOCKET MEMORY_FILE MILLISECONDS READERS SEED [--huge]");
-  if (argc > 6 && strcmp(argv[6], "--huge") == 0) page_size = (size_t)2 << 20;
+  if (argc < 6) die("usage: churn SOCKET MEMORY_FILE MILLISECONDS READERS SEED [options]");
+  for (int i = 6; i < argc; i++) {
+    if (strcmp(argv[i], "--huge") == 0) page_size = (size_t)2 << 20;
+    else if (strcmp(argv[i], "--pulse") == 0) has_pulse = true;
+    else if (strcmp(argv[i], "--rest") == 0 && i + 1 < argc) rest_us = (useconds_t)atol(argv[++i]);
+    else die("unknown option %s", argv[i]);
+  }
   long duration_ms = atol(argv[3]), readers = atol(argv[4]);
   if (readers < 1 || readers > MAX_READERS) die("1 to %d readers", MAX_READERS);
   seed = strtoull(argv[5], NULL, 10);
@@ -217,20 +272,20 @@ int main(int argc, char **argv) {
   sigemptyset(&terminate);
   sigaddset(&terminate, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &terminate, &none); /* only this thread takes it, and its sleep ends */
-  pthread_t threads[MAX_READERS + REMOVERS];
+  pthread_t threads[MAX_READERS + REMOVERS + 1];
   long count = 0;
   for (; count < readers + REMOVERS; count++) {
     void *(*body)(void *) = count < readers ? keep_reading : keep_removing;
     uintptr_t ordinal = (uintptr_t)(count < readers ? count : count - readers);
     if (pthread_create(&threads[count], NULL, body, (void *)ordinal)) die("pthread_create");
   }
+  if (has_pulse && pthread_create(&threads[count++], NULL, keep_beating, NULL)) die("pthread_create");
   struct timespec duration = {.tv_sec = duration_ms / 1000, .tv_nsec = duration_ms % 1000 * 1000000};
   pthread_sigmask(SIG_SETMASK, &none, NULL);
   while (!atomic_load(&over) && nanosleep(&duration, &duration) < 0 && errno == EINTR) continue;
   atomic_store(&over, true);
   for (long i = 0; i < count; i++) pthread_join(threads[i], NULL);
   for (size_t page = 0; page < memory_size / PAGE; page++) read_page(page);
-  printf("{\"reads\":%zu,\"removes\":%zu,\"wrong\":%zu}\n", atomic_load(&reads), atomic_load(&removes),
-         atomic_load(&wrong));
+  print_result();
   return atomic_load(&wrong) ? 1 : 0;
 }

@@ -27,6 +27,8 @@
  *                     stride: with "all" nothing is missing by then), and, while the thread goes on, half of what it
  *                     has given back. In the end everything is read again: what was given back must be zeroes
  *   --die-mid         SIGKILL itself when one thread has touched half of the list
+ *   --kill-when-read PID   SIGKILL this process the moment it has taken the handshake out of the socket (as root, and not
+ *                     with versions that close the socket)
  *   --linger MS       stay alive for so long after the result was printed
  *
  * Prints one line of JSON:
@@ -47,7 +49,9 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -133,6 +137,7 @@ static struct options {
   size_t thread_count;
   bool balloon;
   bool die_mid;
+  pid_t kill_when_read;
   size_t linger_ms;
 } options = {.version = &versions[VERSION_COUNT - 1], .region_count = 1, .page_size = PAGE, .thread_count = 1};
 
@@ -231,6 +236,7 @@ static void parse_options(int argc, char **argv) {
       else if (strcmp(name, "--split-json") == 0) options.split_at = parse_number(name, value, 1, SIZE_MAX);
       else if (strcmp(name, "--touch") == 0) parse_touch(value);
       else if (strcmp(name, "--threads") == 0) options.thread_count = parse_number(name, value, 1, MAX_THREADS);
+      else if (strcmp(name, "--kill-when-read") == 0) options.kill_when_read = (pid_t)parse_number(name, value, 2, 4194304);
       else if (strcmp(name, "--linger") == 0) options.linger_ms = parse_number(name, value, 0, 86400000);
       else die("unknown option %s", name);
     }
@@ -369,6 +375,29 @@ static int connect_to_handler(void) {
   return fd;
 }
 
+/* Between two steps of a handler there are microseconds: so it shares a CPU with us, and we come first. We are woken as
+ * its recvmsg frees what was sent, and it never returns from that. */
+static void prepare_to_kill_reader(int socket) {
+  int least = 1; /* what is sent fills the buffer, and poll waits until it was read */
+  if (setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &least, sizeof least) < 0) die("SO_SNDBUF: %m");
+  cpu_set_t first_cpu;
+  CPU_ZERO(&first_cpu);
+  CPU_SET(0, &first_cpu);
+  if (sched_setaffinity(options.kill_when_read, sizeof first_cpu, &first_cpu) < 0) die("sched_setaffinity: %m");
+  if (sched_setaffinity(0, sizeof first_cpu, &first_cpu) < 0) die("sched_setaffinity: %m");
+  struct sched_param lowest = {.sched_priority = 1};
+  if (sched_setscheduler(0, SCHED_FIFO, &lowest) < 0) die("sched_setscheduler: %m");
+}
+
+static void kill_reader(int socket) {
+  struct pollfd writable = {.fd = socket, .events = POLLOUT};
+  if (poll(&writable, 1, 0) != 0) die("--kill-when-read: the handshake is too short, add regions and --extra-keys");
+  if (poll(&writable, 1, -1) < 0) die("poll: %m");
+  if (kill(options.kill_when_read, SIGKILL) < 0) die("kill %d: %m", (int)options.kill_when_read);
+  struct sched_param none = {0};
+  if (sched_setscheduler(0, SCHED_OTHER, &none) < 0) die("sched_setscheduler: %m");
+}
+
 /* Gives the time at which the last byte was sent. The uffd stays open here, as in Firecracker: the death of the handler
  * then stops the guest instead of feeding it zeroes. */
 static uint64_t shake_hands(int uffd) {
@@ -376,6 +405,7 @@ static uint64_t shake_hands(int uffd) {
   char *json = make_json(&length);
   if (options.split_at >= length) die("--split-json: %zu, but the JSON has only %zu bytes", options.split_at, length);
   int socket = connect_to_handler();
+  if (options.kill_when_read) prepare_to_kill_reader(socket);
   size_t first = options.split_at ? options.split_at : length;
   send_with_fd(socket, json, first, uffd);
   if (first < length) {
@@ -385,6 +415,7 @@ static uint64_t shake_hands(int uffd) {
     if ((size_t)sent != length - first) die("send rest of handshake: %zd of %zu bytes sent", sent, length - first);
   }
   uint64_t sent_at = now_ns();
+  if (options.kill_when_read) kill_reader(socket);
   if (!options.version->keeps_socket_open) close(socket);
   free(json);
   return sent_at;

@@ -1,7 +1,7 @@
 /** `faultline daemon` as a child process, in a run folder of its own, with a client. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { ControlClient } from "../../src/daemon/control/client.ts";
 import type { HostView, SessionView } from "../../src/daemon/host-service.ts";
@@ -20,6 +20,10 @@ export interface DaemonStart {
   readonly uid?: number;
   /** A program that becomes the daemon, with its arguments: `setpriv`, for instance. */
   readonly through?: readonly string[];
+  /** Inherited from 3 on, as by sd_listen_fds(3), with their names. */
+  readonly stored?: readonly { readonly name: string; readonly fd: number }[];
+  /** Run by sh in a mount namespace of its own, with the run folder as $1, before the daemon. */
+  readonly mounting?: string;
 }
 
 export class DaemonProcess {
@@ -35,18 +39,40 @@ export class DaemonProcess {
 
   private constructor(folder: TestFolder, args: readonly string[], start: DaemonStart) {
     this.runFolder = folder.at("run");
-    this.controlPath = join(this.runFolder, "control.sock");
-    this.client = new ControlClient({ socketPath: this.controlPath });
-    const identity = start.uid === undefined ? {} : { uid: start.uid, gid: start.uid };
+    const { stored = [], through = [], environment, uid, mounting } = start;
     const places = ["--run-folder", this.runFolder, "--memory-folder", folder.path];
-    const command = [process.execPath, MAIN, "daemon", "--log", "debug", ...places, ...args];
-    const [program = "", ...line] = [...(start.through ?? []), ...command];
-    this.#child = spawn(program, line, {
-      stdio: ["ignore", "ignore", "pipe"],
+    const daemon = [
+      ...through,
+      process.execPath,
+      MAIN,
+      "daemon",
+      "--log",
+      "debug",
+      ...places,
+      ...args,
+    ];
+    // The shell becomes the daemon: LISTEN_PID is its number.
+    const listens = stored.length > 0 ? "export LISTEN_PID=$$; " : "";
+    const script = `${mounting === undefined ? "" : `${mounting}; `}${listens}shift; exec "$@"`;
+    const shell = ["sh", "-ec", script, "sh", this.runFolder, ...daemon];
+    const [command, ...rest] = mounting === undefined ? shell : ["unshare", "-m", ...shell];
+    this.#child = spawn(command!, rest, {
+      stdio: ["ignore", "ignore", "pipe", ...stored.map(({ fd }) => fd)],
       cwd: "/",
-      env: { ...process.env, ...start.environment },
-      ...identity,
+      env: {
+        ...process.env,
+        ...(stored.length > 0 && {
+          LISTEN_FDS: String(stored.length),
+          LISTEN_FDNAMES: stored.map(({ name }) => name).join(":"),
+        }),
+        ...environment,
+      },
+      ...(uid === undefined ? {} : { uid, gid: uid }),
     });
+    // Seen from its own mounts, if it has such.
+    const root = mounting === undefined ? "" : `/proc/${this.pid}/root`;
+    this.controlPath = join(root, this.runFolder, "control.sock");
+    this.client = new ControlClient({ socketPath: this.controlPath });
     const forget = atExit(() => this.#child.kill("SIGKILL"));
     this.exited = once(this.#child, "close").then(([code, signal]) => {
       forget();
@@ -70,6 +96,11 @@ export class DaemonProcess {
       await daemon[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** A path of its run folder, for others. */
+  reach(path: string): string {
+    return join(dirname(this.controlPath), relative(this.runFolder, path));
   }
 
   /** The supervisor's. */
@@ -100,9 +131,11 @@ export class DaemonProcess {
     await waitFor("the next pager stands by", () => this.standby !== null, BUDGET_MS);
   }
 
+  /** Null: there is none that would take over at once. */
   get standby(): number | null {
-    const line = this.log.findLast(({ msg }) => msg === "A pager stands by");
-    return line === undefined || line.pid === this.pager ? null : line.pid!;
+    const { pid } = this.log.findLast(({ msg }) => msg === "A pager stands by") ?? {};
+    const isOver = (line: LogLine): boolean => line.pid === pid && line.msg === "A pager ended";
+    return pid === undefined || pid === this.pager || this.log.some(isOver) ? null : pid;
   }
 
   /** Kills the pager that serves, and waits until another one does. */

@@ -60,14 +60,17 @@ export class ControlClient {
   async createSession(spec: SessionSpec): Promise<CreatedSession> {
     const id = spec.id ?? randomBytes(4).toString("hex");
     const body = { ...spec, id } as RouteInput<"createSession">["body"];
-    try {
-      return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
-    } catch (error) {
-      if (!(error instanceof AnswerLost) || spec.id !== undefined) throw error;
-      const session = await this.session(id).catch(() => null);
-      if (session === null) return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
-      const { socketPath } = session;
-      return { ...session, firecracker: { backend_type: "Uffd", backend_path: socketPath } };
+    for (let tries = 1; ; tries++) {
+      try {
+        // Only the answer may have been lost.
+        const session = tries === 1 ? null : await this.#find(id);
+        if (session === null) return await this.#ask("createSession", { body }, LONG_DEADLINE_MS);
+        const { socketPath } = session;
+        return { ...session, firecracker: { backend_type: "Uffd", backend_path: socketPath } };
+      } catch (error) {
+        const mayRetry = error instanceof AnswerLost && spec.id === undefined && tries < MAX_TRIES;
+        if (!mayRetry) throw error;
+      }
     }
   }
 
@@ -146,6 +149,15 @@ export class ControlClient {
 
   async openApi(): Promise<unknown> {
     return await this.#ask("openapi", {});
+  }
+
+  async #find(id: string): Promise<SessionView | null> {
+    try {
+      return await this.session(id);
+    } catch (error) {
+      if (error instanceof FaultlineError && error.code === "no-session") return null;
+      throw error;
+    }
   }
 
   async #ask<Name extends RouteName>(
