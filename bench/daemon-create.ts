@@ -36,7 +36,7 @@ interface Round {
 }
 
 export async function daemonCreate(run: PromiseRun): Promise<Report> {
-  const rounds = run.scaled(9, 1);
+  const rounds = run.scaled(5, 1);
   const count = run.scaled(400, 20);
   const memoryPath = run.randomFile(run.scaled(256, 4) * MIB);
   const store = run.newPath("store");

@@ -38,7 +38,7 @@ export async function daemonFaults(run: PromiseRun): Promise<Report> {
   await using serve = await HandlerProcess.start(HandlerCommand.ofServe(), target, prefix);
   const rounds: Round[] = [];
   // The first round does not count: code that has never run is slow.
-  for (let index = 0; index <= run.scaled(21, 2); index++) {
+  for (let index = 0; index <= run.scaled(11, 2); index++) {
     const plan: GuestPlan = { memoryPath, faults, order: "random", seed: index, cpu: cpus.guest };
     if (index > 0) await awaitQuietMachine(run.scaled(QUIET_PATIENCE_MS, 1));
     const isDaemonFirst = index % 2 === 0;

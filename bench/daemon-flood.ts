@@ -65,7 +65,7 @@ export async function daemonFlood(run: PromiseRun): Promise<Report> {
     method:
       `${rounds.length} rounds: ${OTHERS} VMs at once that fault every ${PAUSE_US} µs, ${faults} ` +
       "times each, without and beside a VM whose threads only give pages back and touch them " +
-      `again, all at one fault worker. All guests on CPU ${cpu}, the flood at idle priority there; ` +
+      `again, all at one fault worker. Guests on CPU ${cpu}, the flood at idle priority there; ` +
       `all processes of the daemon on CPU ${cpus.handler}; medians of the VMs and rounds, ratios ` +
       "per round. Every page of the VMs that were timed was right.",
     sides: ["without it", "in the flood"],
