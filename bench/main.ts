@@ -24,6 +24,10 @@ import { formatScenario } from "../src/bench/table.ts";
 import { warmMemory } from "../src/bench/workspace.ts";
 import { cachedImage } from "./cached-image.ts";
 import { cycles } from "./cycles.ts";
+import { daemonCreate } from "./daemon-create.ts";
+import { daemonFaults } from "./daemon-faults.ts";
+import { daemonFleet } from "./daemon-fleet.ts";
+import { daemonFlood } from "./daemon-flood.ts";
 import { dirty } from "./dirty.ts";
 import { fanOut } from "./fan-out.ts";
 import { farStore } from "./far-store.ts";
@@ -61,6 +65,10 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   dirty,
   "working-set": workingSet,
   "restore-guest": restoreGuest,
+  "daemon-create": daemonCreate,
+  "daemon-faults": daemonFaults,
+  "daemon-fleet": daemonFleet,
+  "daemon-flood": daemonFlood,
 };
 const smokeSettings: Settings = {
   rounds: 1,

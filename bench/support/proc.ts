@@ -1,10 +1,21 @@
 /** What the kernel says about a process. See proc(5). */
 import { readdirSync, readFileSync } from "node:fs";
 
+export interface MemorySizes {
+  readonly rssAnon: number;
+  /** Of memfds, too. */
+  readonly rssShmem: number;
+  readonly rss: number;
+}
+
 /** Sizes in KiB, as the kernel gives them. */
-export function memoryKib(pid: number): { readonly rssAnon: number; readonly rss: number } {
+export function memoryKib(pid: number): MemorySizes {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  return { rssAnon: fieldOf(status, "RssAnon"), rss: fieldOf(status, "VmRSS") };
+  return {
+    rssAnon: fieldOf(status, "RssAnon"),
+    rssShmem: fieldOf(status, "RssShmem"),
+    rss: fieldOf(status, "VmRSS"),
+  };
 }
 
 export function openFds(pid: number): number {

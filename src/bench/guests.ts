@@ -100,7 +100,12 @@ export class ManyVms {
   /** The next VMs connect to this handler. */
   async moveTo(handler: HandlerProcess): Promise<void> {
     this.#handler = handler;
-    await this.#order(`socket ${handler.target.socketPath}`);
+    await this.moveToSocket(handler.target.socketPath);
+  }
+
+  /** The next VMs connect there. */
+  async moveToSocket(socketPath: string): Promise<void> {
+    await this.#order(`socket ${socketPath}`);
   }
 
   /** So many more VMs, which stay. */

@@ -33,10 +33,10 @@ import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
  */
 export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
 
-/** Plans per turn. Progress comes in the first; the rest is for partial and deferred ones. */
-const MAX_PLANS_PER_TURN = 4;
+/** Plans per turn. Progress comes in the first; another is for partial and deferred ones. */
+const MAX_PLANS_PER_TURN = 2;
 /** Turns without progress after which a session waits a moment instead of trying at once. */
-const STALLS_BEFORE_WAITING = 16;
+const STALLS_BEFORE_WAITING = 32;
 /**
  * A page that cannot be allocated for this long is given up: pools are refilled in less, or never.
  */
@@ -75,6 +75,8 @@ export class WorkerSession {
   prefault: SessionPrefault | null = null;
   /** Parts that were asked for and have not been answered; the worker counts. */
   askedParts = 0;
+  /** In which pass of the worker's loop the kernel's word last gave it a turn. */
+  turnedInPass = 0;
   readonly attachedUs = monotonicUs();
   readonly #socket: OwnedFd | null;
   readonly #regions: RegionMap;
@@ -118,10 +120,9 @@ export class WorkerSession {
     this.#socket = setup.socket === null ? null : new OwnedFd(setup.socket);
     this.#regions = new RegionMap(setup.regions, setup.pageSizeBytes);
     this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => this.#need(part));
-    const { pageSizeBytes, tracking } = setup;
+    const { pageSizeBytes, tracking, memory } = setup;
     this.#pageSizeBytes = pageSizeBytes;
-    const memory = SessionMemory.ofSetup(setup.memory, this.#regions.pageLimit);
-    const table = memory.pageTable;
+    const { pageTable: table, stats } = SessionMemory.ofSetup(memory, this.#regions.pageLimit);
     this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
@@ -131,7 +132,7 @@ export class WorkerSession {
       maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / pageSizeBytes : 0,
     });
     this.#table = table;
-    this.#stats = memory.stats;
+    this.#stats = stats;
     this.#policy = setup.onError;
     this.#tools = tools;
     this.#unwoken = new WakeGroup(this.uffd);
@@ -274,7 +275,13 @@ export class WorkerSession {
     // The first plan of a turn; later ones go on where the last install was timed.
     if (this.lastActiveUs === nowUs) this.#notePlanned(nowUs);
     let turn: Turn = "again";
+    let isDeferred = false;
     for (let index = 0; index < count; index++) {
+      if (isDeferred) {
+        // Until a thread of the VM has gone on, the kernel would say the same of each.
+        this.#planner.settle(actions, index, "deferred", 0);
+        continue;
+      }
       if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(actions, index);
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
@@ -283,6 +290,7 @@ export class WorkerSession {
         if (this.#isAwaited(actions, index)) continue;
         outcome = "badSource";
       }
+      isDeferred = outcome === "deferred";
       const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
       this.#count(actions, index, outcome);
       if (outcome === "installed" || outcome === "partial") {

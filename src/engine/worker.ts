@@ -92,6 +92,8 @@ class FaultWorker {
   #isStopping = false;
   #isSpinning = false;
   #lastActiveUs = 0;
+  /** How often the loop of `run` has begun. */
+  #pass = 0;
 
   constructor(port: MessagePort, setup: WorkerSetup) {
     this.#port = port;
@@ -112,7 +114,7 @@ class FaultWorker {
 
   run(): void {
     this.#send({ type: "ready" });
-    while (!this.#isStopping) {
+    for (this.#pass = 1; !this.#isStopping; this.#pass += 1) {
       const count = this.#epoll.wait(this.#timeoutMs());
       for (let index = 0; index < count; index++) {
         this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index));
@@ -160,6 +162,7 @@ class FaultWorker {
     }
     const nowUs = monotonicUs();
     this.#pacer.observeGap(nowUs - this.#lastActiveUs);
+    session.turnedInPass = this.#pass;
     this.#turn(session, nowUs);
     this.#lastActiveUs = session.lastActiveUs;
     this.#isSpinning = this.#pacer.budgetUs > 0;
@@ -273,7 +276,8 @@ class FaultWorker {
     sched_yield();
     const nowUs = monotonicUs();
     for (const [session, dueUs] of this.#unfinished) {
-      if (dueUs > nowUs) continue;
+      // One turn for each before others are looked at again.
+      if (dueUs > nowUs || session.turnedInPass === this.#pass) continue;
       if (session.isWatched) this.#turn(session, nowUs);
       else this.#end(session, "gone");
     }
@@ -374,8 +378,7 @@ class FaultWorker {
     for (let taken = 0; taken < MESSAGES_PER_WAIT; taken++) {
       const received: { message: ToWorker } | undefined = receiveMessageOnPort(this.#port);
       if (received === undefined) return;
-      const { message } = received;
-      this.#obey(message);
+      this.#obey(received.message);
     }
     // Parts that come may lead to others being asked for, without end: faults have their turn too.
     signalEventFd(this.#controlFd);

@@ -17,7 +17,7 @@ import {
 const CALLS_PER_ACTION = 3;
 
 /** Turns without progress that may follow each other at once; then a session must rest. */
-const MAX_IDLE_SPINS = 20;
+const MAX_IDLE_SPINS = 40;
 
 /** A VM whose every fault can be answered at once. */
 export interface QuietVm {
@@ -44,14 +44,14 @@ export class FairnessOracle {
 
   /**
    * `batchCapacity`: the largest of all sessions. A fault can come right after its VM's turn in a
-   * round: then it waits for the others of that round, for those that go on at once, and for the
-   * others of the next round.
+   * round: then it waits for the others of that round, each of which has one turn, and for those of
+   * the next round.
    */
   constructor(vmCount: number, batchCapacity: number, quietVms: readonly QuietVm[]) {
     // Every message that is read may be one too many, and is woken then.
     const drainCalls = MAX_READS_PER_TURN * (1 + batchCapacity);
     this.#callLimit = MAX_PLANS_PER_TURN * (drainCalls + ACTION_CAPACITY * CALLS_PER_ACTION);
-    this.#turnLimit = 3 * vmCount;
+    this.#turnLimit = 2 * vmCount;
     this.#vmCount = vmCount;
     this.#quietVms = quietVms;
   }
@@ -90,8 +90,7 @@ export class FairnessOracle {
     }
     const turns = this.#turns - wait.sinceTurn;
     if (turns <= this.#turnLimit) return;
-    // Between two turns of a VM each other may have two: one announced, and one to go on.
-    const limit = this.#turnLimit + 2 * this.#vmCount * turnsForAll(vm.kernel);
+    const limit = this.#turnLimit + this.#vmCount * turnsForAll(vm.kernel);
     if (turns <= limit) return;
     throw new HandlerFailure(
       `${vm.name} has waited for page ${thread.page} during ${turns} turns: at most ` +

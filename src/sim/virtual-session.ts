@@ -21,8 +21,8 @@ export type Turn = "idle" | "again" | "later" | "rest" | "gone" | "failed";
 export type ErrorPolicy = "kill" | "poison" | "wait";
 
 export const MAX_READS_PER_TURN = 16;
-export const MAX_PLANS_PER_TURN = 4;
-const STALLS_BEFORE_WAITING = 16;
+export const MAX_PLANS_PER_TURN = 2;
+const STALLS_BEFORE_WAITING = 32;
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
 export const MAX_BYTES_PER_TURN = 4 * HUGE_PAGE_BYTES;
@@ -67,6 +67,8 @@ export class VirtualSession {
   /** Whether the worker's epoll holds the userfaultfd. */
   isWatched = true;
   failure: Failure | null = null;
+  /** In which pass of the worker's loop it had its last turn. */
+  turnedInPass = 0;
   prefault: VirtualPrefault | null;
   /** Parts that were asked for and have not been answered; the worker counts. */
   askedParts = 0;
@@ -195,7 +197,12 @@ export class VirtualSession {
     const { actions } = this;
     const count = planner.plan(actions, this.#pagesLeft);
     let turn: Turn = "again";
+    let isDeferred = false;
     for (let index = 0; index < count; index++) {
+      if (isDeferred) {
+        planner.settle(actions, index, "deferred", 0);
+        continue;
+      }
       if (actions.aheadPages[index]! > 0) this.#keepToWhatIsAtHand(index);
       const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
       const wakes = count === 1 || lengthBytes >= MAX_UNWOKEN_BYTES;
@@ -204,6 +211,7 @@ export class VirtualSession {
         if (this.#isAwaited(index)) continue;
         outcome = "badSource";
       }
+      isDeferred = outcome === "deferred";
       const settlement = planner.settle(actions, index, outcome, kernel.doneBytes);
       this.#count(outcome, settlement, index);
       if (!wakes && (outcome === "installed" || outcome === "partial")) this.#wakeLater(index);

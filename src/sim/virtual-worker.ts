@@ -46,6 +46,7 @@ export class VirtualWorker {
   readonly #leaving = new Map<VirtualSession, number>();
   readonly #heldBack = new Set<VirtualSession>();
   #nowUs = 0;
+  #pass = 0;
   /** The simulator's stores are small, and so are its worlds. */
   maxPartsPerSession = MAX_PARTS_PER_SESSION;
   maxPartsPerWorker = MAX_PARTS_PER_WORKER;
@@ -138,6 +139,7 @@ export class VirtualWorker {
 
   round(nowUs: number): void {
     this.#nowUs = nowUs;
+    this.#pass += 1;
     const ready = this.#wait();
     for (const event of ready) this.#dispatch(event, nowUs);
     if (this.#unfinished.size > 0) this.#goOn(nowUs);
@@ -164,7 +166,10 @@ export class VirtualWorker {
     // An earlier event of the same wait may have ended the session.
     if (!this.#sessions.has(session)) return;
     if (about === "process") this.#end(session, "exited");
-    else this.turn(session, nowUs);
+    else {
+      session.turnedInPass = this.#pass;
+      this.turn(session, nowUs);
+    }
   }
 
   protected turn(session: VirtualSession, nowUs: number): Turn {
@@ -190,7 +195,8 @@ export class VirtualWorker {
 
   #goOn(nowUs: number): void {
     for (const [session, dueUs] of this.#unfinished) {
-      if (dueUs > nowUs) continue;
+      // One turn for each before others are looked at again.
+      if (dueUs > nowUs || session.turnedInPass === this.#pass) continue;
       if (session.isWatched) this.turn(session, nowUs);
       else this.#end(session, "gone");
     }

@@ -30,6 +30,10 @@ const promiseNames = [
   "dirty",
   "working-set",
   "restore-guest",
+  "daemon-create",
+  "daemon-faults",
+  "daemon-fleet",
+  "daemon-flood",
 ];
 
 function bench(...args: readonly string[]): { status: number | null; out: string; error: string } {
@@ -42,7 +46,7 @@ function assertComplete(report: Report): void {
   assert.ok(report.method.length > 0, report.bench);
   assert.ok(report.measures.length > 0, report.bench);
   assert.ok(
-    report.commands.some((command) => /(main\.js serve --memory|image pack)/.test(command)),
+    report.commands.some((command) => /(main\.js (serve|daemon) --|image pack)/.test(command)),
     `${report.bench} names the command that it measured`,
   );
   for (const { name, ours, reference, ratio, target, isMet } of report.measures) {
