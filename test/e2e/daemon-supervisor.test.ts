@@ -1,6 +1,7 @@
 /** `faultline daemon` when its supervisor dies too, and daemons beside each other. */
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
+import { waitFor } from "../../src/kit/wait.ts";
 import { DaemonProcess } from "../support/daemon-process.ts";
 import { FdStore } from "../support/fd-store.ts";
 import { Random, TestFolder, writeFull } from "../support/fixtures.ts";
@@ -37,6 +38,9 @@ describe("a supervisor that is killed", needs, () => {
           await first.attached(id);
         }
         waiting = (await client.createSession({ ...file.spec, id: "waiting" })).socketPath;
+        // What the supervisor had no time to pass on ends with it (LIMITS.md). This comes last.
+        const isStored = ({ name }: { name: string }): boolean => name === "s.waiting.listener";
+        await waitFor("all is stored", () => manager.stored.some(isStored));
         first.signal("SIGKILL");
         await first.ended();
       }
