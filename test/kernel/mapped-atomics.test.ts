@@ -15,7 +15,7 @@ import { within } from "../../src/kit/wait.ts";
 import { createMemfd, MappedRegion } from "../../src/linux/memory.ts";
 import { requires } from "../support/requires.ts";
 
-const ROUNDS = Number(process.env.FAULTLINE_LITMUS_ROUNDS ?? 50_000);
+const ROUNDS = Number(process.env.FAULTLINE_LITMUS_ROUNDS ?? 25_000);
 const DEADLINE_MS = 120_000;
 const STOP = 128;
 

@@ -26,16 +26,9 @@ enum { OWNED = 0, FLAG = 16, HEAD = 48, JS_READY = 64, C_READY = 80, RESULT = 96
 
 static _Atomic uint32_t *words;
 
-static uint32_t owners(void) {
-  uint32_t contradicted = 0;
-  for (uint32_t round = 1; !atomic_load(&words[STOP]); round++) {
-    atomic_store_explicit(&words[C_READY], round, memory_order_relaxed);
-    atomic_fetch_or(&words[OWNED], OUR_BITS);
-    if ((atomic_load(&words[OWNED]) & OUR_BITS) != OUR_BITS) contradicted++;
-    atomic_fetch_and(&words[OWNED], ~OUR_BITS);
-    if (atomic_load(&words[OWNED]) & OUR_BITS) contradicted++;
-  }
-  return contradicted;
+/* Time for the other party to do its worst. */
+static void pause_for(uint32_t steps) {
+  for (volatile uint32_t left = steps; left > 0; left--) continue;
 }
 
 static void wait_for(uint32_t round) {
@@ -45,11 +38,29 @@ static void wait_for(uint32_t round) {
   }
 }
 
+/* A few operations after each meeting: on a busy machine two programs hardly ever run at the same time by chance. */
+static uint32_t owners(uint32_t rounds) {
+  uint32_t contradicted = 0;
+  for (uint32_t round = 1; round <= rounds; round++) {
+    atomic_store(&words[C_READY], round);
+    wait_for(round);
+    for (int turn = 0; turn < 4; turn++) {
+      atomic_fetch_or(&words[OWNED], OUR_BITS);
+      pause_for(8);
+      if ((atomic_load(&words[OWNED]) & OUR_BITS) != OUR_BITS) contradicted++;
+      atomic_fetch_and(&words[OWNED], ~OUR_BITS);
+      pause_for(8);
+      if (atomic_load(&words[OWNED]) & OUR_BITS) contradicted++;
+    }
+  }
+  return contradicted;
+}
+
 static void dekker(uint32_t rounds) {
   for (uint32_t round = 1; round <= rounds; round++) {
     atomic_store(&words[C_READY], round);
     wait_for(round);
-    for (volatile uint32_t pause = round * 2654435761u >> 26; pause > 0; pause--) continue;
+    pause_for(round * 2654435761u >> 26); /* 0 to 63: the two must not always meet in the same way */
     atomic_store_explicit(&words[HEAD], round, memory_order_release);
     atomic_thread_fence(memory_order_seq_cst);
     uint32_t flag = atomic_load_explicit(&words[FLAG + round % 2 * LINE], memory_order_relaxed);
@@ -62,9 +73,10 @@ int main(int argc, char **argv) {
   if (argc != 3) return 2;
   words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, 3, 0);
   if (words == MAP_FAILED) return 2;
+  uint32_t rounds = (uint32_t)strtoul(argv[2], NULL, 10);
   uint32_t contradicted = 0;
-  if (strcmp(argv[1], "owners") == 0) contradicted = owners();
-  else dekker((uint32_t)strtoul(argv[2], NULL, 10));
+  if (strcmp(argv[1], "owners") == 0) contradicted = owners(rounds);
+  else dekker(rounds);
   printf("%u\n", contradicted);
   return 0;
 }

@@ -13,7 +13,6 @@ const HEAD = 48;
 const JS_READY = 64;
 const C_READY = 80;
 const RESULT = 96;
-const STOP = 128;
 const LINE = 16;
 const OUR_BITS = 0xffff;
 const ARMED = 1;
@@ -45,14 +44,16 @@ const { or, and, load } = operations[how as keyof typeof operations];
 
 function owners(): number {
   let contradicted = 0;
-  // Until both have played enough: on a busy machine one may have had the CPUs for itself.
-  for (let round = 0; round < rounds || Atomics.load(words, C_READY) < rounds; round++) {
-    or(OWNED, OUR_BITS);
-    if ((Atomics.load(words, OWNED) & OUR_BITS) !== OUR_BITS) contradicted++;
-    and(OWNED, ~OUR_BITS);
-    if ((Atomics.load(words, OWNED) & OUR_BITS) !== 0) contradicted++;
+  for (let round = 1; round <= rounds; round++) {
+    Atomics.store(words, JS_READY, round);
+    while (Atomics.load(words, C_READY) < round);
+    for (let turn = 0; turn < 4; turn++) {
+      or(OWNED, OUR_BITS);
+      if ((Atomics.load(words, OWNED) & OUR_BITS) !== OUR_BITS) contradicted++;
+      and(OWNED, ~OUR_BITS);
+      if ((Atomics.load(words, OWNED) & OUR_BITS) !== 0) contradicted++;
+    }
   }
-  Atomics.store(words, STOP, 1);
   return contradicted;
 }
 
