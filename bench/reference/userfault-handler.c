@@ -15,6 +15,9 @@
  *   wrong-vcpu     replies to vCPU 0, whoever has asked
  *   drop-glued     forgets what came glued to the second message
  *   skip-apf       does not look at the second socket
+ *   no-minor       takes no event for a page that is there and only not mapped
+ *   whole-frames   believes that what one read gives are whole frames
+ *   await-apf      reads nothing before the second socket is connected
  *   wide           replies in a wider form than the canonical one
  * What depends on a moment holds that moment open, so that it is seen each time.
  */
@@ -91,6 +94,7 @@ static void on_event(void) {
   struct uffdio_continue map = {.range = {address, PAGE}};
   struct uffdio_range wake = {address, PAGE};
   bool is_minor = event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
+  if (is_minor && makes("no-minor")) return;
   if (!is_minor) {
     if (ioctl(uffd, UFFDIO_COPY, &copy) == 0) {
       clear_page(offset);
@@ -135,6 +139,7 @@ static void serve_frames(struct stream *s) {
     populate(offset);
     if (!(was_there && makes("no-duplicate"))) send_reply(s->fd, &request);
   }
+  if (makes("whole-frames")) s->held = 0;
 }
 
 /* ---- rings ---------------------------------------------------------------------------------------------------- */
@@ -249,6 +254,7 @@ int main(int argc, char **argv) {
   int apf_listener = listen_at(argv[1], true), listener = listen_at(argv[1], false);
   struct stream sync = {.fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC)}, apf = {.fd = -1};
   if (sync.fd < 0) die("accept: %m");
+  if (makes("await-apf")) apf.fd = accept4(apf_listener, NULL, NULL, SOCK_CLOEXEC);
   take_handshake(sync.fd);
   take_rings(&sync);
   serve_frames(&sync);

@@ -70,7 +70,7 @@ static struct stream sync_stream, apf_stream;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static unsigned long counts[WAYS], host_count, progress;
-static const char *host_state = "";
+static const char *host_state = "anybody";
 
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
   static int has_failed;
@@ -278,10 +278,9 @@ static void *touch_host(void *argument) {
   uint64_t *order = shuffled(is("race") ? seed : seed + 1000);
   for (size_t i = 0; i < pages; i++) {
     uint64_t page = order[i];
-    host_state = " or the VMM, for a page of its own mapping";
+    host_state = "the VMM, for a page of its own mapping";
     if (memcmp(host + page * PAGE, file + page * PAGE, PAGE) != 0)
       fail("page %lu has wrong bytes for the VMM", (unsigned long)page);
-    host_state = "";
     host_count++;
     __atomic_fetch_add(&progress, 1, __ATOMIC_RELAXED);
     /* The next look at it is a fault of the other kind: the page is there, and not mapped. */
@@ -289,6 +288,7 @@ static void *touch_host(void *argument) {
       madvise(host + page * PAGE, PAGE, MADV_DONTNEED);
       if (*(volatile char *)(host + page * PAGE) != file[page * PAGE]) fail("page %lu differs when mapped again", (unsigned long)page);
     }
+    host_state = "anybody";
   }
   free(order);
   return NULL;
@@ -305,7 +305,7 @@ static void *watch(void *argument) {
     if (vcpus[i].outstanding > 0)
       fail("no answer within %d s: vCPU %d waits for page %lu, asked for by %s", deadline_s, i, (unsigned long)f.page, way_names[f.way]);
   }
-  fail("no answer within %d s for a vCPU%s", deadline_s, host_state);
+  fail("no answer within %d s for %s", deadline_s, host_state);
 }
 
 /* ---- setting up ----------------------------------------------------------------------------------------------- */

@@ -4,8 +4,8 @@
  * once; from then on the handler clears bits, and nobody sets one.
  *
  * A bit is cleared after the page's bytes are in place, and before anybody is told. KVM looks at it
- * at any time, without asking: a bit too early gives the guest zeroes for good. Other threads of the
- * handler clear bits of the same words, so nothing but an atomic AND will do:
+ * at any time, without asking: a bit too early gives the guest zeroes for good. Other threads of
+ * the handler clear bits of the same words, so nothing but an atomic AND will do:
  * docs/decisions/0021-atomics-on-mapped-memory.md.
  */
 import { assert } from "../base/assert.ts";

@@ -1,4 +1,4 @@
-/** One vCPU's rings, against a model of KVM's half: order, wrap-around, fullness, going to sleep. */
+/** Rings of a vCPU, against a model of KVM: order, wrap-around, fullness, going to sleep. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
