@@ -55,6 +55,7 @@ export {
 } from "./protocol/fault-messages.ts";
 export { FrameDecoder } from "./protocol/frame-decoder.ts";
 export type { GuestAddressMap, GuestAddressRange } from "./protocol/guest-addresses.ts";
+export { RequestStream } from "./protocol/request-stream.ts";
 export { parseRingSetup, type RingSetup, ringSetupText } from "./protocol/ring-setup.ts";
 export { type ParsedHandshake, parseAnyHandshake } from "./protocol/userfault-handshake.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";

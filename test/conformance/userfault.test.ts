@@ -3,8 +3,10 @@
  * mistakes that it makes when told to; and our own layers, proven against the model.
  */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { describe, test } from "node:test";
+import { ExitCode } from "../../src/base/errors.ts";
 import { userfaultScenarios } from "../../src/conformance/userfault/scenarios.ts";
 import { compile } from "../../src/kit/compile.ts";
 import { HandlerCommand, shellWord } from "../../src/kit/handler-command.ts";
@@ -42,6 +44,27 @@ describe("a VM with KVM Userfault is served right", needs, () => {
       );
     });
   }
+});
+
+test("faultline conformance asks for it only by name", needs, () => {
+  const main = join(builtRoot, "src/cli/main.js");
+  const run = (...args: readonly string[]) =>
+    spawnSync(process.execPath, [main, "conformance", ...args], { encoding: "utf8" });
+  assert.doesNotMatch(run("--list").stdout, /userfault-/);
+  const { stdout } = run("--list", "kvm-userfault");
+  assert.deepEqual(
+    [...stdout.matchAll(/^ {2}(userfault-\S+)/gm)].map((match) => match[1]),
+    names,
+  );
+  // Without a compiler the whole run is refused, not one scenario after the other.
+  const environment = { ...process.env, PATH: "/nowhere" };
+  const args = ["conformance", "--handler", reference().template, "userfault-sync"];
+  const child = spawnSync(process.execPath, [main, ...args], {
+    encoding: "utf8",
+    env: environment,
+  });
+  assert.equal(child.status, ExitCode.noAccess);
+  assert.match(child.stderr, /The model of KVM Userfault .* no cc or gcc on PATH/);
 });
 
 /** [mistake, the scenarios that find it, what they say]. */

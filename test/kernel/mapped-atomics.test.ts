@@ -5,14 +5,17 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { ftruncateSync } from "node:fs";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { describe, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { compile } from "../../src/kit/compile.ts";
 import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
 import { within } from "../../src/kit/wait.ts";
 import { createMemfd, MappedRegion } from "../../src/linux/memory.ts";
+import type { ClearerData } from "../support/bitmap-clearer.ts";
 import { requires } from "../support/requires.ts";
 
 const ROUNDS = Number(process.env.FAULTLINE_LITMUS_ROUNDS ?? 25_000);
@@ -78,4 +81,21 @@ describe("atomics on mapped memory", requires("cc"), () => {
       assert.ok(contradicted > 0, "two CPUs are needed to see anything");
     });
   }
+});
+
+test("threads that clear neighbouring bits of one bitmap lose none", async () => {
+  const bitmapBytes = 2 ** 18;
+  const threadCount = 2;
+  using region = MappedRegion.anonymous(bitmapBytes + 4096);
+  const bytes = new Uint8Array(region.view(), 0, bitmapBytes).fill(0xff);
+  const program = new URL("../support/bitmap-clearer.js", import.meta.url);
+  const cleared = Array.from({ length: threadCount }, async (_, turn) => {
+    const { address } = region;
+    const workerData: ClearerData = { address, bitmapBytes, turn, threadCount };
+    const [count] = await once(new Worker(program, { workerData }), "message");
+    return count as number;
+  });
+  const counts = await within("all threads were done", Promise.all(cleared), DEADLINE_MS);
+  assert.deepEqual(counts, [bitmapBytes * 4, bitmapBytes * 4]);
+  assert.ok(bytes.every((byte) => byte === 0));
 });

@@ -14,14 +14,13 @@ import { MappedRegion } from "../../src/linux/memory.ts";
 import { acceptUnix, listenUnix, type Received, receiveWithFds } from "../../src/linux/socket.ts";
 import { UserfaultBitmap } from "../../src/linux/userfault-bitmap.ts";
 import {
-  decodeFaultRequest,
+  type FaultRequest,
   FrameWriter,
   MAX_REPLY_FRAME_BYTES,
   newFaultReply,
-  newFaultRequest,
 } from "../../src/protocol/fault-messages.ts";
-import { FrameDecoder } from "../../src/protocol/frame-decoder.ts";
 import { isCompleteHandshake } from "../../src/protocol/handshake.ts";
+import { RequestStream } from "../../src/protocol/request-stream.ts";
 import { parseRingSetup } from "../../src/protocol/ring-setup.ts";
 import { parseAnyHandshake } from "../../src/protocol/userfault-handshake.ts";
 import { EventBatch } from "../../src/uffd/events.ts";
@@ -62,15 +61,12 @@ const rings = Array.from({ length: setup.vcpuCount }, (_, index) => ({
 }));
 
 const batch = new EventBatch();
-const request = newFaultRequest();
 const reply = newFaultReply();
 const frames = new FrameWriter(new Uint8Array(MAX_REPLY_FRAME_BYTES));
 const handlers = new Map<number, () => void>();
 
-const syncDecoder = new FrameDecoder();
-syncDecoder.decode(setupBytes.subarray(setup.lengthBytes), (payload) =>
-  serveRequest(connection.fd, payload),
-);
+const syncRequests = requestsOf(connection);
+syncRequests.push(setupBytes.subarray(setup.lengthBytes));
 for (const vcpu of rings) {
   serveRing(vcpu);
   watch(vcpu.notify, () => {
@@ -79,11 +75,11 @@ for (const vcpu of rings) {
   });
 }
 watch(uffd.fd, serveEvents);
-watch(connection.fd, () => serveStream(connection, syncDecoder));
+watch(connection.fd, () => serveStream(connection, syncRequests));
 watch(apfListener.fd, () => {
   const apf = acceptUnix(apfListener.fd)!;
-  const decoder = new FrameDecoder();
-  watch(apf.fd, () => serveStream(apf, decoder));
+  const requests = requestsOf(apf);
+  watch(apf.fd, () => serveStream(apf, requests));
 });
 
 for (;;) {
@@ -98,9 +94,11 @@ function populate(page: number): void {
   bitmap.clear(page, page + 1);
 }
 
-function serveRequest(socket: number, payload: Uint8Array): void {
-  if (!decodeFaultRequest(payload, request)) throw new Error("A frame is no request.");
-  const { vcpu, offset, flags, gpa } = request;
+function requestsOf(socket: OwnedFd): RequestStream {
+  return new RequestStream((request) => serveRequest(socket.fd, request));
+}
+
+function serveRequest(socket: number, { vcpu, offset, flags, gpa }: FaultRequest): void {
   populate(gpa === null ? offset / PAGE : guestAddresses.pageAt(gpa));
   Object.assign(reply, { vcpu, flags, gpa, sizeBytes: PAGE });
   frames.clear();
@@ -137,14 +135,13 @@ function serveEvents(): void {
   }
 }
 
-function serveStream(socket: OwnedFd, decoder: FrameDecoder): void {
+function serveStream(socket: OwnedFd, requests: RequestStream): void {
   for (;;) {
     const received = receiveWithFds(socket.fd, buffer);
     if (received === null) return;
     if (received.byteCount === 0) process.exit(0);
-    decoder.decode(buffer.subarray(0, received.byteCount), (payload) =>
-      serveRequest(socket.fd, payload),
-    );
+    requests.push(buffer.subarray(0, received.byteCount));
+    if (requests.badFrameCount > 0) throw new Error("A frame is no request.");
   }
 }
 
