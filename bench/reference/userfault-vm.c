@@ -28,6 +28,7 @@
 #include "userfault.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -41,6 +42,7 @@
 
 #define SECOND_GPA (4ull << 30)
 #define MAX_OUTSTANDING 96
+#define FIRST_INDEX (UINT32_MAX - 40) /* of the rings: they run freely, and wrap around soon */
 
 enum way { BY_SYNC, BY_APF, BY_RING, WAYS };
 static const char *way_names[] = {"sync", "apf", "ring"};
@@ -99,7 +101,7 @@ static uint32_t random_below(uint64_t *state, uint32_t end) {
 static void check_bytes(uint64_t page, const char *when) {
   char bytes[PAGE];
   if (pread(guest_fd, bytes, PAGE, (off_t)(page * PAGE)) != PAGE) die("pread: %m");
-  if (memcmp(bytes, file + page * PAGE, PAGE) != 0) fail("page %lu has wrong bytes %s", (unsigned long)page, when);
+  if (memcmp(bytes, file + page * PAGE, PAGE) != 0) fail("page %" PRIu64 " has wrong bytes %s", page, when);
 }
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
@@ -111,9 +113,10 @@ static void answer(uint32_t index, bool has_gpa, uint64_t gpa, enum way way) {
   int at = 0;
   while (at < v->outstanding && (v->faults[at].way != way || (has_gpa && gpa_of(v->faults[at].page) != gpa))) at++;
   if (at == v->outstanding)
-    fail("an answer by %s for vCPU %u and gpa %#lx, which has not asked for it", way_names[way], index, (unsigned long)gpa);
+    fail("an answer by %s for vCPU %u and gpa %#" PRIx64 ", which has not asked for it", way_names[way], index, gpa);
   uint64_t page = v->faults[at].page;
-  if (is_set(bitmap, page)) fail("the bit of page %lu is still set with the answer by %s", (unsigned long)page, way_names[way]);
+  if (is_set(bitmap, page))
+    fail("the bit of page %" PRIu64 " is still set with the answer by %s", page, way_names[way]);
   check_bytes(page, "with its answer");
   if (--v->faults[at].answers_due == 0) v->faults[at] = v->faults[--v->outstanding];
   progress++;
@@ -151,7 +154,8 @@ static void *take_completions(void *argument) {
     if (head - v->consumed > RING_ENTRIES) fail("the completion ring's head is %u entries ahead", head - v->consumed);
     for (; v->consumed != head; v->consumed++) {
       struct ring_entry entry = v->page->complete.entries[v->consumed % RING_ENTRIES];
-      if (entry.gpa % PAGE || entry.flags) fail("a completion of gpa %#lx, flags %#lx", (unsigned long)entry.gpa, (unsigned long)entry.flags);
+      if (entry.gpa % PAGE || entry.flags)
+        fail("a completion of gpa %#" PRIx64 ", flags %#" PRIx64, entry.gpa, entry.flags);
       answer((uint32_t)v->index, true, entry.gpa, BY_RING);
     }
     __atomic_store_n(&v->page->complete.tail, v->consumed, __ATOMIC_RELEASE);
@@ -245,6 +249,12 @@ static uint64_t *shuffled(uint64_t seed) {
 
 static uint64_t seed;
 
+static enum way way_of(uint64_t *random) {
+  if (is("mixed")) return random_below(random, WAYS);
+  if (is("apf")) return BY_APF;
+  return is("ring") || is("burst") ? BY_RING : BY_SYNC;
+}
+
 static void *run_vcpu(void *argument) {
   struct vcpu *v = argument;
   uint64_t random = seed + (uint64_t)v->index * 77;
@@ -260,7 +270,7 @@ static void *run_vcpu(void *argument) {
         check_bytes(page, "with its bit clear");
         continue;
       }
-      enum way way = is("mixed") ? random_below(&random, WAYS) : is("apf") ? BY_APF : is("ring") || is("burst") ? BY_RING : BY_SYNC;
+      enum way way = way_of(&random);
       asked[count++] = page;
       raise_fault(v, page, way);
       if (way == BY_SYNC) break; /* it is stopped */
@@ -280,13 +290,14 @@ static void *touch_host(void *argument) {
     uint64_t page = order[i];
     host_state = "the VMM, for a page of its own mapping";
     if (memcmp(host + page * PAGE, file + page * PAGE, PAGE) != 0)
-      fail("page %lu has wrong bytes for the VMM", (unsigned long)page);
+      fail("page %" PRIu64 " has wrong bytes for the VMM", page);
     host_count++;
     __atomic_fetch_add(&progress, 1, __ATOMIC_RELAXED);
     /* The next look at it is a fault of the other kind: the page is there, and not mapped. */
     if (page % 4 == 0 && is("host")) {
       madvise(host + page * PAGE, PAGE, MADV_DONTNEED);
-      if (*(volatile char *)(host + page * PAGE) != file[page * PAGE]) fail("page %lu differs when mapped again", (unsigned long)page);
+      if (*(volatile char *)(host + page * PAGE) != file[page * PAGE])
+        fail("page %" PRIu64 " differs when mapped again", page);
     }
     host_state = "anybody";
   }
@@ -303,7 +314,8 @@ static void *watch(void *argument) {
   for (int i = 0; i < vcpu_count; i++) {
     struct fault f = vcpus[i].faults[0];
     if (vcpus[i].outstanding > 0)
-      fail("no answer within %d s: vCPU %d waits for page %lu, asked for by %s", deadline_s, i, (unsigned long)f.page, way_names[f.way]);
+      fail("no answer within %d s: vCPU %d waits for page %" PRIu64 ", asked for by %s", deadline_s, i, f.page,
+           way_names[f.way]);
   }
   fail("no answer within %d s for %s", deadline_s, host_state);
 }
@@ -353,7 +365,8 @@ static void send_fds(int socket, const char *text, size_t length, const int *fds
 static int connect_to(const char *path, bool is_apf) {
   struct sockaddr_un address = socket_address(path, is_apf);
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) die("connect to %s: %m", address.sun_path);
+  if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+    die("connect to %s: %m", address.sun_path);
   return fd;
 }
 
@@ -361,11 +374,12 @@ static void introduce(int bitmap_fd) {
   char json[1024];
   int length = 0;
   for (int i = 0; i < 2; i++) {
-    size_t offset = (size_t)i * (pages / 2) * PAGE, part = i == 0 ? pages / 2 * PAGE : size - offset;
+    size_t first = i == 0 ? 0 : pages / 2, end = i == 0 ? pages / 2 : pages;
     length += snprintf(json + length, sizeof json - (size_t)length,
-                       "%c{\"base_host_virt_addr\":%lu,\"size\":%zu,\"offset\":%zu,\"gpa_start\":%llu,\"page_size\":4096,"
-                       "\"is_guest_memfd\":true,\"page_size_kib\":4096}",
-                       i == 0 ? '[' : ',', (unsigned long)(uintptr_t)host + offset, part, offset, i == 0 ? 0ull : SECOND_GPA);
+                       "%c{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":%zu,\"gpa_start\":%" PRIu64
+                       ",\"page_size\":4096,\"is_guest_memfd\":true,\"page_size_kib\":4096}",
+                       i == 0 ? '[' : ',', (uintptr_t)host + first * PAGE, (end - first) * PAGE, first * PAGE,
+                       gpa_of(first));
   }
   length += snprintf(json + length, sizeof json - (size_t)length, "]");
   const int fds[3] = {create_uffd(), guest_fd, bitmap_fd};
@@ -383,8 +397,9 @@ static void make_rings(void) {
     v->notify = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     v->complete = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (v->notify < 0 || v->complete < 0) die("eventfd: %m");
-    /* Indices run freely: a handler may find them anywhere, and they wrap around soon. */
-    v->produced = v->consumed = v->page->notify.head = v->page->notify.tail = v->page->complete.head = v->page->complete.tail = UINT32_MAX - 40;
+    v->produced = v->consumed = FIRST_INDEX;
+    v->page->notify.head = v->page->notify.tail = FIRST_INDEX;
+    v->page->complete.head = v->page->complete.tail = FIRST_INDEX;
   }
 }
 
@@ -454,7 +469,8 @@ int main(int argc, char **argv) {
     if (!is("host") && is_set(bitmap, page)) fail("the bit of page %zu is set at the end", page);
     check_bytes(page, "at the end");
   }
-  printf("ok %zu pages: %lu sync, %lu apf, %lu ring, %lu host\n", pages, counts[BY_SYNC], counts[BY_APF], counts[BY_RING], host_count);
+  printf("ok %zu pages: %lu sync, %lu apf, %lu ring, %lu host\n", pages, counts[BY_SYNC], counts[BY_APF], counts[BY_RING],
+         host_count);
   fflush(stdout);
   _exit(0);
 }
