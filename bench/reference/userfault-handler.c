@@ -18,6 +18,7 @@
  *   no-minor       takes no event for a page that is there and only not mapped
  *   whole-frames   believes that what one read gives are whole frames
  *   await-apf      reads nothing before the second socket is connected
+ *   ignore-end     does not look for the end of its VM
  *   wide           replies in a wider form than the canonical one
  * What depends on a moment holds that moment open, so that it is seen each time.
  */
@@ -268,7 +269,7 @@ int main(int argc, char **argv) {
     if (poll(polled, 3u + (unsigned)ring_count, -1) < 0 && errno != EINTR) die("poll: %m");
     if (makes("no-wake")) usleep(WINDOW_US); /* so that faults of one page meet */
     if (polled[0].revents) {
-      if (!fill_stream(&sync)) return 0;
+      if (!fill_stream(&sync) && !makes("ignore-end")) return 0;
       serve_frames(&sync);
     }
     if (polled[1].revents) on_event();

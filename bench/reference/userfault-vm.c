@@ -16,6 +16,7 @@
  *   glued       no rings; the first request is in one piece with the message that says so
  *   split       no rings; every byte is sent by itself
  *   no-apf      no rings, no second socket
+ *   killed      as mixed, and dies in the middle of it, by SIGKILL
  *
  * Checked is what a guest would notice: with every answer, or as soon as the bit is clear, the bytes are right; the
  * bit is clear before the answer; the answer is for a page and a vCPU that asked; its frame is in the one canonical
@@ -33,6 +34,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -88,6 +90,8 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *for
 
 static bool is(const char *name) { return strcmp(scenario, name) == 0; }
 
+static bool is_mixed(void) { return is("mixed") || is("killed"); }
+
 static uint64_t gpa_of(uint64_t page) {
   return page < pages / 2 ? page * PAGE : SECOND_GPA + (page - pages / 2) * PAGE;
 }
@@ -102,6 +106,13 @@ static void check_bytes(uint64_t page, const char *when) {
   char bytes[PAGE];
   if (pread(guest_fd, bytes, PAGE, (off_t)(page * PAGE)) != PAGE) die("pread: %m");
   if (memcmp(bytes, file + page * PAGE, PAGE) != 0) fail("page %" PRIu64 " has wrong bytes %s", page, when);
+}
+
+/* With faults under way in all ways. */
+static void die_now(void) {
+  printf("ok dying\n");
+  fflush(stdout);
+  kill(getpid(), SIGKILL);
 }
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
@@ -119,7 +130,7 @@ static void answer(uint32_t index, bool has_gpa, uint64_t gpa, enum way way) {
     fail("the bit of page %" PRIu64 " is still set with the answer by %s", page, way_names[way]);
   check_bytes(page, "with its answer");
   if (--v->faults[at].answers_due == 0) v->faults[at] = v->faults[--v->outstanding];
-  progress++;
+  if (++progress == pages / 4 && is("killed")) die_now();
   pthread_cond_broadcast(&changed);
   pthread_mutex_unlock(&lock);
 }
@@ -250,7 +261,7 @@ static uint64_t *shuffled(uint64_t seed) {
 static uint64_t seed;
 
 static enum way way_of(uint64_t *random) {
-  if (is("mixed")) return random_below(random, WAYS);
+  if (is_mixed()) return random_below(random, WAYS);
   if (is("apf")) return BY_APF;
   return is("ring") || is("burst") ? BY_RING : BY_SYNC;
 }
@@ -261,7 +272,7 @@ static void *run_vcpu(void *argument) {
   /* In a race all go the same way. */
   uint64_t *order = shuffled(is("race") ? seed : random);
   uint64_t asked[MAX_OUTSTANDING];
-  int batch = is("burst") ? 80 : is("apf") || is("mixed") ? 8 : is("ring") ? 1 + v->index * 4 : 1;
+  int batch = is("burst") ? 80 : is("apf") || is_mixed() ? 8 : is("ring") ? 1 + v->index * 4 : 1;
   for (size_t at = 0; at < pages;) {
     int count = 0;
     for (; count < batch && at < pages; at++) {
@@ -433,7 +444,7 @@ int main(int argc, char **argv) {
   int deadline_s = argc > 5 ? atoi(argv[5]) : 5;
   has_apf = !is("no-apf");
   has_rings = has_apf && !is("glued") && !is("split");
-  vcpu_count = is("mixed") || is("ring") ? 4 : is("host") || is("glued") || is("split") ? 1 : 2;
+  vcpu_count = is_mixed() || is("ring") ? 4 : is("host") || is("glued") || is("split") ? 1 : 2;
 
   int fd = open(argv[2], O_RDONLY | O_CLOEXEC);
   struct stat info;
@@ -462,7 +473,7 @@ int main(int argc, char **argv) {
 
   pthread_t threads[5];
   int count = 0;
-  if (is("host") || is("race") || is("mixed")) threads[count++] = start(touch_host, NULL);
+  if (is("host") || is("race") || is_mixed()) threads[count++] = start(touch_host, NULL);
   for (int i = 0; !is("host") && i < vcpu_count; i++) threads[count++] = start(run_vcpu, &vcpus[i]);
   for (int i = 0; i < count; i++) pthread_join(threads[i], NULL);
   for (size_t page = 0; page < pages; page++) {

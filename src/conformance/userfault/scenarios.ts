@@ -3,7 +3,8 @@
  * only by name, because it is another protocol than the rest of the kit speaks.
  */
 import type { Scenario } from "../scenario.ts";
-import { playModel } from "./vm-model.ts";
+import type { Stage } from "../stage.ts";
+import { playDyingModel, playModel } from "./vm-model.ts";
 
 const BITS =
   "KVM looks at the bitmap whenever a vCPU comes by. A bit that is clear before the bytes are " +
@@ -41,14 +42,27 @@ const plays: readonly (readonly [string, string, string])[] = [
   [
     "no-apf",
     "A VM that never connects to the second socket is served.",
-    "Guests without asynchronous page faults have none, and the order of the sockets is the VMM's.",
+    "Guests without asynchronous page faults have none; the order of the sockets is the VMM's.",
   ],
 ];
 
-export const userfaultScenarios: readonly Scenario[] = plays.map(([play, proves, because]) => ({
-  name: `userfault-${play}`,
+const life: Scenario = {
+  name: "userfault-vm-killed",
   group: "kvm-userfault",
-  proves,
-  because,
-  play: async (stage) => await playModel(stage, play),
-}));
+  proves: "When the VM is killed with faults of all kinds under way, the handler lets it go.",
+  because:
+    "Neither userfaultfd, eventfds nor rings tell that the VM has died; its streams do. Who keeps " +
+    "the guest_memfd keeps the memory, and who keeps a vCPU keeps the VM in the kernel.",
+  play: async (stage) => await playDyingModel(stage, "killed"),
+};
+
+export const userfaultScenarios: readonly Scenario[] = [
+  ...plays.map(([play, proves, because]) => ({
+    name: `userfault-${play}`,
+    group: "kvm-userfault" as const,
+    proves,
+    because,
+    play: async (stage: Stage) => await playModel(stage, play),
+  })),
+  life,
+];

@@ -18,6 +18,12 @@ const source = join(repositoryRoot, "bench", "reference", "userfault-vm.c");
 const PLAY_MS = 60_000;
 const SEED = 1;
 
+/** As `playModel`, with a VM that dies at the end of it: the handler has to let go. */
+export async function playDyingModel(stage: Stage, scenario: string): Promise<void> {
+  await playModel(stage, scenario);
+  await stage.expectLetGo("its VM was killed");
+}
+
 /** @throws Finding what the model says is wrong with the handler */
 export async function playModel(stage: Stage, scenario: string): Promise<void> {
   const binary = builtModel();
