@@ -51,8 +51,8 @@ const life: Scenario = {
   group: "kvm-userfault",
   proves: "When the VM is killed with faults of all kinds under way, the handler lets it go.",
   because:
-    "Neither userfaultfd, eventfds nor rings tell that the VM has died; its streams do. Who keeps " +
-    "the guest_memfd keeps the memory, and who keeps a vCPU keeps the VM in the kernel.",
+    "Neither userfaultfd, eventfds nor rings tell that the VM has died; its streams do. Keeping " +
+    "the guest_memfd keeps the memory, and keeping a vCPU keeps the VM in the kernel.",
   play: async (stage) => await playDyingModel(stage, "killed"),
 };
 
