@@ -4,6 +4,7 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
+ * - Speak the protocol of VMs with KVM Userfault: `parseAnyHandshake`, `ApfRing`.
  * - Ask a daemon for sessions: `ControlClient`; be one: `ControlServer`.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
@@ -38,10 +39,27 @@ export type { SocketOwner } from "./daemon/socket-file.ts";
 export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
 export type { CounterName, Counters, SessionStats, StageName } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
+export { APF_RING_ENTRIES, ApfRing, mapApfPage } from "./linux/apf-ring.ts";
 export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
+export { UserfaultBitmap } from "./linux/userfault-bitmap.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
+export {
+  decodeFaultReply,
+  decodeFaultRequest,
+  FaultFlag,
+  type FaultReply,
+  type FaultRequest,
+  FrameWriter,
+  newFaultReply,
+  newFaultRequest,
+} from "./protocol/fault-messages.ts";
+export { FrameDecoder } from "./protocol/frame-decoder.ts";
+export type { GuestAddressMap, GuestAddressRange } from "./protocol/guest-addresses.ts";
+export { RequestStream } from "./protocol/request-stream.ts";
+export { parseRingSetup, type RingSetup, ringSetupText } from "./protocol/ring-setup.ts";
+export { type ParsedHandshake, parseAnyHandshake } from "./protocol/userfault-handshake.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
 export type {
   ListDepth,

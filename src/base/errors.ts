@@ -44,7 +44,10 @@ export const errorCodes = {
     "The handler under test did not start, answer, or give the right bytes.",
   ],
   "trace-corrupt": [ExitCode.badSnapshot, "A benchmark's trace file does not hold what it should."],
-  "no-compiler": [ExitCode.noAccess, "A benchmark's C programs cannot be built."],
+  "no-compiler": [
+    ExitCode.noAccess,
+    "A C program that a benchmark or a test plays with cannot be built.",
+  ],
   handshake: [ExitCode.failed, "A peer's handshake was refused."],
   "rescue-refused": [ExitCode.failed, "A VM cannot be taken over as it is, or as was stated."],
   "bad-request": [ExitCode.usage, "A request to the daemon, or its configuration, is not valid."],

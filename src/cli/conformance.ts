@@ -26,6 +26,9 @@ file to serve. Each scenario starts it afresh and plays the VMM; no Firecracker,
 compiler is needed. Firecracker's own example serves one VM and ends: that is all that is asked,
 unless --many-vms says that the handler serves many VMs at one socket.
 
+The group kvm-userfault is another protocol: VMs on guest_memfd, whose vCPUs ask by frames and
+rings. It is asked only by name, and needs a C compiler. faultline serve does not speak it yet.
+
 Exit codes: 0 all passed, 1 some failed, 2 wrong usage, 5 no userfaultfd on this machine.
 
 Examples:
@@ -33,6 +36,7 @@ Examples:
   faultline conformance --handler './my-handler {socket} {memory}'
   faultline conformance --handler 'python3 handler.py --uds {socket} --mem {memory}' remove
   faultline conformance --list remove            what each scenario proves, and why it is fair
+  faultline conformance --handler './my-handler {socket} {memory}' kvm-userfault
   faultline conformance --json remove-unread | jq .results
 `;
 

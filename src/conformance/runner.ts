@@ -1,5 +1,5 @@
 /** Plays scenarios against a handler: a fresh process for each, some of them side by side. */
-import { describeError, FaultlineError } from "../base/errors.ts";
+import { describeError, type ErrorCode, FaultlineError } from "../base/errors.ts";
 import type { HandlerCommand } from "../kit/handler-command.ts";
 import type { HandlerProcess } from "../kit/handler-process.ts";
 import { waitFor, within } from "../kit/wait.ts";
@@ -40,7 +40,8 @@ const END_GRACE_MS = 200;
 
 /**
  * Calls `onResult` for each scenario as it ends, and returns all, in the order given.
- * @throws FaultlineError `handler-failed` if the handler does not even start
+ * @throws FaultlineError `handler-failed` if the handler does not even start, `no-compiler` if a
+ *   scenario needs one
  */
 export async function runScenarios(
   scenarios: readonly Scenario[],
@@ -67,6 +68,8 @@ export async function runScenarios(
   return results;
 }
 
+const endsTheRun: readonly ErrorCode[] = ["handler-failed", "no-compiler"];
+
 async function runOne(scenario: Scenario, options: RunOptions, pool: VmPool): Promise<Result> {
   const startMs = performance.now();
   const result = (verdict: Verdict, message = "", handlerMessages = ""): Result => ({
@@ -90,7 +93,8 @@ async function runOne(scenario: Scenario, options: RunOptions, pool: VmPool): Pr
     return result("pass");
   } catch (error) {
     // A handler that does not listen fails nothing in particular: the whole run is pointless.
-    if (error instanceof FaultlineError && error.code === "handler-failed") throw error;
+    // So it is without the compiler that a model needs.
+    if (error instanceof FaultlineError && endsTheRun.includes(error.code)) throw error;
     const handler = stage.startedHandler;
     return result(
       "fail",

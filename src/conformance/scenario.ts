@@ -9,6 +9,7 @@ export const groups = [
   "huge-pages",
   "life",
   "failure",
+  "kvm-userfault",
 ] as const;
 export type Group = (typeof groups)[number];
 

@@ -41,14 +41,20 @@ export class MappedRegion {
     return MappedRegion.#map(sizeBytes, PROT_READ, MAP_SHARED, fd);
   }
 
-  /** Shared, writable pages of a memfd or file. */
-  static shared(fd: number, sizeBytes: number): MappedRegion {
-    return MappedRegion.#map(sizeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+  /** Shared, writable pages of a memfd, file or device, from `offsetBytes` on. */
+  static shared(fd: number, sizeBytes: number, offsetBytes = 0): MappedRegion {
+    return MappedRegion.#map(sizeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offsetBytes);
   }
 
-  static #map(sizeBytes: number, prot: number, flags: number, fd: number): MappedRegion {
+  static #map(
+    sizeBytes: number,
+    prot: number,
+    flags: number,
+    fd: number,
+    offsetBytes = 0,
+  ): MappedRegion {
     assert(Number.isSafeInteger(sizeBytes) && sizeBytes > 0, `cannot map ${sizeBytes} bytes`);
-    const address = sys.mmap(null, sizeBytes, prot, flags, fd, 0);
+    const address = sys.mmap(null, sizeBytes, prot, flags, fd, offsetBytes);
     sys.check(address, "mmap", `${sizeBytes} bytes`);
     assert(Number.isSafeInteger(address), "mmap returned an address beyond 2^53");
     return new MappedRegion(address, sizeBytes);

@@ -8,6 +8,8 @@
  * | v1.7 – v1.11  | the same, and page_size_kib, which holds BYTES                     |
  * | v1.12 and on  | the same, and page_size (bytes); page_size_kib is deprecated       |
  *
+ * What VMs with KVM Userfault send is this and more: `userfault-handshake.ts`.
+ *
  * PURE: bytes in, regions out.
  */
 import * as v from "valibot";
@@ -31,9 +33,12 @@ const mapping = v.object({
   offset: unsigned,
   page_size: v.optional(unsigned),
   page_size_kib: v.optional(unsigned),
+  gpa_start: v.optional(unsigned),
+  is_guest_memfd: v.optional(v.boolean()),
 });
 const mappings = v.array(mapping);
-type Mapping = v.InferOutput<typeof mapping>;
+/** A memory region as the VMM says it. */
+export type Mapping = v.InferOutput<typeof mapping>;
 
 /** Whether the bytes so far are a whole message. A message ends with the array's bracket. */
 export function isCompleteHandshake(bytes: Uint8Array): boolean {
@@ -53,6 +58,14 @@ export function isCompleteHandshake(bytes: Uint8Array): boolean {
  * @throws FaultlineError `handshake`
  */
 export function parseHandshake(bytes: Uint8Array, hostPageBytes: number): RegionMap {
+  return regionsOf(parseMappings(bytes), hostPageBytes);
+}
+
+/**
+ * A whole message's list of regions, with all the fields that any VMM sends.
+ * @throws FaultlineError `handshake`
+ */
+export function parseMappings(bytes: Uint8Array): readonly Mapping[] {
   let json: unknown;
   try {
     json = JSON.parse(decode(bytes));
@@ -66,8 +79,12 @@ export function parseHandshake(bytes: Uint8Array, hostPageBytes: number): Region
       `The handshake is no list of memory regions: ${describeIssues(parsed.issues)}`,
     );
   }
-  const regions = parsed.output.map(regionOf);
-  return new RegionMap(regions, pageSizeOf(parsed.output, hostPageBytes));
+  return parsed.output;
+}
+
+/** @throws FaultlineError `handshake`: regions that cannot be */
+export function regionsOf(entries: readonly Mapping[], hostPageBytes: number): RegionMap {
+  return new RegionMap(entries.map(regionOf), pageSizeOf(entries, hostPageBytes));
 }
 
 function regionOf(entry: Mapping): GuestRegion {

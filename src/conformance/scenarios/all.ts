@@ -1,6 +1,7 @@
 /** Every scenario, in the order in which they are played and listed. */
 import { FaultlineError } from "../../base/errors.ts";
 import { groups, type Scenario } from "../scenario.ts";
+import { userfaultScenarios } from "../userfault/scenarios.ts";
 import { failureScenarios } from "./failure.ts";
 import { handshakeScenarios } from "./handshake.ts";
 import { hotplugScenarios } from "./hotplug.ts";
@@ -19,9 +20,13 @@ export const scenarios: readonly Scenario[] = [
   ...failureScenarios,
 ];
 
-/** Those with these names, or of these groups; all for none. Throws `bad-option`. */
+/**
+ * Those with these names, or of these groups; for none, all of the protocol that every handler
+ * speaks. Throws `bad-option`.
+ */
 export function selectScenarios(names: readonly string[]): Scenario[] {
-  const known = new Set<string>([...groups, ...scenarios.map(({ name }) => name)]);
+  const all = [...scenarios, ...userfaultScenarios];
+  const known = new Set<string>([...groups, ...all.map(({ name }) => name)]);
   const unknown = names.filter((name) => !known.has(name));
   if (unknown.length > 0) {
     throw new FaultlineError(
@@ -31,5 +36,5 @@ export function selectScenarios(names: readonly string[]): Scenario[] {
     );
   }
   if (names.length === 0) return [...scenarios];
-  return scenarios.filter(({ name, group }) => names.includes(name) || names.includes(group));
+  return all.filter(({ name, group }) => names.includes(name) || names.includes(group));
 }
