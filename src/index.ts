@@ -39,10 +39,11 @@ export type { SocketOwner } from "./daemon/socket-file.ts";
 export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
 export type { CounterName, Counters, SessionStats, StageName } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
-export { APF_RING_ENTRIES, ApfRing, mapApfPage } from "./linux/apf-ring.ts";
+export { mapApfPage } from "./linux/apf-page.ts";
+export { APF_RING_ENTRIES, ApfRing } from "./pager/apf-ring.ts";
 export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
-export { UserfaultBitmap } from "./linux/userfault-bitmap.ts";
+export { UserfaultBitmap } from "./pager/userfault-bitmap.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
 export {

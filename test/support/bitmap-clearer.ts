@@ -4,7 +4,7 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { viewOf } from "../../src/linux/memory.ts";
-import { UserfaultBitmap } from "../../src/linux/userfault-bitmap.ts";
+import { UserfaultBitmap } from "../../src/pager/userfault-bitmap.ts";
 
 export interface ClearerData {
   /** The bitmap, and behind it one word in which threads count themselves. */
