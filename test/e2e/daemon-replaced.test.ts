@@ -113,6 +113,27 @@ describe("a reload", needs, () => {
     assert.equal(after.maxSessions, 20);
     await crowd.finish();
   });
+
+  test("does not move the run folder: that takes a new start", async () => {
+    const config = folder.at("moved.json");
+    const memoryFolders = [folder.path];
+    writeFileSync(config, JSON.stringify({ runFolder: folder.at("run"), memoryFolders }));
+    await using daemon = await DaemonProcess.start(folder, ["--config", config], {
+      isConfigured: true,
+    });
+    await using crowd = await Crowd.on(daemon);
+    const { client } = daemon;
+    const { pid } = await client.host();
+    // Below a file: whoever tried to move there would fail.
+    const moved = { runFolder: `${config}/run`, memoryFolders, maxSessions: 20 };
+    writeFileSync(config, JSON.stringify(moved));
+    const after = await client.reload();
+    assert.notEqual(after.pid, pid);
+    assert.deepEqual([after.takeovers, after.maxSessions], [1, 20]);
+    const { id, socketPath } = await client.createSession(kinds.file().spec);
+    assert.equal(socketPath, `${daemon.runFolder}/sessions/${id}.sock`);
+    await crowd.finish();
+  });
 });
 
 describe("a run folder that is full", needsMounts, () => {
