@@ -14,6 +14,7 @@ import { duplicateFd, type OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { DecodePool } from "../source/decode-pool.ts";
 import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
+import { assertCacheFolder } from "./check-options.ts";
 import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
 import { Host } from "./host.ts";
@@ -67,6 +68,9 @@ interface StandBy {
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
   const settings = loadSettings(source);
+  if (channel.isOnTrial && settings.cacheFolder !== undefined) {
+    assertCacheFolder(settings.cacheFolder);
+  }
   const log = createLogger(settings.log, settings.logFormat);
   process.on("uncaughtException", (error) => fail(error, log));
   const notFaultWorkers = threadIds();

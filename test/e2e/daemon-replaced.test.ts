@@ -114,6 +114,30 @@ describe("a reload", needs, () => {
     await crowd.finish();
   });
 
+  test("with a cache folder of no use is refused; pagers that are needed come up", async () => {
+    const config = folder.at("cache.json");
+    writeFileSync(config, JSON.stringify({ cacheFolder: folder.at("cache") }));
+    await using daemon = await DaemonProcess.start(folder, ["--config", config]);
+    await using crowd = await Crowd.on(daemon);
+    const { client } = daemon;
+    const { pid } = await client.host();
+    const cacheFolder = `${config}/cache`;
+    writeFileSync(config, JSON.stringify({ cacheFolder, maxSessions: 20 }));
+    await assert.rejects(client.reload(), { code: "conflict", message: /exit code 2/ });
+    assert.match(daemon.errors, /cacheFolder \S+ cannot be used/);
+    assert.equal((await client.host()).pid, pid);
+    // The same settings, in one that stands by, and then serves: without it all VMs would stand.
+    await daemon.stoodBy();
+    process.kill(daemon.standby!, "SIGKILL");
+    await daemon.logged("A pager stands by", 3);
+    assert.equal((await daemon.killPager()).maxSessions, 20);
+    await crowd.finish();
+    // Whom nobody needs yet it tells at once.
+    using other = new TestFolder();
+    const started = DaemonProcess.start(other, ["--cache-dir", cacheFolder]);
+    await assert.rejects(started, /cacheFolder \S+ cannot be used/);
+  });
+
   test("does not move the run folder: that takes a new start", async () => {
     const config = folder.at("moved.json");
     const memoryFolders = [folder.path];
