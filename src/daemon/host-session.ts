@@ -4,7 +4,7 @@
  */
 import { assert } from "../base/assert.ts";
 import { describeError, FaultlineError } from "../base/errors.ts";
-import { formatBytes, hostAddress, imageOffset } from "../base/units.ts";
+import { formatBytes } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import { recoverPages } from "../engine/recover-pages.ts";
 import type { Session } from "../engine/session.ts";
@@ -15,7 +15,6 @@ import { getpagesize } from "../linux/sys.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
 import { consumeHandshake, type RawHandshake, receiveHandshake } from "../protocol/receive.ts";
-import { RegionMap } from "../snapshot/regions.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { assertBelongs } from "./check-handshake.ts";
@@ -57,7 +56,6 @@ interface KnownVm {
   readonly pidfd: OwnedFd;
   readonly connection: OwnedFd | null;
   readonly attachment: Attachment;
-  readonly regions: RegionMap;
   readonly memory: SessionMemory;
 }
 
@@ -157,14 +155,14 @@ export class HostSession {
   ): void {
     const { memory, header } = SessionMemory.adopt(memfd);
     const attachment = decodeAttachment(header);
-    const regions = regionsOf(attachment);
+    const { regions } = attachment;
     const { survivalId } = this.record;
     for (const each of [null, ...batches]) {
       recoverPages({ memory, regions, batches: each, survivalId });
     }
     if (connection !== null) consumeHandshake(connection);
     // Its worker wakes the VM's threads, so nobody else need.
-    const vm = { uffd: adoptUserfaultfd(uffd, []), pidfd, connection, attachment, regions, memory };
+    const vm = { uffd: adoptUserfaultfd(uffd, []), pidfd, connection, attachment, memory };
     this.#attach(vm, { isTakeover: true });
     memfd.close();
   }
@@ -227,7 +225,7 @@ export class HostSession {
     const { engineSession, attachment } = this.#vm;
     const verdict = this.memory.restores.verdict(engineSession);
     if (verdict !== null) this.#around.tally.addVerdict(verdict);
-    return { stats: engineSession.stats, pageSizeBytes: attachment.pageSizeBytes };
+    return { stats: engineSession.stats, pageSizeBytes: attachment.regions.pageSizeBytes };
   }
 
   #acceptNext(): void {
@@ -259,15 +257,15 @@ export class HostSession {
       const regions = parseHandshake(body, getpagesize());
       assertBelongs(regions, this.memory.served.sizeBytes);
       this.memory.served.assertUnchanged();
-      const uffd = adoptUserfaultfd(descriptor, rangesOf(regions));
-      const attachment = attachmentOf(peer.pid, regions, generation);
+      const uffd = adoptUserfaultfd(descriptor, regions.ranges);
+      const attachment = { pid: peer.pid, regions, attachedMs: Date.now(), generation };
       const made = SessionMemory.inMemfd(regions.pageLimit, encodeAttachment(attachment));
       using memfd = made.fd;
       memory = made.memory;
       keeper.keep(entryOf(this.id, "vm"), [uffd.fd, peer.pidfd.fd, memfd.fd]);
       // From here on the VM is the next pager's too, and the handshake nobody's.
       consumeHandshake(connection);
-      return { uffd, pidfd: peer.pidfd, connection, attachment, regions, memory };
+      return { uffd, pidfd: peer.pidfd, connection, attachment, memory };
     } catch (error) {
       keeper.drop(entryOf(this.id, "vm"));
       memory?.retire();
@@ -278,14 +276,15 @@ export class HostSession {
 
   #attach(vm: KnownVm, { isTakeover }: { readonly isTakeover: boolean }): void {
     const { record } = this;
-    const { attachment, regions } = vm;
+    const { attachment } = vm;
+    const { pid, regions } = attachment;
     // What one pager has begun to install ahead is the guest's to ask for under the next one;
     // completion goes on.
     const mode = isTakeover && record.prefault !== "all" ? "off" : record.prefault;
     const recordForMs = isTakeover ? 0 : record.recordForS * 1000;
     const plan = this.memory.restores.planFor(regions, { mode, recordForMs });
     const session = this.#around.engine.attach({
-      pid: attachment.pid,
+      pid,
       userfaultfd: vm.uffd,
       pidfd: vm.pidfd,
       socket: vm.connection,
@@ -342,34 +341,6 @@ export class HostSession {
     if (this.#failure !== null) this.finish("failed", this.#failure);
     else this.finish(this.#wantedEnd ?? reason, null);
   }
-}
-
-function attachmentOf(pid: number, regions: RegionMap, generation: number): Attachment {
-  return {
-    pid,
-    pageSizeBytes: regions.pageSizeBytes,
-    regions: regions.regions.map((region) => ({ ...region })),
-    attachedMs: Date.now(),
-    generation,
-  };
-}
-
-function regionsOf({ regions, pageSizeBytes }: Attachment): RegionMap {
-  return new RegionMap(
-    regions.map(({ baseHostAddress, sizeBytes, imageOffset: offset }) => ({
-      baseHostAddress: hostAddress(baseHostAddress),
-      sizeBytes,
-      imageOffset: imageOffset(offset),
-    })),
-    pageSizeBytes,
-  );
-}
-
-function rangesOf({ regions }: RegionMap): { start: number; lengthBytes: number }[] {
-  return regions.map(({ baseHostAddress: start, sizeBytes: lengthBytes }) => ({
-    start,
-    lengthBytes,
-  }));
 }
 
 function labelled(labels: Readonly<Record<string, string>>): { labels?: string } {

@@ -1,4 +1,4 @@
-/** A session of the daemon takes its VM: what fails before is a refusal, what fails after is not. */
+/** A session takes its VM: what fails before is a refusal, what fails after that is not. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { HostMemory } from "../../src/daemon/host-memories.ts";
