@@ -18,6 +18,9 @@ import { type GuestRegion, guestRegions } from "./memory-layout.ts";
 const LOW_SLOT = 0;
 const RAM_SLOT = 1;
 
+/** What it asks of a VM. */
+export type MemoryOwner = Pick<KvmVm, "setMemory" | "createGuestMemfd" | "setGuestMemfd">;
+
 export class UserfaultMemory {
   readonly #file: number;
   readonly #region: GuestRegion;
@@ -30,7 +33,7 @@ export class UserfaultMemory {
    * Gives a VM its memory; all of its RAM is missing. File and mappings stay to the end of this
    * process: KVM reads the bitmap at every fault.
    */
-  constructor(vm: KvmVm, ramBytes: number, memoryFile: string) {
+  constructor(vm: MemoryOwner, ramBytes: number, memoryFile: string) {
     const [low, ram] = guestRegions(ramBytes);
     this.#file = openSync(memoryFile, "r");
     const lowMapping = MappedRegion.anonymous(low.sizeBytes);
