@@ -4,7 +4,8 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
- * - Speak the protocol of VMs with KVM Userfault: `parseAnyHandshake`, `ApfRing`.
+ * - Speak the protocol of VMs with KVM Userfault: `parseAnyHandshake`, `ApfRing`; ask whether the
+ *   kernel has it: `probeUserfault`.
  * - Ask a daemon for sessions: `ControlClient`; be one: `ControlServer`.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
@@ -43,6 +44,7 @@ export { APF_RING_ENTRIES, ApfRing, mapApfPage } from "./linux/apf-ring.ts";
 export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
 export { UserfaultBitmap } from "./linux/userfault-bitmap.ts";
+export { probeUserfault, type UserfaultSupport } from "./linux/userfault-probe.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
 export {
