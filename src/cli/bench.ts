@@ -94,14 +94,14 @@ ${contenderLines}
 by each number of VMs of --restores. By default one VM on pages of 4 KiB; --full takes them all.
 Its ratios are taken to "on-demand", which every backend has.
 
-"userfault" runs by name only, as no released kernel has such VMs. Parts can be named behind it:
-${partLines}
-Its "reference" is a C handler for such VMs. A --handler takes part in prefault only where that is
-named, as it has to install all memory by itself.
-
 "reference" is a handler in C that takes one VM and answers one fault after the other. Ratios are
 taken to it, round by round. A handler for one VM is started afresh for each measurement; one for
 many VMs (serve, and --handler with --many-vms) is started once and kept.
+
+"userfault" runs by name only, as no released kernel has such VMs. Parts can be named behind it:
+${partLines}
+The reference is another C handler there. A --handler takes part in prefault only where that is
+named, as it has to install all memory by itself.
 
 All contenders serve the same pages in the same order, in turns, and every page is checked: a wrong
 byte ends the run. Guests are C programs, built here with the C compiler of this machine.

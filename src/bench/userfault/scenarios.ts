@@ -33,8 +33,8 @@ const sync: Scenario = {
   name: `${USERFAULT} sync`,
   summary: "one vCPU that waits for each page: from its request to the reply",
   describe: (settings) =>
-    `One vCPU asks for ${syncFaultsOf(settings)} pages of a VM of ${settings.memoryMib} MiB, in ` +
-    "random order, through the first socket: from a request to its reply.",
+    `One vCPU asks for ${syncFaultsOf(settings)} pages of a VM of ${settings.memoryMib} MiB, ` +
+    "in random order, through the first socket: from a request until its reply was read.",
   contenders: ["reference", "off", "auto"],
   contenderOf: onDemand,
   isPinned: true,
@@ -54,8 +54,8 @@ const ring: Scenario = {
   name: `${USERFAULT} ring`,
   summary: "vCPUs that ask through their rings: faults per second",
   describe: (settings) =>
-    `vCPUs ask for all ${pagesOf(settings)} pages of a VM of ${settings.memoryMib} MiB, in random ` +
-    `order, through their rings, with up to 63 faults of each under way; one vCPU, and ` +
+    `vCPUs ask for all ${pagesOf(settings)} pages of a VM of ${settings.memoryMib} MiB in ` +
+    "random order, through their rings, with up to 63 faults of each under way; one vCPU, and " +
     `${MOST_VCPUS}, each for its share. Beside it one vCPU that waits for each page.`,
   contenders: ["reference", "off", "auto"],
   contenderOf: onDemand,
@@ -90,7 +90,7 @@ const prefault: Scenario = {
   summary: "all pages installed before anybody asks",
   describe: (settings) =>
     `${pagesOf(settings)} pages (${settings.memoryMib} MiB) that nobody asks for: from just ` +
-    "before the second message was sent until the VM saw the last bit clear, at a look each 50 µs.",
+    "before the second message was sent until the last bit was seen clear, at a look each 50 µs.",
   contenders: ["reference", "auto"],
   contenderOf: ahead,
   isPinned: true,
