@@ -149,7 +149,7 @@ async function askOneByOne(contestant: Contestant, round: Round): Promise<Userfa
 async function askByRing(
   contestant: Contestant,
   round: Round,
-  vcpus: 1 | typeof MOST_VCPUS,
+  vcpus: number,
 ): Promise<UserfaultTimes> {
   return await ask(contestant, round, "ring", pagesOf(round.settings), vcpus);
 }
@@ -160,7 +160,7 @@ async function ask(
   { workspace, index }: Round,
   way: "sync" | "ring",
   faults: number,
-  vcpus: 1 | typeof MOST_VCPUS,
+  vcpus: number,
 ): Promise<UserfaultTimes> {
   const plan = { ...placeOf(contestant), way, faults, vcpus, seed: index + 1 };
   return await contestant.withHandler(

@@ -16,17 +16,23 @@ export interface UserfaultTimes {
   readonly mismatches: number;
 }
 
-export type UserfaultPlan = {
+interface Place {
   readonly memoryPath: string;
+  /** Of all its threads; null: not pinned. */
   readonly cpu: number | null;
-} & (
-  | ({ readonly way: "sync" | "ring"; readonly faults: number; readonly seed: number } & Vcpus)
-  | { readonly way: "prefault" }
-);
+}
 
-interface Vcpus {
+export interface DemandPlan extends Place {
+  readonly way: "sync" | "ring";
+  readonly faults: number;
+  readonly seed: number;
   /** More than one only by rings. */
-  readonly vcpus: 1 | 4;
+  readonly vcpus: number;
+}
+
+/** Nobody asks: the handler is to install all memory by itself. */
+export interface AheadPlan extends Place {
+  readonly way: "prefault";
 }
 
 /**
@@ -36,13 +42,13 @@ interface Vcpus {
 export async function timeUserfaults(
   workspace: Workspace,
   handler: HandlerProcess,
-  plan: UserfaultPlan,
+  plan: DemandPlan | AheadPlan,
 ): Promise<UserfaultTimes> {
   const { way, memoryPath, cpu } = plan;
   await using vm = new Child([
     workspace.program("userfault-bench-vm"),
     ...[handler.target.socketPath, memoryPath, way],
-    ...(plan.way === "prefault" ? [] : faultWords(plan)),
+    ...(plan.way === "prefault" ? [] : demandWords(plan)),
     ...(cpu === null ? [] : ["--cpu", String(cpu)]),
   ]);
   const times = await answerOf<UserfaultTimes>(vm, handler);
@@ -51,10 +57,6 @@ export async function timeUserfaults(
   return times;
 }
 
-function faultWords({
-  faults,
-  seed,
-  vcpus,
-}: Exclude<UserfaultPlan, { way: "prefault" }>): string[] {
+function demandWords({ faults, seed, vcpus }: DemandPlan): string[] {
   return [String(faults), "--seed", String(seed), "--vcpus", String(vcpus)];
 }
