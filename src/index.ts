@@ -4,7 +4,8 @@
  * - Serve snapshots: `Server`.
  * - Use userfaultfd directly: `Userfaultfd`, with `MappedRegion` and `viewOf` for memory.
  * - Ask the kernel what it allows: `probeKernel`.
- * - Speak the protocol of VMs with KVM Userfault: `parseAnyHandshake`, `ApfRing`.
+ * - Speak the protocol of VMs with KVM Userfault: `parseAnyHandshake`, `ApfRing`; ask whether the
+ *   kernel has it: `probeUserfault`.
  * - Ask a daemon for sessions: `ControlClient`; be one: `ControlServer`.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
@@ -12,6 +13,7 @@ export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
 export type { Outcome } from "./base/outcome.ts";
 export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
+export { UserfaultBitmap } from "./base/userfault-bitmap.ts";
 export {
   ControlClient,
   type ControlClientOptions,
@@ -40,10 +42,10 @@ export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
 export type { CounterName, Counters, SessionStats, StageName } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
 export { mapApfPage } from "./linux/apf-page.ts";
-export { APF_RING_ENTRIES, ApfRing } from "./pager/apf-ring.ts";
 export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
-export { UserfaultBitmap } from "./pager/userfault-bitmap.ts";
+export { probeUserfault, type UserfaultSupport } from "./linux/userfault-probe.ts";
+export { APF_RING_ENTRIES, ApfRing } from "./pager/apf-ring.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
 export {

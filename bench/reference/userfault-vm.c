@@ -27,24 +27,16 @@
 #define _GNU_SOURCE
 #define PROGRAM_NAME "userfault-vm"
 #include "userfault.h"
+#include "userfault-vmm.h"
 
-#include <fcntl.h>
-#include <inttypes.h>
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 
-#define SECOND_GPA (4ull << 30)
 #define MAX_OUTSTANDING 96
-#define FIRST_INDEX (UINT32_MAX - 40) /* of the rings: they run freely, and wrap around soon */
 
 enum way { BY_SYNC, BY_APF, BY_RING, WAYS };
 static const char *way_names[] = {"sync", "apf", "ring"};
@@ -92,9 +84,7 @@ static bool is(const char *name) { return strcmp(scenario, name) == 0; }
 
 static bool is_mixed(void) { return is("mixed") || is("killed"); }
 
-static uint64_t gpa_of(uint64_t page) {
-  return page < pages / 2 ? page * PAGE : SECOND_GPA + (page - pages / 2) * PAGE;
-}
+static uint64_t gpa_of(uint64_t page) { return gpa_of_page(page, pages); }
 
 static uint32_t random_below(uint64_t *state, uint32_t end) {
   *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -197,24 +187,13 @@ static void remember(struct vcpu *v, uint64_t page, enum way way, int answers) {
 }
 
 static void put_entry(struct vcpu *v, uint64_t page) {
-  v->page->notify.entries[v->produced++ % RING_ENTRIES] = (struct ring_entry){gpa_of(page), FLAG_USERFAULT | FLAG_APF};
+  put_notify(v->page, v->produced++, gpa_of(page));
 }
 
-/* Publishes what was put; signals only a handler that has asked for it, and only once. */
-static void publish(struct vcpu *v) {
-  __atomic_store_n(&v->page->notify.head, v->produced, __ATOMIC_RELEASE);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  if (!(__atomic_fetch_and(&v->page->flags, ~NOTIFY_ARMED, __ATOMIC_SEQ_CST) & NOTIFY_ARMED)) return;
-  uint64_t one = 1;
-  if (write(v->notify, &one, sizeof one) < 0) die("write to an eventfd: %m");
-}
-
-static bool is_ring_full(struct vcpu *v) {
-  return v->produced - __atomic_load_n(&v->page->notify.tail, __ATOMIC_ACQUIRE) >= RING_ENTRIES;
-}
+static void publish(struct vcpu *v) { publish_notify(v->page, v->produced, v->notify); }
 
 static void raise_fault(struct vcpu *v, uint64_t page, enum way way) {
-  if (way == BY_RING && is_ring_full(v)) way = BY_APF;
+  if (way == BY_RING && is_notify_full(v->page, v->produced)) way = BY_APF;
   int times = is("duplicate") ? 2 : 1;
   remember(v, page, way, times);
   if (way == BY_RING) {
@@ -333,84 +312,14 @@ static void *watch(void *argument) {
 
 /* ---- setting up ----------------------------------------------------------------------------------------------- */
 
-static int sealed_memfd(const char *name, size_t length) {
-  int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0 || ftruncate(fd, (off_t)length) < 0) die("memfd_create: %m");
-  if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) die("F_ADD_SEALS: %m");
-  return fd;
-}
-
-static void *map(int fd, size_t length, off_t offset) {
-  void *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
-  if (address == MAP_FAILED) die("mmap: %m");
-  return address;
-}
-
-static int create_uffd(void) {
-  int fd = -1, device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-  if (device >= 0) fd = ioctl(device, _IO(0xAA, 0x00), O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-  struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};
-  struct uffdio_register request = {.range = {(uintptr_t)host, size},
-                                    .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR};
-  if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0 || ioctl(fd, UFFDIO_REGISTER, &request) < 0) die("userfaultfd: %m");
-  return fd;
-}
-
-static void send_fds(int socket, const char *text, size_t length, const int *fds, int fd_count) {
-  char control[CMSG_SPACE(sizeof(int) * 12)] = {0};
-  struct iovec body = {(void *)text, length};
-  struct msghdr message = {.msg_iov = &body, .msg_iovlen = 1};
-  if (fd_count > 0) {
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(sizeof(int) * (unsigned)fd_count);
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int) * (unsigned)fd_count);
-    memcpy(CMSG_DATA(header), fds, sizeof(int) * (unsigned)fd_count);
-  }
-  if (sendmsg(socket, &message, MSG_NOSIGNAL) != (ssize_t)length) die("sendmsg: %m");
-}
-
-static int connect_to(const char *path, bool is_apf) {
-  struct sockaddr_un address = socket_address(path, is_apf);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
-    die("connect to %s: %m", address.sun_path);
-  return fd;
-}
-
-static void introduce(int bitmap_fd) {
-  char json[1024];
-  int length = 0;
-  for (int i = 0; i < 2; i++) {
-    size_t first = i == 0 ? 0 : pages / 2, end = i == 0 ? pages / 2 : pages;
-    length += snprintf(json + length, sizeof json - (size_t)length,
-                       "%c{\"base_host_virt_addr\":%" PRIuPTR ",\"size\":%zu,\"offset\":%zu,\"gpa_start\":%" PRIu64
-                       ",\"page_size\":4096,\"is_guest_memfd\":true,\"page_size_kib\":4096}",
-                       i == 0 ? '[' : ',', (uintptr_t)host + first * PAGE, (end - first) * PAGE, first * PAGE,
-                       gpa_of(first));
-  }
-  length += snprintf(json + length, sizeof json - (size_t)length, "]");
-  const int fds[3] = {create_uffd(), guest_fd, bitmap_fd};
-  send_fds(sync_stream.fd, json, (size_t)length, fds, 3);
-}
-
 static void make_rings(void) {
   for (int i = 0; i < vcpu_count; i++) {
     struct vcpu *v = &vcpus[i];
     v->index = i;
-    v->fd = memfd_create("vcpu", MFD_CLOEXEC);
-    if (v->fd < 0 || ftruncate(v->fd, 4 * PAGE) < 0) die("memfd_create: %m");
-    v->page = map(v->fd, PAGE, RING_OFFSET);
-    *v->page = (struct ring_page){.version = 1, .ring_size = RING_ENTRIES, .entry_size = sizeof(struct ring_entry)};
-    v->notify = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    v->complete = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (v->notify < 0 || v->complete < 0) die("eventfd: %m");
+    v->page = create_ring_page(&v->fd);
+    v->notify = create_eventfd(EFD_NONBLOCK);
+    v->complete = create_eventfd(EFD_NONBLOCK);
     v->produced = v->consumed = FIRST_INDEX;
-    v->page->notify.head = v->page->notify.tail = FIRST_INDEX;
-    v->page->complete.head = v->page->complete.tail = FIRST_INDEX;
   }
 }
 
@@ -459,7 +368,7 @@ int main(int argc, char **argv) {
   host = map(guest_fd, size, 0);
   int bitmap_fd = sealed_memfd("guest_mem", pages / 8);
   sync_stream.fd = connect_to(argv[1], false);
-  introduce(bitmap_fd);
+  introduce(sync_stream.fd, host, size, guest_fd, bitmap_fd);
   /* As in Firecracker, only now: a handler that has cleared a bit already finds it set again. */
   bitmap = map(bitmap_fd, pages / 8, 0);
   memset(bitmap, 0xff, pages / 8);

@@ -90,7 +90,7 @@ export class Contestant {
   }
 
   async #start(command: HandlerCommand): Promise<HandlerProcess> {
-    const target = { socketPath: this.#workspace.newPath("sock"), memoryPath: this.memoryPath };
+    const target = { socketPath: this.#workspace.newSocketPath(), memoryPath: this.memoryPath };
     return await HandlerProcess.start(command, target, pinnedTo(this.cpus?.handler));
   }
 }

@@ -7,7 +7,14 @@ import { FaultlineError } from "../base/errors.ts";
 import { findCompiler, runCompiler } from "../kit/compile.ts";
 import { repositoryRoot } from "../kit/paths.ts";
 
-export type ProgramName = "handler" | "faulter" | "replayer" | "restorer" | "vms";
+export type ProgramName =
+  | "handler"
+  | "faulter"
+  | "replayer"
+  | "restorer"
+  | "vms"
+  | "userfault-bench-vm"
+  | "userfault-fast-handler";
 
 const sources = join(repositoryRoot, "bench", "reference");
 

@@ -95,8 +95,9 @@ export async function runRounds<Taker extends { readonly contender: Contender },
 
 function contendersOf(workspace: Workspace, scenario: Scenario, field: Field): Contender[] {
   const builtins = scenario.contenders.filter((name) => field.builtins.includes(name));
+  const { contenderOf = builtinContender } = scenario;
   const contenders = [
-    ...builtins.map((name) => builtinContender(name, workspace)),
+    ...builtins.map((name) => contenderOf(name, workspace)),
     ...userContenders(field.handlers, field.servesMany),
   ];
   if (contenders.length > 0) return contenders;

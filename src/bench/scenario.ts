@@ -1,5 +1,5 @@
 /** What a scenario is made of. The scenarios themselves are in `scenarios.ts`. */
-import type { BuiltinName, Contestant } from "./contender.ts";
+import type { BuiltinName, Contender, Contestant } from "./contender.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** What the user may set; the rest follows. */
@@ -52,6 +52,8 @@ export interface Scenario {
   /** What was done, for readers of the table. */
   readonly describe: (settings: Settings) => string;
   readonly contenders: readonly BuiltinName[];
+  /** Who goes by a name here, where VMs are not the ordinary ones. */
+  readonly contenderOf?: (name: BuiltinName, workspace: Workspace) => Contender;
   /** Guest and handler on a CPU each, unless the user does not want it. */
   readonly isPinned: boolean;
   readonly figures: readonly Figure[];

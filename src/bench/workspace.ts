@@ -1,6 +1,14 @@
 /** What a run has in the file system: a folder, the built programs, memory files. */
 import { randomFillSync } from "node:crypto";
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Child } from "../kit/child.ts";
@@ -38,6 +46,13 @@ export class Workspace {
   /** A path that nothing has yet. Short: socket paths end at 107 bytes. */
   newPath(extension: string): string {
     return join(this.#folder, `${this.#nextName++}.${extension}`);
+  }
+
+  /** Where a handler is to listen, in a folder of its own: some listen on a second socket there. */
+  newSocketPath(): string {
+    const folder = this.newPath("handler");
+    mkdirSync(folder);
+    return join(folder, "vm.sock");
   }
 
   /** A memory file without a hole; writing it leaves it in the page cache. */

@@ -23,10 +23,17 @@ import {
 } from "../bench/restore/cases.ts";
 import { restorerNames, restorerTitles } from "../bench/restore/contenders.ts";
 import { RESTORE, restoreSummary } from "../bench/restore/run.ts";
-import type { Settings } from "../bench/scenario.ts";
+import type { Scenario, Settings } from "../bench/scenario.ts";
 import { scenarios } from "../bench/scenarios.ts";
 import { fullSettings, quickSettings, settingLimits } from "../bench/settings.ts";
 import { formatScenario } from "../bench/table.ts";
+import {
+  demandParts,
+  partNames,
+  USERFAULT,
+  userfaultParts,
+  userfaultSummary,
+} from "../bench/userfault/scenarios.ts";
 import { HandlerCommand } from "../kit/handler-command.ts";
 import { createUserfaultfd } from "../uffd/create.ts";
 import { wholeNumber, words } from "./options.ts";
@@ -55,7 +62,11 @@ interface BenchFlags {
 /** As shells count: 128 and the signal's number. */
 const signalExits = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
-const listed = [...scenarios, { name: RESTORE, summary: restoreSummary }];
+const listed = [
+  ...scenarios,
+  { name: RESTORE, summary: restoreSummary },
+  { name: USERFAULT, summary: userfaultSummary },
+];
 const scenarioNames = listed.map(({ name }) => name);
 const NAME_WIDTH = Math.max(...scenarioNames.map((name) => name.length)) + 2;
 const scenarioLines = listed
@@ -68,8 +79,12 @@ const contenderLines = contenderNames
   .map((name) => `  ${name.padEnd(CONTENDER_WIDTH)}${titles[name]}`)
   .join("\n");
 
+const partLines = partNames
+  .map((name) => `  ${name.padEnd(NAME_WIDTH)}${userfaultParts[name].summary}`)
+  .join("\n");
+
 const HELP = `
-Scenarios (all of them by default; a real run takes some fifteen minutes):
+Scenarios (all but userfault by default; a real run takes some fifteen minutes):
 ${scenarioLines}
 
 Contenders that are always there, if the scenario has them:
@@ -82,6 +97,11 @@ Its ratios are taken to "on-demand", which every backend has.
 "reference" is a handler in C that takes one VM and answers one fault after the other. Ratios are
 taken to it, round by round. A handler for one VM is started afresh for each measurement; one for
 many VMs (serve, and --handler with --many-vms) is started once and kept.
+
+"userfault" runs by name only, as no released kernel has such VMs. Parts can be named behind it:
+${partLines}
+The reference is another C handler there. A --handler takes part in prefault only where that is
+named, as it has to install all memory by itself.
 
 All contenders serve the same pages in the same order, in turns, and every page is checked: a wrong
 byte ends the run. Guests are C programs, built here with the C compiler of this machine.
@@ -209,13 +229,24 @@ function requestOf(names: readonly string[], flags: BenchFlags): BenchRequest {
     servesMany: flags.manyVms,
   };
   const isAll = names.length === 0;
-  const wanted = scenarios.filter(({ name }) => isAll || names.includes(name));
+  const wanted = [
+    ...scenarios.filter(({ name }) => isAll || names.includes(name)),
+    ...userfaultScenarios(names, field.handlers.length > 0),
+  ];
   // Not for want of anybody who restores, after all the others were measured.
   const hasRestorers =
     field.handlers.length > 0 || restorerNames.some((name) => field.builtins.includes(name));
   const doRestore = names.includes(RESTORE) || (isAll && hasRestorers);
   const restore = doRestore ? restoreWishes(flags) : null;
   return { scenarios: wanted, restore, settings, field };
+}
+
+/** A handler of the user's is asked to install all memory only where its user says so. */
+function userfaultScenarios(names: readonly string[], hasHandlers: boolean): Scenario[] {
+  if (!names.includes(USERFAULT)) return [];
+  const named = partNames.filter((part) => names.includes(part));
+  const parts = named.length > 0 ? named : hasHandlers ? demandParts : partNames;
+  return parts.map((part) => userfaultParts[part]);
 }
 
 function restoreWishes(flags: BenchFlags): RestoreWishes {
@@ -237,8 +268,16 @@ function writePlots({ scenarios: reports }: BenchReport, folder: string): void {
 
 /** Throws `bad-option` for a name that is not in the list. */
 function assertKnown(names: readonly string[]): void {
-  const unknown = names.find((name) => !scenarioNames.includes(name));
-  if (unknown === undefined) return;
+  const isPart = (name: string): boolean => partNames.some((part) => part === name);
+  const unknown = names.find((name) => !scenarioNames.includes(name) && !isPart(name));
+  const part = names.find(isPart);
+  if (unknown === undefined && (part === undefined || names.includes(USERFAULT))) return;
+  if (unknown === undefined) {
+    throw new FaultlineError(
+      "bad-option",
+      `There is no scenario ${part}, it is a part of one: give ${USERFAULT} ${part}.`,
+    );
+  }
   throw new FaultlineError(
     "bad-option",
     `There is no scenario ${unknown}: give ${scenarioNames.join(", ")}, or none for all of them.`,

@@ -80,9 +80,11 @@ export function daemonCommand(): Command {
 }
 
 async function runDaemon(flags: DaemonFlags): Promise<void> {
-  const source = sourceOf(flags);
+  const given = sourceOf(flags);
   // What is wrong is told here, once, and not by a pager that is started again and again.
-  const { runFolder, log, logFormat } = loadSettings(source);
+  const { runFolder, log, logFormat } = loadSettings(given);
+  // The lock and the sockets are there: a pager that reads the file anew must not look elsewhere.
+  const source: SettingsSource = { ...given, overrides: { ...given.overrides, runFolder } };
   const logger = createLogger(log, logFormat);
   process.exitCode = await Supervisor.run({
     pager: { command: process.execPath, args: [PAGER, JSON.stringify(source)] },

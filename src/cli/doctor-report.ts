@@ -8,7 +8,7 @@
  */
 import { formatBytes, MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { UffdFeature } from "../uffd/features.ts";
-import type { Access, KernelReport, KvmCapability } from "../uffd/probe.ts";
+import type { Access, KernelReport } from "../uffd/probe.ts";
 import { creationFix, isFiltered, kvmFix, openFilesFix } from "./doctor-access.ts";
 import { asRoot, isKernelAtLeast } from "./doctor-command.ts";
 import { daemonFindings } from "./doctor-daemon.ts";
@@ -220,18 +220,21 @@ function kvm(report: KernelReport): Finding {
   return optional("kvm", `/dev/kvm: ${device}. ${who}`, fix);
 }
 
-function kvmUserfault({ kvm: { capabilities }, kernel }: KernelReport): Finding {
+function kvmUserfault({ kvm: { device, userfault } }: KernelReport): Finding {
   const name = "kvm-userfault";
-  const purpose = "For guest_memfd VMs.";
-  if (capabilities === null) return optional(name, `${purpose} Unknown without /dev/kvm.`);
-  const names = Object.keys(capabilities) as KvmCapability[];
-  const absent = names.filter((capability) => capabilities[capability] <= 0);
-  // On arm64, mainline 6.19 uses number 245 for something else: only the stock ones tell.
-  const isTold = kernel.architecture === "x64";
-  if (absent.length === 0 && isTold) return ok(name, purpose);
-  if (absent.length === 0) return optional(name, `${purpose} Cannot be told apart on arm64.`);
-  const source = "Needs the kernel of Firecracker's feature/secret-hiding.";
-  return optional(name, `${purpose} Lacks ${absent.join(", ")}. ${source}`);
+  const purpose = "For VMs on guest_memfd; all others use userfaultfd.";
+  if (device !== "ok") return optional(name, `${purpose} Unknown without /dev/kvm.`);
+  if (userfault.kind === "none") {
+    const source = "The kernel of Firecracker's feature/secret-hiding has it.";
+    return optional(name, `${purpose} ${userfault.reason} ${source}`);
+  }
+  const found = `${purpose} A vCPU stops at a page that is missing`;
+  if (!userfault.hasMemfdWrite) {
+    return optional(name, `${found}, but no handler can fill guest_memfd by pwrite.`);
+  }
+  if (!userfault.hasAsyncFaults) return ok(name, `${found}, and waits for it.`);
+  const way = userfault.hasRings ? "by rings" : "by exits";
+  return ok(name, `${found}, or its guest goes on meanwhile (asynchronous faults, ${way}).`);
 }
 
 function peerPidfd({ processes }: KernelReport): Finding {

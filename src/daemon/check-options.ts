@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
+import { DirectoryStore } from "../source/directory-store.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import type { ServedMemory } from "./served-memory.ts";
 import type { ServeOptions } from "./server.ts";
@@ -33,6 +34,20 @@ export function assertFolder(workingSet: string): void {
     "bad-option",
     `--working-set ${workingSet} has no folder: create ${dirname(workingSet)} first.`,
   );
+}
+
+/** @throws FaultlineError `bad-request`: the daemon could not keep copies of chunks there */
+export function assertCacheFolder(cacheFolder: string): void {
+  try {
+    DirectoryStore.open(cacheFolder, { create: true });
+  } catch (cause) {
+    throw new FaultlineError(
+      "bad-request",
+      `cacheFolder ${cacheFolder} cannot be used. Name a folder that user ${process.geteuid?.()} ` +
+        "may read and write",
+      { cause },
+    );
+  }
 }
 
 /** @throws FaultlineError `unsupported` */

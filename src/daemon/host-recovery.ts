@@ -153,7 +153,7 @@ function countEnd(memfd: OwnedFd | undefined, tally: HostTally): void {
     if (memfd === undefined) throw new Error("it has no memory");
     const { memory, header } = SessionMemory.adopt(memfd);
     using _mapped = memory;
-    const { pageSizeBytes } = decodeAttachment(header);
+    const { pageSizeBytes } = decodeAttachment(header).regions;
     tally.addEnd("failed", { stats: memory.stats, pageSizeBytes });
   } catch {
     tally.addEnd("failed", null);

@@ -4,7 +4,7 @@
  */
 import { assert } from "../base/assert.ts";
 import { describeError, FaultlineError } from "../base/errors.ts";
-import { formatBytes, hostAddress, imageOffset } from "../base/units.ts";
+import { formatBytes } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import { recoverPages } from "../engine/recover-pages.ts";
 import type { Session } from "../engine/session.ts";
@@ -14,8 +14,7 @@ import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
-import { consumeHandshake, receiveHandshake } from "../protocol/receive.ts";
-import { RegionMap } from "../snapshot/regions.ts";
+import { consumeHandshake, type RawHandshake, receiveHandshake } from "../protocol/receive.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { assertBelongs } from "./check-handshake.ts";
@@ -50,6 +49,15 @@ export interface SessionSurroundings {
 }
 
 type EndReason = SessionEndView["reason"];
+
+/** All that there is to know of a VM before a fault worker has it. */
+interface KnownVm {
+  readonly uffd: Userfaultfd;
+  readonly pidfd: OwnedFd;
+  readonly connection: OwnedFd | null;
+  readonly attachment: Attachment;
+  readonly memory: SessionMemory;
+}
 
 /** The VM of an attached session. */
 interface Attached {
@@ -120,9 +128,10 @@ export class HostSession {
   /** Somebody has connected; what he sends stays in the socket until the VM is attached. */
   async connected(connection: OwnedFd): Promise<void> {
     let peer: Peer | null = null;
+    let vm: KnownVm;
     try {
       peer = pinPeer(connection.fd, this.#allowedUids());
-      await this.#receive(connection, peer);
+      vm = this.#keepVm(connection, peer, await this.#receive(connection));
     } catch (error) {
       peer?.pidfd.close();
       connection.close();
@@ -131,7 +140,11 @@ export class HostSession {
       this.#around.onRefused(this, this.lastRefusal);
       this.#around.keeper.drop(entryOf(this.id, "connection"));
       this.#acceptNext();
+      return;
     }
+    // Not to be undone: a fault worker writes to its memory. If this fails, so does the process,
+    // and the next one has the VM.
+    this.#attach(vm, { isTakeover: false });
   }
 
   /** Goes on with a VM that an earlier pager has served. */
@@ -142,19 +155,15 @@ export class HostSession {
   ): void {
     const { memory, header } = SessionMemory.adopt(memfd);
     const attachment = decodeAttachment(header);
-    const regions = regionsOf(attachment);
+    const { regions } = attachment;
     const { survivalId } = this.record;
     for (const each of [null, ...batches]) {
       recoverPages({ memory, regions, batches: each, survivalId });
     }
     if (connection !== null) consumeHandshake(connection);
     // Its worker wakes the VM's threads, so nobody else need.
-    this.#attach(adoptUserfaultfd(uffd, []), pidfd, connection, {
-      attachment,
-      regions,
-      memory,
-      isTakeover: true,
-    });
+    const vm = { uffd: adoptUserfaultfd(uffd, []), pidfd, connection, attachment, memory };
+    this.#attach(vm, { isTakeover: true });
     memfd.close();
   }
 
@@ -216,7 +225,7 @@ export class HostSession {
     const { engineSession, attachment } = this.#vm;
     const verdict = this.memory.restores.verdict(engineSession);
     if (verdict !== null) this.#around.tally.addVerdict(verdict);
-    return { stats: engineSession.stats, pageSizeBytes: attachment.pageSizeBytes };
+    return { stats: engineSession.stats, pageSizeBytes: attachment.regions.pageSizeBytes };
   }
 
   #acceptNext(): void {
@@ -230,28 +239,33 @@ export class HostSession {
     return new Set([0, own, owner?.uid ?? own, ...allowedUids, ...this.#around.allowedUids]);
   }
 
-  async #receive(connection: OwnedFd, peer: Peer): Promise<void> {
-    const { keeper, handshakeTimeoutMs, generation } = this.#around;
-    const { body, descriptor } = await receiveHandshake(connection, {
-      timeoutMs: handshakeTimeoutMs,
+  async #receive(connection: OwnedFd): Promise<RawHandshake> {
+    return await receiveHandshake(connection, {
+      timeoutMs: this.#around.handshakeTimeoutMs,
       signal: this.#abort.signal,
       isPeeked: true,
     });
+  }
+
+  /** On failure nothing is kept, and the descriptor that came is closed. */
+  #keepVm(connection: OwnedFd, peer: Peer, { body, descriptor }: RawHandshake): KnownVm {
+    const { keeper, generation } = this.#around;
     let memory: SessionMemory | null = null;
     try {
+      // The session may have ended when this was already on its way.
+      this.#abort.signal.throwIfAborted();
       const regions = parseHandshake(body, getpagesize());
       assertBelongs(regions, this.memory.served.sizeBytes);
       this.memory.served.assertUnchanged();
-      const uffd = adoptUserfaultfd(descriptor, rangesOf(regions));
-      const attachment = attachmentOf(peer.pid, regions, generation);
+      const uffd = adoptUserfaultfd(descriptor, regions.ranges);
+      const attachment = { pid: peer.pid, regions, attachedMs: Date.now(), generation };
       const made = SessionMemory.inMemfd(regions.pageLimit, encodeAttachment(attachment));
+      using memfd = made.fd;
       memory = made.memory;
-      keeper.keep(entryOf(this.id, "vm"), [uffd.fd, peer.pidfd.fd, made.fd.fd]);
-      made.fd.close();
+      keeper.keep(entryOf(this.id, "vm"), [uffd.fd, peer.pidfd.fd, memfd.fd]);
       // From here on the VM is the next pager's too, and the handshake nobody's.
       consumeHandshake(connection);
-      const parts = { attachment, regions, memory, isTakeover: false };
-      this.#attach(uffd, peer.pidfd, connection, parts);
+      return { uffd, pidfd: peer.pidfd, connection, attachment, memory };
     } catch (error) {
       keeper.drop(entryOf(this.id, "vm"));
       memory?.retire();
@@ -260,33 +274,24 @@ export class HostSession {
     }
   }
 
-  #attach(
-    uffd: Userfaultfd,
-    pidfd: OwnedFd,
-    connection: OwnedFd | null,
-    parts: {
-      readonly attachment: Attachment;
-      readonly regions: RegionMap;
-      readonly memory: SessionMemory;
-      readonly isTakeover: boolean;
-    },
-  ): void {
+  #attach(vm: KnownVm, { isTakeover }: { readonly isTakeover: boolean }): void {
     const { record } = this;
-    const { attachment, regions, memory, isTakeover } = parts;
+    const { attachment } = vm;
+    const { pid, regions } = attachment;
     // What one pager has begun to install ahead is the guest's to ask for under the next one;
     // completion goes on.
     const mode = isTakeover && record.prefault !== "all" ? "off" : record.prefault;
     const recordForMs = isTakeover ? 0 : record.recordForS * 1000;
     const plan = this.memory.restores.planFor(regions, { mode, recordForMs });
     const session = this.#around.engine.attach({
-      pid: attachment.pid,
-      userfaultfd: uffd,
-      pidfd,
-      socket: connection,
+      pid,
+      userfaultfd: vm.uffd,
+      pidfd: vm.pidfd,
+      socket: vm.connection,
       regions,
       image: this.memory.served.mapped,
       onError: record.onError,
-      memory,
+      memory: vm.memory,
       survivalId: record.survivalId,
       isTakeover,
       prefault: plan.prefault,
@@ -336,34 +341,6 @@ export class HostSession {
     if (this.#failure !== null) this.finish("failed", this.#failure);
     else this.finish(this.#wantedEnd ?? reason, null);
   }
-}
-
-function attachmentOf(pid: number, regions: RegionMap, generation: number): Attachment {
-  return {
-    pid,
-    pageSizeBytes: regions.pageSizeBytes,
-    regions: regions.regions.map((region) => ({ ...region })),
-    attachedMs: Date.now(),
-    generation,
-  };
-}
-
-function regionsOf({ regions, pageSizeBytes }: Attachment): RegionMap {
-  return new RegionMap(
-    regions.map(({ baseHostAddress, sizeBytes, imageOffset: offset }) => ({
-      baseHostAddress: hostAddress(baseHostAddress),
-      sizeBytes,
-      imageOffset: imageOffset(offset),
-    })),
-    pageSizeBytes,
-  );
-}
-
-function rangesOf({ regions }: RegionMap): { start: number; lengthBytes: number }[] {
-  return regions.map(({ baseHostAddress: start, sizeBytes: lengthBytes }) => ({
-    start,
-    lengthBytes,
-  }));
 }
 
 function labelled(labels: Readonly<Record<string, string>>): { labels?: string } {

@@ -47,8 +47,8 @@ function viewOfVm(session: HostSession, generation: number): VmView | null {
   return {
     pid: attachment.pid,
     attachedAt: moment(attachment.attachedMs),
-    pageSizeBytes: attachment.pageSizeBytes,
-    regions: attachment.regions.length,
+    pageSizeBytes: attachment.regions.pageSizeBytes,
+    regions: attachment.regions.regions.length,
     pages: countPages(pageTable, regions.totalBytes / regions.pageSizeBytes),
     counters: stats.counters(),
     latencyUs: { p50: stats.latencyUs(0.5), p99: stats.latencyUs(0.99) },

@@ -5,7 +5,7 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { assert } from "../base/assert.ts";
-import { FaultlineError } from "../base/errors.ts";
+import { describeError, FaultlineError } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
 import type { PartSupply } from "../engine/worker-handle.ts";
 import type { OwnedFd } from "../linux/fd.ts";
@@ -227,17 +227,31 @@ export class ImageHost implements PartSupply {
   async #openStore(location: string, options: OpenStoreOptions): Promise<OpenStore> {
     const store = await openStore(location, options);
     const counted = store instanceof PolicyStore ? store : null;
-    const { cacheFolder, cacheFolderBytes = DEFAULT_CACHE_FOLDER_BYTES } = this.#options;
-    if (cacheFolder === undefined || !isFar(store)) return { store, counted };
+    if (!isFar(store)) return { store, counted };
     try {
-      this.#near ??= new NearChunks(DirectoryStore.open(cacheFolder, { create: true }), {
-        maxBytes: cacheFolderBytes,
-      });
-      return { store: new TierStore(this.#near, store), counted };
+      const near = this.#nearChunks(options.isUnchecked === true);
+      return { store: near === null ? store : new TierStore(near, store), counted };
     } catch (error) {
       await store.close();
       throw error;
     }
+  }
+
+  /** Null: no copies are kept. For VMs that wait, a folder that is broken is no reason to die. */
+  #nearChunks(isForWaiting: boolean): NearChunks | null {
+    const { cacheFolder, cacheFolderBytes, logger } = this.#options;
+    if (cacheFolder === undefined) return null;
+    const maxBytes = cacheFolderBytes ?? DEFAULT_CACHE_FOLDER_BYTES;
+    try {
+      this.#near ??= new NearChunks(DirectoryStore.open(cacheFolder, { create: true }), {
+        maxBytes,
+      });
+    } catch (error) {
+      if (!isForWaiting) throw error;
+      const fields = { cacheFolder, reason: describeError(error) };
+      logger.error(fields, "Copies of chunks cannot be kept: VMs are served without them");
+    }
+    return this.#near;
   }
 }
 

@@ -14,6 +14,7 @@ import { duplicateFd, type OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { DecodePool } from "../source/decode-pool.ts";
 import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
+import { assertCacheFolder } from "./check-options.ts";
 import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
 import { Host } from "./host.ts";
@@ -67,6 +68,9 @@ interface StandBy {
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
   const settings = loadSettings(source);
+  if (channel.isOnTrial && settings.cacheFolder !== undefined) {
+    assertCacheFolder(settings.cacheFolder);
+  }
   const log = createLogger(settings.log, settings.logFormat);
   process.on("uncaughtException", (error) => fail(error, log));
   const notFaultWorkers = threadIds();
@@ -83,12 +87,17 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
   const { channel, settings, log, engine, supply } = standBy;
   const beganMs = performance.now();
+  // Before there are VMs, as the first of them may be what it crashes of.
+  engine.onWorkerCrash = (error) => {
+    log.error({ reason: describeError(error) }, "A fault worker crashed; its VMs were killed");
+    // The others are better off with a new pager.
+    if (engine.aliveWorkers === 0) process.kill(process.pid, "SIGKILL");
+  };
   void reportLife(standBy);
   const named = new Map(entries.map((entry) => [entry.name, entry.fds]));
   const generation = keepBatches(standBy, entries);
   const memoryHost = await startMemoryHost(standBy, named.get("arena")?.[0]);
   supply.set(memoryHost.supply);
-  mkdirSync(settings.runFolder, { recursive: true, mode: 0o755 });
   const tally = HostTally.open(channel, named.get(TALLY_ENTRY)?.[0] ?? null);
   const host = new Host({
     ...{ settings, engine, memoryHost, keeper: channel, log, tally, generation },
@@ -122,11 +131,6 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
   } else log.info({ control: socket.path }, "The daemon is ready");
   await metrics.listen(settings, log);
-  engine.onWorkerCrash = (error) => {
-    log.error({ reason: describeError(error) }, "A fault worker crashed; its VMs were killed");
-    // The others are better off with a new pager.
-    if (engine.aliveWorkers === 0) process.kill(process.pid, "SIGKILL");
-  };
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     // The next daemon goes on with all that is kept, and the sooner the better.

@@ -80,9 +80,7 @@ async function restoreOnePage(
     const regions = parseHandshake(body, pageBytes);
     const session = engine.attach({
       pid: peer.pid,
-      userfaultfd: adoptUserfaultfd(descriptor, [
-        { start: memory.address, lengthBytes: memory.sizeBytes },
-      ]),
+      userfaultfd: adoptUserfaultfd(descriptor, regions.ranges),
       pidfd: peer.pidfd,
       socket: connection,
       regions,

@@ -274,13 +274,7 @@ export class Server {
     try {
       const regions = parseHandshake(body, getpagesize());
       this.#checkAgainstSnapshot(regions);
-      const uffd = adoptUserfaultfd(
-        descriptor,
-        regions.regions.map(({ baseHostAddress: start, sizeBytes: lengthBytes }) => ({
-          start,
-          lengthBytes,
-        })),
-      );
+      const uffd = adoptUserfaultfd(descriptor, regions.ranges);
       tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
       const plan = this.#restores.planFor(regions, this.#restoreMode);
       const session = this.#engine.attach({

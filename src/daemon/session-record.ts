@@ -9,6 +9,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { errorPolicies } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd } from "../linux/memory.ts";
+import { RegionMap } from "../snapshot/regions.ts";
 import { entryOf, type Keeper } from "./keeper.ts";
 import { prefaultModes } from "./prefault-mode.ts";
 
@@ -38,8 +39,7 @@ export type SessionRecord = v.InferOutput<typeof record>;
 
 const attachment = v.object({
   pid: whole,
-  pageSizeBytes: whole,
-  regions: v.array(v.object({ baseHostAddress: whole, sizeBytes: whole, imageOffset: whole })),
+  regions: v.pipe(v.unknown(), v.transform(RegionMap.fromJson)),
   attachedMs: v.number(),
   /** Which pager of this daemon has attached it: the first is 1. */
   generation: whole,
@@ -66,7 +66,7 @@ export function readRecord(memfd: OwnedFd): SessionRecord {
 }
 
 export function encodeAttachment(values: Attachment): Uint8Array {
-  return encodeJson(values);
+  return encodeJson({ ...values, regions: values.regions.toJson() });
 }
 
 /** @throws FaultlineError `session-failed` */

@@ -8,8 +8,8 @@ import * as abi from "../linux/abi-userfaultfd.ts";
 import { ActionKind } from "../pager/actions.ts";
 import type { WakeOption } from "../uffd/userfaultfd.ts";
 import type { DirtyTracker } from "./dirty-tracker.ts";
-import { ABSENT, type ImageBytes, UNREADABLE } from "./image-bytes.ts";
 import type { GuestPages } from "./guest-pages.ts";
+import { ABSENT, type ImageBytes, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 
 const DONT_WAKE: WakeOption = { dontWake: true };

@@ -7,10 +7,10 @@
  * A page whose bit is set has been seen by nobody: it is brought again, whatever was written.
  */
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { UserfaultBitmap } from "../base/userfault-bitmap.ts";
 import { SEEK_DATA } from "../linux/abi-posix.ts";
 import * as sys from "../linux/sys.ts";
 import { PageState, type PageTable } from "../pager/page-table.ts";
-import type { UserfaultBitmap } from "../pager/userfault-bitmap.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 
 /** Before anything is installed, or anybody answered. Returns how many pages were brought. */

@@ -12,8 +12,8 @@ import type { GuestAddressMap } from "../protocol/guest-addresses.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import type { Demand } from "./demand.ts";
-import type { RequestSocket } from "./request-socket.ts";
 import { About, type Intake, type Rest } from "./intake.ts";
+import type { RequestSocket } from "./request-socket.ts";
 import type { SessionStats } from "./session-stats.ts";
 import type { WorkerTools } from "./worker-tools.ts";
 

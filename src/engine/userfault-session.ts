@@ -2,16 +2,17 @@
  * What a session needs to serve a VM with KVM Userfault, put together: how pages come into its
  * memory (`GuestMemfd`), how its faults come in (`UserfaultIntake`), what its worker has to watch.
  */
+import { assert } from "../base/assert.ts";
+import { FaultlineError } from "../base/errors.ts";
+import { UserfaultBitmap } from "../base/userfault-bitmap.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { viewOf } from "../linux/memory.ts";
 import { Answers } from "../pager/answers.ts";
 import { APF_PAGE_BYTES, ApfRing } from "../pager/apf-ring.ts";
-import type { PageTable } from "../pager/page-table.ts";
 import type { Planner } from "../pager/planner.ts";
 import { Population } from "../pager/population.ts";
-import { UserfaultBitmap } from "../pager/userfault-bitmap.ts";
 import { Userfaults } from "../pager/userfaults.ts";
-import type { Waiters } from "../pager/waiters.ts";
+import { MAX_WAITERS } from "../pager/waiters.ts";
 import { GuestAddressMap } from "../protocol/guest-addresses.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
@@ -21,30 +22,46 @@ import { GuestMemfd, GuestWires } from "./guest-memfd.ts";
 import { About } from "./intake.ts";
 import { recoverUserfaultTable } from "./recover-userfault.ts";
 import { RequestSocket } from "./request-socket.ts";
+import type { SessionMemory } from "./session-memory.ts";
 import type { SessionStats } from "./session-stats.ts";
 import { UserfaultIntake } from "./userfault-intake.ts";
 import type { UserfaultSetup } from "./wire.ts";
 import type { WorkerTools } from "./worker-tools.ts";
 
-export interface UserfaultSessionParts {
-  readonly setup: UserfaultSetup;
-  /** The first socket. */
-  readonly socket: OwnedFd;
+/** What any session has. */
+export interface SessionCommon {
   readonly survivalId: number;
   readonly uffd: Userfaultfd;
   readonly regions: RegionMap;
   readonly planner: Planner;
-  readonly table: PageTable;
-  readonly waiters: Waiters;
   readonly stats: SessionStats;
   readonly demand: Demand;
   readonly tools: WorkerTools;
+}
+
+interface UserfaultSessionParts extends SessionCommon {
+  readonly setup: UserfaultSetup;
+  /** The first socket. */
+  readonly socket: OwnedFd;
+  readonly memory: SessionMemory;
 }
 
 /** A descriptor whose edges the worker watches. */
 export interface WatchedFd {
   readonly fd: number;
   readonly about: About;
+}
+
+/** Null for a VM without it. */
+export function openUserfault(
+  setup: UserfaultSetup | null,
+  socket: OwnedFd | null,
+  memory: SessionMemory,
+  common: SessionCommon,
+): UserfaultSession | null {
+  if (setup === null) return null;
+  assert(socket !== null, "a VM with KVM Userfault asks by its first socket");
+  return new UserfaultSession({ ...common, setup, socket, memory });
 }
 
 export class UserfaultSession {
@@ -59,7 +76,8 @@ export class UserfaultSession {
 
   constructor(parts: UserfaultSessionParts) {
     this.#parts = parts;
-    const { setup, uffd, regions, table, waiters, planner, tools } = parts;
+    const { setup, uffd, regions, planner, tools, memory } = parts;
+    const [table, waiters] = [memory.pageTable, memory.waiters()];
     const { buffers } = tools;
     const guestAddresses = new GuestAddressMap(setup.guestAddresses, regions.pageSizeBytes);
     const guestMemfd = new OwnedFd(setup.guestMemfd);
@@ -100,19 +118,26 @@ export class UserfaultSession {
     ];
   }
 
-  /** Before its first turn. False: the bitmap makes no sense. */
-  begin(isTakeover: boolean): boolean {
-    const { regions, table, setup } = this.#parts;
+  /**
+   * Before its first turn.
+   * @throws FaultlineError `handshake`: the bitmap makes no sense
+   */
+  begin(isTakeover: boolean): void {
+    const { regions, memory, setup } = this.#parts;
     if (isTakeover) {
-      recoverUserfaultTable(table, this.#bitmap, regions, setup.guestMemfd);
+      recoverUserfaultTable(memory.pageTable, this.#bitmap, regions, setup.guestMemfd);
       this.#faults.resume();
       this.#answers.signalAll();
     }
     for (let region = 0; region < regions.regions.length; region++) {
       const [first, end] = [regions.firstPageOf(region), regions.endPageOf(region)];
-      if (this.#faults.claimClearPages(first, end) < 0) return false;
+      if (this.#faults.claimClearPages(first, end) >= 0) continue;
+      throw new FaultlineError(
+        "handshake",
+        `The VMM's bitmap lets vCPUs at more than ${MAX_WAITERS} pages that nobody has installed. ` +
+          "It has to set all bits before it sends its second message.",
+      );
     }
-    return true;
   }
 
   close(): void {

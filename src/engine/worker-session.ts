@@ -9,18 +9,23 @@ import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { ActionKind, type ActionList } from "../pager/actions.ts";
 import type { PageTable } from "../pager/page-table.ts";
-import { Planner, type Settlement } from "../pager/planner.ts";
+import { Planner, QUEUE_CAPACITY, type Settlement } from "../pager/planner.ts";
+import { MAX_WAITERS } from "../pager/waiters.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { Demand } from "./demand.ts";
 import { type DemandRecorder, openRecorder } from "./demand-log.ts";
 import { DirtyTracker } from "./dirty-tracker.ts";
+import type { GuestPages } from "./guest-pages.ts";
 import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
 import { Installer } from "./installer.ts";
+import type { About, Intake } from "./intake.ts";
 import { describeLoss } from "./page-loss.ts";
 import { SessionIntake } from "./session-intake.ts";
 import { SessionMemory } from "./session-memory.ts";
 import { SessionPrefault, type Step } from "./session-prefault.ts";
 import type { SessionStats } from "./session-stats.ts";
+import { openUserfault, type UserfaultSession, type WatchedFd } from "./userfault-session.ts";
 import { wakeAll } from "./wake-all.ts";
 import { MAX_UNWOKEN_BYTES, WakeGroup } from "./wake-group.ts";
 import type { ErrorPolicy, PrefaultSetup, SessionSetup } from "./wire.ts";
@@ -91,7 +96,11 @@ export class WorkerSession {
   readonly #tools: WorkerTools;
   /** Null: nobody wants to know what a restore needs. */
   readonly #recorder: DemandRecorder | null;
-  readonly #intake: SessionIntake;
+  readonly #intake: Intake;
+  /** Null: its faults are events of the userfaultfd, and nothing else. */
+  readonly #userfault: UserfaultSession | null;
+  /** How pages come into its memory. */
+  readonly #pages: GuestPages;
   readonly #installer: Installer;
   /** Whether it is a step ahead that asks for bytes. */
   #isAhead = false;
@@ -122,7 +131,9 @@ export class WorkerSession {
     this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => this.#need(part));
     const { pageSizeBytes, tracking, memory } = setup;
     this.#pageSizeBytes = pageSizeBytes;
-    const { pageTable: table, stats } = SessionMemory.ofSetup(memory, this.#regions.pageLimit);
+    const isUserfault = setup.userfault !== null;
+    const kept = SessionMemory.ofSetup(memory, this.#regions.pageLimit, isUserfault);
+    const { pageTable: table, stats } = kept;
     this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
@@ -130,27 +141,36 @@ export class WorkerSession {
       table,
       maxRunPages: Math.max(1, MAX_RUN_BYTES / pageSizeBytes),
       maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / pageSizeBytes : 0,
+      queueCapacity: isUserfault ? MAX_WAITERS : QUEUE_CAPACITY,
     });
     this.#table = table;
     this.#stats = stats;
     this.#policy = setup.onError;
     this.#tools = tools;
-    this.#unwoken = new WakeGroup(this.uffd);
-    this.#recorder = openRecorder(setup.recorder, this.attachedUs);
-    const { buffers } = tools;
-    const [uffd, bytes, tracker] = [this.uffd, this.#bytes, this.#tracker];
-    this.#intake = new SessionIntake({
-      ...{ session: this, uffd, regions: this.#regions, planner: this.#planner, tracker, tools },
-      ...{ stats: this.#stats, recorder: this.#recorder },
-    });
-    this.#installer = new Installer({ uffd, bytes, tracker, pageSizeBytes, buffers });
+    const recorder = openRecorder(setup.recorder, this.attachedUs);
+    this.#recorder = recorder;
+    const demand = new Demand({ session: this, recorder, tools });
+    const { uffd, survivalId } = this;
+    const [regions, planner, bytes, tracker] = [
+      this.#regions,
+      this.#planner,
+      this.#bytes,
+      this.#tracker,
+    ];
+    const common = { survivalId, uffd, regions, planner, stats, demand, tools };
+    this.#userfault = openUserfault(setup.userfault, this.#socket, kept, common);
+    this.#intake = this.#userfault?.intake ?? new SessionIntake({ ...common, tracker });
+    this.#pages = this.#userfault?.pages ?? uffd;
+    this.#unwoken = new WakeGroup(this.#pages);
+    const [pages, { buffers }] = [this.#pages, tools];
+    this.#installer = new Installer({ pages, bytes, tracker, pageSizeBytes, buffers });
     if (setup.prefault !== null) this.prefault = this.#openPrefault(setup.prefault);
   }
 
   #openPrefault(setup: PrefaultSetup): SessionPrefault {
-    const [uffd, regions, bytes] = [this.uffd, this.#regions, this.#bytes];
+    const [pages, regions, bytes] = [this.#pages, this.#regions, this.#bytes];
     const [table, installer, stats] = [this.#table, this.#installer, this.#stats];
-    return new SessionPrefault(setup, { uffd, regions, bytes, table, installer, stats });
+    return new SessionPrefault(setup, { pages, regions, bytes, table, installer, stats });
   }
 
   /**
@@ -158,6 +178,13 @@ export class WorkerSession {
    * the worker learned that there is something to do; latencies count from there.
    */
   turn(nowUs: number): Turn {
+    const turn = this.#takeTurn(nowUs);
+    if (turn === "again" || turn === "gone" || turn === "failed") return turn;
+    const rest = this.#intake.rest();
+    return rest === "idle" ? turn : rest;
+  }
+
+  #takeTurn(nowUs: number): Turn {
     this.lastActiveUs = nowUs;
     this.#bytes.nowSeconds = Math.floor(nowUs / 1e6);
     if (this.#planner.failureStreak === 0) this.#streakSinceUs = nowUs;
@@ -210,9 +237,23 @@ export class WorkerSession {
     return this.#planner.isParked(UNASKED_PART);
   }
 
-  /** Whoever waits for a handler that is gone faults again. */
-  wakeAll(): void {
-    wakeAll(this.uffd, this.#regions);
+  /** What its worker has to watch besides the userfaultfd and the process. */
+  get watched(): readonly WatchedFd[] {
+    return this.#userfault?.watched ?? [];
+  }
+
+  /** One of the descriptors says that there is something. */
+  notify(about: About): void {
+    this.#intake.notify(about);
+  }
+
+  /**
+   * Before the first turn. After a takeover whoever waits for a handler that is gone faults again.
+   * @throws FaultlineError `handshake`: what it shares with us makes no sense
+   */
+  begin(isTakeover: boolean): void {
+    if (isTakeover) wakeAll(this.uffd, this.#regions);
+    this.#userfault?.begin(isTakeover);
   }
 
   /** From now on, or after what is installed ahead already, everything is. */
@@ -239,12 +280,18 @@ export class WorkerSession {
    */
   letGo(): boolean {
     this.#drain();
+    assert(!this.mustStay, "a VM that goes on asking");
     const waiting = this.#planner.queuedPages + this.#planner.parkedPages;
     if (waiting > 0 || this.failure !== "") return false;
     for (const { baseHostAddress, sizeBytes } of this.#regions.regions) {
       this.uffd.unregister(baseHostAddress, sizeBytes);
     }
     return true;
+  }
+
+  /** Its VMM would take the end of our sockets for anything but good news. */
+  get mustStay(): boolean {
+    return this.#userfault !== null;
   }
 
   /** Writers wait, and it does not help to try at once: the VM's own thread has to go on first. */
@@ -257,6 +304,7 @@ export class WorkerSession {
     this.uffd.close();
     this.pidfd.close();
     this.#socket?.close();
+    this.#userfault?.close();
   }
 
   /** Takes all pending events. True if there is more to do before the next are waited for. */
@@ -291,7 +339,7 @@ export class WorkerSession {
         outcome = "badSource";
       }
       isDeferred = outcome === "deferred";
-      const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
+      const settlement = this.#planner.settle(actions, index, outcome, this.#pages.doneBytes);
       this.#count(actions, index, outcome);
       if (outcome === "installed" || outcome === "partial") {
         if (this.#isArrival(actions, index)) this.#unwokenArrivals += 1;
@@ -378,7 +426,7 @@ export class WorkerSession {
     if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
     else if (outcome === "deferred") this.#stats.addDeferred();
     if (outcome !== "installed" && outcome !== "partial") return;
-    const pages = this.uffd.doneBytes / this.#pageSizeBytes;
+    const pages = this.#pages.doneBytes / this.#pageSizeBytes;
     this.#pagesLeft -= pages;
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
@@ -398,7 +446,7 @@ export class WorkerSession {
   /** What action `index` has installed is woken with what comes next. */
   #wakeLater(actions: ActionList, index: number, nowUs: number): void {
     const start = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
-    if (this.#unwoken.add(start, this.uffd.doneBytes)) this.#wakeInstalled(nowUs);
+    if (this.#unwoken.add(start, this.#pages.doneBytes)) this.#wakeInstalled(nowUs);
   }
 
   #wakeInstalled(nowUs: number): void {
@@ -436,10 +484,10 @@ export class WorkerSession {
       case "retry":
         return "again";
       case "wake":
-        this.uffd.wake(address, this.#pageSizeBytes);
+        this.#pages.wake(address, this.#pageSizeBytes);
         return "again";
       case "wakeAndBackoff":
-        this.uffd.wake(address, this.#pageSizeBytes);
+        this.#pages.wake(address, this.#pageSizeBytes);
         return "later";
       case "backoff":
         return "later";
@@ -447,7 +495,7 @@ export class WorkerSession {
         return "gone";
       case "exhausted":
         if (monotonicUs() - this.#streakSinceUs < EXHAUSTED_AFTER_US) {
-          this.uffd.wake(address, this.#pageSizeBytes);
+          this.#pages.wake(address, this.#pageSizeBytes);
           return "later";
         }
         return this.#giveUp(actions, index, address, outcome);
@@ -462,12 +510,12 @@ export class WorkerSession {
     if (this.#policy === "wait") {
       this.#tellWait(loss);
       // Where the page has left the queue, its waiters come back with a fresh fault.
-      if (outcome !== "badSource") this.uffd.wake(address, this.#pageSizeBytes);
+      if (outcome !== "badSource") this.#pages.wake(address, this.#pageSizeBytes);
       return "rest";
     }
     if (this.#policy === "poison") {
       this.#tracker?.poisoned(actions.firstPages[index]!);
-      switch (this.uffd.poison(address, this.#pageSizeBytes)) {
+      switch (this.#pages.poison(address, this.#pageSizeBytes)) {
         case "installed":
           this.#stats.addPoisoned();
           this.#planner.markPoisoned(actions, index);
@@ -476,11 +524,11 @@ export class WorkerSession {
           return "gone";
         case "alreadyPresent":
           this.#planner.letGo(actions, index);
-          this.uffd.wake(address, this.#pageSizeBytes);
+          this.#pages.wake(address, this.#pageSizeBytes);
           return "again";
         case "deferred":
           // The page may have left the queue: its waiters come back with a fresh fault.
-          this.uffd.wake(address, this.#pageSizeBytes);
+          this.#pages.wake(address, this.#pageSizeBytes);
           return "later";
         default: // Poisoning failed for a reason of its own: fail closed.
       }

@@ -20,6 +20,7 @@ import { sched_yield } from "../linux/sys.ts";
 import { ActionList } from "../pager/actions.ts";
 import { SpinPacer, StepPacer } from "../pager/pacing.ts";
 import { EventBatch } from "../uffd/events.ts";
+import { About } from "./intake.ts";
 import { PageBuffers } from "./page-buffers.ts";
 import type { Step } from "./session-prefault.ts";
 import { SurvivingBatch } from "./surviving-batches.ts";
@@ -38,10 +39,6 @@ import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 const EVENTS_PER_WAIT = 64;
 /** Messages taken before faults are looked for again; the rest comes with the next wait. */
 const MESSAGES_PER_WAIT = 64;
-/** What an epoll event is about: the high tag. The low tag is the session. */
-const ABOUT_CONTROL = 0;
-const ABOUT_FAULTS = 1;
-const ABOUT_PROCESS = 2;
 /** How long a session rests that cannot go on at once: events in delivery, an empty pool. */
 const LATER_US = 1000;
 /** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
@@ -109,7 +106,7 @@ class FaultWorker {
       unexpected: (nowUs) => this.#stepPacer.observeUnexpected(nowUs),
       tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
     };
-    this.#epoll.add(setup.controlFd, 0, ABOUT_CONTROL);
+    this.#epoll.add(setup.controlFd, 0, About.control);
   }
 
   run(): void {
@@ -117,7 +114,7 @@ class FaultWorker {
     for (this.#pass = 1; !this.#isStopping; this.#pass += 1) {
       const count = this.#epoll.wait(this.#timeoutMs());
       for (let index = 0; index < count; index++) {
-        this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index));
+        this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index) as About);
       }
       if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
@@ -148,18 +145,19 @@ class FaultWorker {
     return waitUs < SHORT_WAIT_US ? 0 : Math.max(1, Math.ceil(waitUs / 1000));
   }
 
-  #dispatch(id: number, about: number): void {
-    if (about === ABOUT_CONTROL) {
+  #dispatch(id: number, about: About): void {
+    if (about === About.control) {
       this.#takeMessages();
       return;
     }
     // An earlier event of the same wait may have ended the session.
     const session = this.#sessions.get(id);
     if (session === undefined) return;
-    if (about === ABOUT_PROCESS) {
+    if (about === About.process) {
       this.#end(session, "exited");
       return;
     }
+    session.notify(about);
     const nowUs = monotonicUs();
     this.#pacer.observeGap(nowUs - this.#lastActiveUs);
     session.turnedInPass = this.#pass;
@@ -342,6 +340,10 @@ class FaultWorker {
 
   /** Every page is there: the VM can do without us. */
   #complete(session: WorkerSession): void {
+    if (session.mustStay) {
+      this.#endPrefault(session, "kept");
+      return;
+    }
     const nowUs = monotonicUs();
     try {
       if (!session.letGo()) {
@@ -417,7 +419,7 @@ class FaultWorker {
   #attach(setup: SessionSetup): void {
     const session = new WorkerSession(setup, this.#tools);
     try {
-      if (setup.isTakeover) session.wakeAll();
+      session.begin(setup.isTakeover);
       this.#watch(session);
       this.#sessions.set(session.id, session);
       if (session.prefault !== null) this.#ahead.add(session);
@@ -431,9 +433,10 @@ class FaultWorker {
   }
 
   #watch(session: WorkerSession): void {
-    this.#epoll.add(session.uffd.fd, session.id, ABOUT_FAULTS);
+    this.#epoll.add(session.uffd.fd, session.id, About.faults);
     try {
-      this.#epoll.add(session.pidfd.fd, session.id, ABOUT_PROCESS);
+      this.#epoll.add(session.pidfd.fd, session.id, About.process);
+      for (const { fd, about } of session.watched) this.#epoll.addEdge(fd, session.id, about);
       session.isWatched = true;
     } catch (error) {
       this.#epoll.remove(session.uffd.fd);
@@ -458,7 +461,10 @@ class FaultWorker {
   }
 
   #unwatch(session: WorkerSession): void {
-    if (session.isWatched) this.#epoll.remove(session.uffd.fd);
+    if (session.isWatched) {
+      this.#epoll.remove(session.uffd.fd);
+      for (const { fd } of session.watched) this.#epoll.remove(fd);
+    }
     session.isWatched = false;
     this.#ahead.delete(session);
     this.#heldBack.delete(session);

@@ -1,8 +1,8 @@
 /** C programs for tests, built once per change of their source. */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, renameSync, statSync, writeFileSync } from "node:fs";
-import { basename, delimiter, extname, join } from "node:path";
+import { existsSync, mkdirSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { basename, delimiter, dirname, extname, join } from "node:path";
 import { builtRoot } from "./paths.ts";
 
 const cacheFolder = join(builtRoot, ".cache");
@@ -28,11 +28,14 @@ export function runCompiler(options: readonly string[]): { isGood: boolean; mess
   return { isGood: child.status === 0, messages: child.stderr };
 }
 
-/** Compiles a C file (`-O2 -Wall`), unless its binary is newer; returns the path of the binary. */
+/**
+ * Compiles a C file (`-O2 -Wall`), unless its binary is newer than it and the headers beside it;
+ * returns the path of the binary.
+ */
 export function compile(sourcePath: string, options: readonly string[] = []): string {
   const key = hashOf([sourcePath, ...options].join("\0"));
   const binary = join(cacheFolder, `${basename(sourcePath, ".c")}-${key}`);
-  if (existsSync(binary) && statSync(binary).mtimeMs > statSync(sourcePath).mtimeMs) return binary;
+  if (existsSync(binary) && statSync(binary).mtimeMs > changedMs(sourcePath)) return binary;
   mkdirSync(cacheFolder, { recursive: true });
   // Test files run side by side: build under a name of our own, then put it in place at once.
   const draft = `${binary}.${process.pid}`;
@@ -40,6 +43,13 @@ export function compile(sourcePath: string, options: readonly string[] = []): st
   if (!isGood) throw new Error(`${sourcePath} does not compile:\n${messages}`);
   renameSync(draft, binary);
   return binary;
+}
+
+function changedMs(sourcePath: string): number {
+  const folder = dirname(sourcePath);
+  const headers = readdirSync(folder).filter((name) => name.endsWith(".h"));
+  const files = [sourcePath, ...headers.map((name) => join(folder, name))];
+  return Math.max(...files.map((path) => statSync(path).mtimeMs));
 }
 
 /** Writes generated C into the cache folder under a name that follows from it; returns its path. */

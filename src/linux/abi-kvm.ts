@@ -16,6 +16,9 @@ export const kvm_userspace_memory_region = struct(32, {
   userspace_addr: 24,
 });
 
+/** `pad` of 64 bytes follows, zero. */
+export const kvm_enable_cap = struct(104, { cap: 0, flags: 4, args: 8 });
+
 /** `entries` follow, `nent` of them. */
 export const kvm_cpuid2 = struct(8, { nent: 0 });
 export const kvm_cpuid_entry2 = struct(40, { function: 0, index: 4 });
@@ -91,7 +94,6 @@ export const KVM_EXIT_FAIL_ENTRY = 9;
 export const KVM_EXIT_INTR = 10;
 export const KVM_EXIT_INTERNAL_ERROR = 17;
 export const KVM_EXIT_SYSTEM_EVENT = 24;
-export const KVM_EXIT_MEMORY_FAULT = 39;
 
 export const KVM_CAP_IMMEDIATE_EXIT = 136;
 
@@ -111,3 +113,4 @@ export const KVM_SET_REGS = _IOW(KVMIO, 0x82, kvm_regs.size);
 export const KVM_GET_SREGS = _IOR(KVMIO, 0x83, kvm_sregs.size);
 export const KVM_SET_SREGS = _IOW(KVMIO, 0x84, kvm_sregs.size);
 export const KVM_SET_CPUID2 = _IOW(KVMIO, 0x90, kvm_cpuid2.size);
+export const KVM_ENABLE_CAP = _IOW(KVMIO, 0xa3, kvm_enable_cap.size);

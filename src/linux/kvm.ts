@@ -11,8 +11,10 @@ import { openSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
 import * as abi from "./abi-kvm.ts";
+import * as userfaultAbi from "./abi-kvm-userfault.ts";
 import { EFAULT, EINTR } from "./abi-posix.ts";
 import { OwnedFd } from "./fd.ts";
+import { encodeGuestMemfdSlot, type GuestMemfdSlot } from "./kvm-memory-slot.ts";
 import { readU64, writeU64 } from "./layout.ts";
 import { MappedRegion } from "./memory.ts";
 import * as sys from "./sys.ts";
@@ -108,6 +110,29 @@ export class KvmVm {
     sys.check(result, "ioctl(KVM_SET_USER_MEMORY_REGION)", `slot ${slot}`);
   }
 
+  /**
+   * Memory that belongs to this VM, with GUEST_MEMFD_* flags. A slot does not keep it: when the
+   * descriptor and every mapping are gone, vCPUs find nothing there. See KVM_CREATE_GUEST_MEMFD.
+   */
+  createGuestMemfd(sizeBytes: number, flags: number): OwnedFd {
+    const { size, offset } = userfaultAbi.kvm_create_guest_memfd;
+    const argument = new sys.Scratch(size);
+    writeU64(argument.words, offset.size, sizeBytes);
+    writeU64(argument.words, offset.flags, flags);
+    const request = userfaultAbi.KVM_CREATE_GUEST_MEMFD;
+    const fd = sys.ioctl(this.#owned.fd, request, argument.address);
+    return new OwnedFd(sys.check(fd, "ioctl(KVM_CREATE_GUEST_MEMFD)", `flags ${flags}`));
+  }
+
+  /** Shows guest_memfd to the guest. See KVM_SET_USER_MEMORY_REGION2. */
+  setGuestMemfd(slot: GuestMemfdSlot): void {
+    const region = new sys.Scratch(userfaultAbi.kvm_userspace_memory_region2.size);
+    region.words.set(encodeGuestMemfdSlot(slot));
+    const request = userfaultAbi.KVM_SET_USER_MEMORY_REGION2;
+    const result = sys.ioctl(this.#owned.fd, request, region.address);
+    sys.check(result, "ioctl(KVM_SET_USER_MEMORY_REGION2)", `slot ${slot.slot}`);
+  }
+
   /** See KVM_CREATE_VCPU. */
   createVcpu(id: number): KvmVcpu {
     const fd = sys.ioctl(this.#owned.fd, abi.KVM_CREATE_VCPU, id);
@@ -133,10 +158,21 @@ export class KvmVm {
  * How KVM_RUN came back:
  * - `exited` (0): `exitReason` says why.
  * - `interrupted` (EINTR): a signal, or `setImmediateExit(true)`. The next run goes on.
- * - `unmapped` (EFAULT): the guest touched memory that this process cannot reach; KVM tells no
+ * - `memoryFault` (EFAULT): `memoryFault` says which memory the guest may not touch yet.
+ * - `unmapped` (EFAULT too): the guest touched memory that this process cannot reach; KVM tells no
  *   address.
  */
-export type RunOutcome = "exited" | "interrupted" | "unmapped";
+export type RunOutcome = "exited" | "interrupted" | "memoryFault" | "unmapped";
+
+/** Where and why a vCPU had to stop: KVM_EXIT_MEMORY_FAULT. */
+export interface MemoryFault {
+  readonly guestAddress: number;
+  readonly sizeBytes: number;
+  /** The page's bit is set in the userfault bitmap. */
+  readonly isUserfault: boolean;
+  /** The guest can go on with something else until KVM_ASYNC_PF says that the page is there. */
+  readonly isAsync: boolean;
+}
 
 /** A virtual CPU: registers, and running. */
 export class KvmVcpu {
@@ -157,8 +193,40 @@ export class KvmVcpu {
     if (sys.ioctl(this.#owned.fd, abi.KVM_RUN, null) === 0) return "exited";
     const errno = sys.errno();
     if (errno === EINTR) return "interrupted";
-    if (errno === EFAULT) return "unmapped";
-    throw sys.sysError("ioctl(KVM_RUN)");
+    if (errno !== EFAULT) throw sys.sysError("ioctl(KVM_RUN)");
+    // KVM_RUN begins with KVM_EXIT_UNKNOWN: this reason is of this run.
+    const isTold = this.exitReason === userfaultAbi.KVM_EXIT_MEMORY_FAULT;
+    return isTold ? "memoryFault" : "unmapped";
+  }
+
+  /** After `memoryFault`. */
+  get memoryFault(): MemoryFault {
+    const at = userfaultAbi.kvm_run_memory_fault.offset;
+    const flags = Number(this.#run.getBigUint64(at.flags, true));
+    return {
+      guestAddress: Number(this.#run.getBigUint64(at.gpa, true)),
+      sizeBytes: Number(this.#run.getBigUint64(at.size, true)),
+      isUserfault: (flags & userfaultAbi.KVM_MEMORY_EXIT_FLAG_USERFAULT) !== 0,
+      isAsync: (flags & userfaultAbi.KVM_MEMORY_EXIT_FLAG_APF) !== 0,
+    };
+  }
+
+  /** See KVM_ENABLE_CAP, of a vCPU. */
+  enableCapability(capability: number, argument: number): void {
+    const { size, offset } = abi.kvm_enable_cap;
+    const scratch = new sys.Scratch(size);
+    scratch.words[offset.cap >>> 2] = capability;
+    writeU64(scratch.words, offset.args, argument);
+    this.#set(abi.KVM_ENABLE_CAP, "KVM_ENABLE_CAP", scratch.bytes);
+  }
+
+  /** Faults come in by a ring from now on, see linux/apf-ring.ts. Two eventfds of its own. */
+  setApfEventfds(notifyFd: number, completeFd: number): void {
+    const { size, offset } = userfaultAbi.kvm_apf_eventfd;
+    const scratch = new sys.Scratch(size);
+    scratch.words[offset.fd >>> 2] = notifyFd;
+    scratch.words[offset.complete_fd >>> 2] = completeFd;
+    this.#set(userfaultAbi.KVM_SET_APF_EVENTFD, "KVM_SET_APF_EVENTFD", scratch.bytes);
   }
 
   /** While set, KVM_RUN only completes what the last exit left open, and returns `interrupted`. */

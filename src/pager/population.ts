@@ -10,7 +10,7 @@
  */
 import type { Outcome } from "../base/outcome.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
-import type { UserfaultBitmap } from "./userfault-bitmap.ts";
+import type { UserfaultBitmap } from "../base/userfault-bitmap.ts";
 
 /**
  * What a write can say instead of how much it wrote: the page at its beginning is there already,

@@ -5,10 +5,10 @@
  * PURE.
  */
 import { assert } from "../base/assert.ts";
+import type { UserfaultBitmap } from "../base/userfault-bitmap.ts";
 import type { ApfRing } from "./apf-ring.ts";
 import { PageState, type PageTable } from "./page-table.ts";
 import type { FaultVerdict, Planner } from "./planner.ts";
-import type { UserfaultBitmap } from "./userfault-bitmap.ts";
 import { NO_GPA, WaiterKind, type Waiters } from "./waiters.ts";
 
 export interface UserfaultParts {

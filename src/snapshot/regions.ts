@@ -101,6 +101,14 @@ export class RegionMap {
     return { pageSizeBytes, regions: triples };
   }
 
+  /** Of host addresses, as the kernel's calls want them. */
+  get ranges(): readonly { readonly start: number; readonly lengthBytes: number }[] {
+    return this.regions.map(({ baseHostAddress, sizeBytes }) => ({
+      start: baseHostAddress,
+      lengthBytes: sizeBytes,
+    }));
+  }
+
   /** One more than the highest page index of any region. */
   get pageLimit(): number {
     const ends = this.regions.map((region) => region.imageOffset + region.sizeBytes);

@@ -6,6 +6,8 @@
 
 /** The environment variable that names the descriptor of the channel, for the pager. */
 export const CHANNEL_VARIABLE = "FAULTLINE_CHANNEL";
+/** Set for a pager that nobody waits for: `PagerChannel.isOnTrial`. */
+export const TRIAL_VARIABLE = "FAULTLINE_ON_TRIAL";
 export const MAX_FDS_PER_ENTRY = 8;
 /** More than a pager asks for in one batch; far below what the kernel passes at once (253). */
 const MAX_FDS_PER_PACKET = 64;

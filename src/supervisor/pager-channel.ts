@@ -16,6 +16,7 @@ import {
   type PagerMessage,
   parseSupervisorMessage,
   type SupervisorMessage,
+  TRIAL_VARIABLE,
 } from "./messages.ts";
 import { receivePacket, sendPacket } from "./packets.ts";
 
@@ -51,6 +52,11 @@ export class PagerChannel {
    */
   onOrphaned: () => void = () => process.kill(process.pid, "SIGKILL");
 
+  /**
+   * Whether all is as well if this pager does not come up: it is the first, or a reload's. So what
+   * it finds wrong it refuses; any other has to serve as well as it can.
+   */
+  readonly isOnTrial: boolean;
   readonly #socket: OwnedFd;
   /** Connections that were asked for, and their listeners. */
   readonly #asked = new Map<string, string>();
@@ -61,7 +67,8 @@ export class PagerChannel {
   #onEntries: ((entries: readonly KeptEntry[]) => void) | null = null;
   #onReloadFailed: ((reason: Error) => void)[] = [];
 
-  private constructor(socket: OwnedFd) {
+  private constructor(socket: OwnedFd, isOnTrial: boolean) {
+    this.isOnTrial = isOnTrial;
     this.#socket = socket;
     const watch = watchReadable(socket.fd, () => {
       if (this.#receive() === "open") watch.arm();
@@ -73,13 +80,14 @@ export class PagerChannel {
   static open(): PagerChannel | null {
     const fd = process.env[CHANNEL_VARIABLE];
     if (fd === undefined) return null;
-    delete process.env[CHANNEL_VARIABLE];
+    const isOnTrial = process.env[TRIAL_VARIABLE] !== undefined;
+    for (const name of [CHANNEL_VARIABLE, TRIAL_VARIABLE]) delete process.env[name];
     const socket = new OwnedFd(Number(fd));
     setCloseOnExec(socket.fd);
     // If this thread hangs, nobody reads the end of the channel. If the supervisor has died
     // before this line, the channel tells.
     dieWithParent();
-    return new PagerChannel(socket);
+    return new PagerChannel(socket, isOnTrial);
   }
 
   /** Ready to take over; resolves when it has to, with all entries. Nothing else before that. */

@@ -10,6 +10,7 @@ import {
   type PagerMessage,
   parsePagerMessage,
   type SupervisorMessage,
+  TRIAL_VARIABLE,
 } from "./messages.ts";
 import { receivePacket, sendPacket } from "./packets.ts";
 
@@ -24,6 +25,8 @@ export interface PagerCommand {
   readonly command: string;
   readonly args: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
+  /** Nobody is the worse off if it does not come up. */
+  readonly isOnTrial?: boolean;
 }
 
 export interface PagerExit {
@@ -66,14 +69,20 @@ export class PagerProcess {
   #exit: PagerExit | null = null;
   #isClosed = false;
 
-  constructor({ command, args, env }: PagerCommand, lock: OwnedFd, events: PagerEvents) {
+  constructor(pager: PagerCommand, lock: OwnedFd, events: PagerEvents) {
+    const { command, args, env, isOnTrial = false } = pager;
     this.#events = events;
     const [ours, theirs] = packetPair();
     using childEnd = theirs;
     this.#socket = ours;
     this.#child = spawn(command, args, {
       stdio: ["ignore", "inherit", "inherit", childEnd.fd, lock.fd],
-      env: { ...process.env, ...env, [CHANNEL_VARIABLE]: String(CHANNEL_FD) },
+      env: {
+        ...process.env,
+        ...env,
+        [CHANNEL_VARIABLE]: String(CHANNEL_FD),
+        [TRIAL_VARIABLE]: isOnTrial ? "1" : undefined,
+      },
       // Signals of a terminal are for the supervisor.
       detached: true,
     });

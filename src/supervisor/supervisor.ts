@@ -136,16 +136,16 @@ export class Supervisor {
   #advance(): void {
     if (this.#exitCode !== null || this.#pause !== null) return;
     if (this.#active === null) {
-      if (this.#standby === null) this.#standby = this.#start();
+      if (this.#standby === null) this.#standby = this.#start(this.#isFirst);
       else if (this.#standby.state === "ready") this.#handOver(this.#standby);
     } else if (this.#active.state === "serving" && this.#stopTimer === null) {
       if (this.#options.hasStandby !== false) this.#standby ??= this.#start();
     }
   }
 
-  #start(): PagerProcess | null {
+  #start(isOnTrial = false): PagerProcess | null {
     try {
-      const pager = new PagerProcess(this.#options.pager, this.#lock, {
+      const pager = new PagerProcess({ ...this.#options.pager, isOnTrial }, this.#lock, {
         onMessage: (from, message, fds) => this.#take(from, message, fds),
         onWrong: ({ pid }, problem) =>
           this.#log("error", "A pager said something wrong: it is killed", { pid, problem }),
@@ -277,7 +277,7 @@ export class Supervisor {
   #reload(): void {
     if (this.#candidate !== null || this.#stopTimer !== null) return;
     this.#log("info", "Reloads: a new pager is started");
-    this.#candidate = this.#start();
+    this.#candidate = this.#start(true);
     if (this.#candidate !== null) this.#service.reloading();
     else this.#active?.send({ type: "reloadFailed", reason: "No pager could be started." });
   }
@@ -323,11 +323,15 @@ export class Supervisor {
     this.#forgetFailures();
   }
 
+  /** Nobody depends on us yet. */
+  get #isFirst(): boolean {
+    return !this.#hasServed && this.#storedCount === 0;
+  }
+
   /** One has died before it served. */
   #failed(exit: PagerExit): void {
-    // Nobody depends on us yet, and it has said why: the configuration is wrong, most likely.
-    const isFirst = !this.#hasServed && this.#storedCount === 0;
-    if (isFirst && exit.code !== null) {
+    // It has said why: the configuration is wrong, most likely.
+    if (this.#isFirst && exit.code !== null) {
       this.#end(exit.code === 0 ? 1 : exit.code);
       return;
     }

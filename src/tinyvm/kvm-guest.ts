@@ -6,24 +6,43 @@
 import { FaultlineError } from "../base/errors.ts";
 import { formatHex } from "../base/units.ts";
 import * as abi from "../linux/abi-kvm.ts";
-import type { Kvm, KvmVcpu, KvmVm } from "../linux/kvm.ts";
+import { KVM_EXIT_MEMORY_FAULT } from "../linux/abi-kvm-userfault.ts";
+import type { Kvm, KvmVcpu, KvmVm, RunOutcome } from "../linux/kvm.ts";
+import { longModeSystemRegisters } from "../linux/long-mode.ts";
 import type { Guest, VcpuState } from "./guest.ts";
 import type { GuestMemory } from "./guest-memory.ts";
 import type { GuestPlan } from "./guest-plan.ts";
+import { PML4_ADDRESS } from "./memory-layout.ts";
 import { STOP_PORT, VALUE_PORT } from "./programs.ts";
-import { bootRegisters, bootSystemRegisters } from "./vcpu-setup.ts";
+import type { UserfaultMemory } from "./userfault-memory.ts";
+import { bootRegisters } from "./vcpu-setup.ts";
 
 /** A guest at its first instruction; its memory holds lowMemoryImage() and zeroes. */
 export function bootKvmGuest(kvm: Kvm, memory: GuestMemory, plan: GuestPlan): Guest {
   const guest = KvmGuest.create(kvm, memory);
-  guest.vcpu.setSystemRegisters(bootSystemRegisters(guest.vcpu.systemRegisters()));
+  guest.vcpu.setSystemRegisters(
+    longModeSystemRegisters(guest.vcpu.systemRegisters(), PML4_ADDRESS),
+  );
   guest.vcpu.setRegisters(bootRegisters(plan));
   return guest;
 }
 
 /** A guest that goes on where a snapshot was taken. */
 export function restoreKvmGuest(kvm: Kvm, memory: GuestMemory, state: VcpuState): Guest {
-  const guest = KvmGuest.create(kvm, memory);
+  return restored(KvmGuest.create(kvm, memory), state);
+}
+
+/** The same in a VM that has its memory already: each page comes when the vCPU stops at its bit. */
+export function restoreUserfaultGuest(
+  kvm: Kvm,
+  vm: KvmVm,
+  memory: UserfaultMemory,
+  state: VcpuState,
+): Guest {
+  return restored(KvmGuest.on(kvm, vm, memory), state);
+}
+
+function restored(guest: KvmGuest, state: VcpuState): Guest {
   guest.vcpu.setSystemRegisters(Buffer.from(state.systemRegisters, "hex"));
   guest.vcpu.setRegisters(Buffer.from(state.registers, "hex"));
   return guest;
@@ -32,36 +51,45 @@ export function restoreKvmGuest(kvm: Kvm, memory: GuestMemory, state: VcpuState)
 class KvmGuest implements Guest {
   readonly #vm: KvmVm;
   readonly vcpu: KvmVcpu;
+  /** Null: faults are the business of whoever watches the mappings. */
+  readonly #memory: UserfaultMemory | null;
 
-  private constructor(vm: KvmVm, vcpu: KvmVcpu) {
+  private constructor(vm: KvmVm, vcpu: KvmVcpu, memory: UserfaultMemory | null) {
     this.#vm = vm;
     this.vcpu = vcpu;
+    this.#memory = memory;
   }
 
   /** A VM over `memory` with one vCPU, its registers as after a reset. */
   static create(kvm: Kvm, memory: GuestMemory): KvmGuest {
-    if (kvm.checkExtension(abi.KVM_CAP_IMMEDIATE_EXIT) === 0) {
-      throw new FaultlineError("unsupported", "tinyvm needs KVM_CAP_IMMEDIATE_EXIT: Linux 4.13.");
-    }
     const vm = kvm.createVm();
     try {
       for (const [slot, region] of memory.regions.entries()) {
         vm.setMemory(slot, region.guestAddress, region.mapping);
       }
-      const vcpu = vm.createVcpu(0);
-      vcpu.setCpuid(kvm.supportedCpuid());
-      return new KvmGuest(vm, vcpu);
+      return KvmGuest.on(kvm, vm, null);
     } catch (error) {
       vm.close();
       throw error;
     }
   }
 
+  /** The same in a VM with memory. */
+  static on(kvm: Kvm, vm: KvmVm, memory: UserfaultMemory | null): KvmGuest {
+    if (kvm.checkExtension(abi.KVM_CAP_IMMEDIATE_EXIT) === 0) {
+      throw new FaultlineError("unsupported", "tinyvm needs KVM_CAP_IMMEDIATE_EXIT: Linux 4.13.");
+    }
+    const vcpu = vm.createVcpu(0);
+    vcpu.setCpuid(kvm.supportedCpuid());
+    return new KvmGuest(vm, vcpu, memory);
+  }
+
   next(): number | null {
     for (;;) {
       const outcome = this.vcpu.run();
       if (outcome === "interrupted") continue;
-      if (outcome === "unmapped") throw this.#memoryUnreachable();
+      if (outcome === "memoryFault" && this.#memory?.populate(this.vcpu.memoryFault)) continue;
+      if (outcome !== "exited") throw this.#memoryUnreachable(outcome);
       return this.#takeExit();
     }
   }
@@ -101,10 +129,14 @@ class KvmGuest implements Guest {
     );
   }
 
-  #memoryUnreachable(): FaultlineError {
+  #memoryUnreachable(outcome: RunOutcome): FaultlineError {
+    const where =
+      outcome === "memoryFault"
+        ? `, at guest address ${formatHex(this.vcpu.memoryFault.guestAddress)}`
+        : "";
     return new FaultlineError(
       "unresolvable-page",
-      `The guest touched memory that KVM cannot reach, at rip ` +
+      `The guest touched memory that KVM cannot reach${where}, at rip ` +
         `${formatHex(this.vcpu.instructionPointer)} (EFAULT from KVM_RUN).`,
     );
   }
@@ -121,7 +153,7 @@ const exitNames: ReadonlyMap<number, string> = new Map([
   [abi.KVM_EXIT_INTR, "KVM_EXIT_INTR"],
   [abi.KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR"],
   [abi.KVM_EXIT_SYSTEM_EVENT, "KVM_EXIT_SYSTEM_EVENT"],
-  [abi.KVM_EXIT_MEMORY_FAULT, "KVM_EXIT_MEMORY_FAULT"],
+  [KVM_EXIT_MEMORY_FAULT, "KVM_EXIT_MEMORY_FAULT"],
 ]);
 
 function exitName(reason: number): string {

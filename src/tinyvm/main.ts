@@ -4,6 +4,7 @@
  *
  *     node dist/src/tinyvm/main.js boot --memory-mib 64 --fill 50 --working-set 30 --out DIR
  *     node dist/src/tinyvm/main.js restore --dir DIR --socket PATH [--huge-pages]
+ *     node dist/src/tinyvm/main.js restore --dir DIR --userfault
  *
  * Prints JSON lines on stdout, and one line on stderr if it fails. Exit codes: base/errors.ts.
  */
@@ -13,11 +14,13 @@ import { boot } from "./boot.ts";
 import type { GuestChoice } from "./guest.ts";
 import { reportToStdout } from "./report.ts";
 import { restore } from "./restore.ts";
+import { restoreOnUserfault } from "./restore-userfault.ts";
 
 const USAGE = `Usage:
   tinyvm boot --memory-mib N --fill PERCENT --working-set PERCENT --out DIR
               [--guest auto|kvm|process]
-  tinyvm restore --dir DIR --socket PATH [--huge-pages] [--guest auto|kvm|process]`;
+  tinyvm restore --dir DIR --socket PATH [--huge-pages] [--guest auto|kvm|process]
+  tinyvm restore --dir DIR --userfault         (KVM Userfault: no handler)`;
 
 function main(argv: readonly string[]): void {
   const [command, ...rest] = argv;
@@ -52,7 +55,16 @@ function runRestore(args: string[]): void {
     socket: { type: "string" },
     "huge-pages": { type: "boolean" },
     guest: { type: "string" },
+    userfault: { type: "boolean" },
   });
+  if (values.userfault === true) {
+    const other = Object.keys(values).find((name) => name !== "dir" && name !== "userfault");
+    if (other !== undefined) {
+      throw new FaultlineError("bad-option", `--userfault goes with --dir alone, not --${other}.`);
+    }
+    restoreOnUserfault(required("--dir", values.dir), reportToStdout);
+    return;
+  }
   restore(
     {
       folder: required("--dir", values.dir),

@@ -1,7 +1,7 @@
 /**
  * The guest's program as an assembler's listing: bytes on the left, x86-64 assembly on the right.
  *
- * It runs in long mode at privilege level 3 with IOPL 3 (see vcpu-setup.ts), without a stack, so
+ * It runs in long mode at privilege level 3 with IOPL 3 (linux/long-mode.ts), without a stack, so
  * that low memory is never written. `process-guest.ts` does the same in TypeScript; a test compares
  * the memory and the sums of both, and another assembles the right column again.
  *

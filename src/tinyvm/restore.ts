@@ -52,16 +52,25 @@ export function restore(options: RestoreOptions, report: ReportEvent): void {
   const elapsedUs = (): number => Math.round(monotonicUs() - startUs);
   report("handshake-sent");
 
-  const guest = start(chosen, memory, plan, state);
+  runRestored(start(chosen, memory, plan, state), state, elapsedUs, report);
+}
+
+/** Runs a restored guest to its end, and compares what it says with what it said before. */
+export function runRestored(
+  guest: Guest,
+  { expected }: SnapshotState,
+  elapsedUs: () => number,
+  report: ReportEvent,
+): void {
   readHello(guest);
   report("first-instruction", { us: elapsedUs() });
   const checksum = readSum(guest);
-  report("checksum", { value: checksum, expected: state.expected.checksum, us: elapsedUs() });
+  report("checksum", { value: checksum, expected: expected.checksum, us: elapsedUs() });
   const afterWrite = readSum(guest);
-  report("after-write", { value: afterWrite, expected: state.expected.afterWrite });
+  report("after-write", { value: afterWrite, expected: expected.afterWrite });
   runToStop(guest);
   report("done", { us: elapsedUs() });
-  if (checksum !== state.expected.checksum || afterWrite !== state.expected.afterWrite) {
+  if (checksum !== expected.checksum || afterWrite !== expected.afterWrite) {
     throw new FaultlineError(
       "session-failed",
       "The restored guest read other bytes than it had before the snapshot: the handler " +

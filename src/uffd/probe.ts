@@ -12,6 +12,7 @@ import { release } from "node:os";
 import { SysError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import { KVM_CHECK_EXTENSION, KVM_GET_API_VERSION } from "../linux/abi-kvm.ts";
+import { KVM_CAP_USERFAULT } from "../linux/abi-kvm-userfault.ts";
 import { PAGE_IS_PRESENT, PAGEMAP_SCAN, page_region, pm_scan_arg } from "../linux/abi-pagemap.ts";
 import { EAGAIN } from "../linux/abi-posix.ts";
 import { KVM_DEVICE } from "../linux/kvm.ts";
@@ -20,6 +21,7 @@ import { MappedRegion } from "../linux/memory.ts";
 import { openPidfd } from "../linux/process.ts";
 import { acceptUnix, connectUnix, listenUnix, peerPidfd } from "../linux/socket.ts";
 import * as sys from "../linux/sys.ts";
+import { probeUserfault, type UserfaultSupport } from "../linux/userfault-probe.ts";
 import { type CreateOptions, createUserfaultfd, negotiateApi } from "./create.ts";
 import { featureNames, type UffdFeature, uffdFeatures } from "./features.ts";
 import * as host from "./host-facts.ts";
@@ -52,8 +54,11 @@ export const kvmCapabilities = {
   KVM_CAP_USER_MEMORY2: 231,
   KVM_CAP_MEMORY_FAULT_INFO: 232,
   KVM_CAP_GUEST_MEMFD: 234,
-  /** Out of tree: the kernel of Firecracker's `feature/secret-hiding`. Mainline x86 answers 0. */
-  KVM_CAP_USERFAULT: 245,
+  /**
+   * Out of tree: the kernel of Firecracker's `feature/secret-hiding`. Other kernels give the number
+   * another meaning: `userfault` tells, this does not.
+   */
+  KVM_CAP_USERFAULT,
 } as const;
 export type KvmCapability = keyof typeof kvmCapabilities;
 
@@ -66,6 +71,8 @@ export interface KvmReport {
   /** Null unless the device opens, here and below. 12 on every kernel of the last 15 years. */
   readonly apiVersion: number | null;
   readonly capabilities: Readonly<Record<KvmCapability, number>> | null;
+  /** Tried with a vCPU, whatever the capabilities say. */
+  readonly userfault: UserfaultSupport;
 }
 
 /** Plain data: survives JSON. */
@@ -166,7 +173,8 @@ function probeKvm(): KvmReport {
       closeSync(fd);
     }
   });
-  return { device, group: kvmGroup(), module: kvmModule(), apiVersion, capabilities };
+  const userfault = probeUserfault();
+  return { device, group: kvmGroup(), module: kvmModule(), apiVersion, capabilities, userfault };
 }
 
 function kvmGroup(): string | null {

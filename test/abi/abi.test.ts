@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
-import { builtRoot } from "../../src/kit/paths.ts";
+import { runCompiler } from "../../src/kit/compile.ts";
+import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
 import { abiOf } from "../../src/linux/abi-posix.ts";
 import { _IO, _IOR, _IOW, _IOWR } from "../../src/linux/layout.ts";
 import { askCompiler, errorLines, type Fact, factsOf, judge } from "../support/abi-oracle.ts";
@@ -37,11 +38,10 @@ const SINCE = {
   UFFDIO_MOVE_MODE_DONTWAKE: "6.8",
   UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES: "6.8",
   "struct uffdio_move": "6.8",
-  KVM_EXIT_MEMORY_FAULT: "6.8",
 } as const;
 
 /** The registers of <linux/kvm.h> are the architecture's. */
-const X64_ONLY = ["abi-kvm.js"];
+const X64_ONLY = ["abi-kvm.js", "abi-kvm-userfault.js"];
 
 const needs = requires("cc");
 
@@ -74,6 +74,11 @@ describe("the kernel's numbers", () => {
   test("what differs between the architectures is right for this one", needs, (t) => {
     const { epoll_event, syscalls } = abiOf(process.arch);
     compare(t, factsOf({ epoll_event, ...syscalls }));
+  });
+
+  test("our C for what headers lack agrees with what they have", needs, () => {
+    const header = join(repositoryRoot, "test/abi/kvm-userfault.h");
+    assert.equal(runCompiler(["-fsyntax-only", "-Wall", "-x", "c", header]).messages, "");
   });
 
   test("_IO, _IOR, _IOW and _IOWR compute what the macros do", needs, (t) => {

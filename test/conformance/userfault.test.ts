@@ -22,6 +22,16 @@ function reference(mistake = ""): HandlerCommand {
   return new HandlerCommand(`${shellWord(program)} {socket} {memory} ${mistake}`);
 }
 
+/** What benchmarks compare with: it is worth that only if it is right. */
+function benchReference(): HandlerCommand {
+  const program = compile(join(repositoryRoot, "bench/reference/userfault-fast-handler.c"));
+  return new HandlerCommand(`${shellWord(program)} {socket} {memory}`);
+}
+
+function prefaultingBenchReference(): HandlerCommand {
+  return new HandlerCommand(`${benchReference().template} --prefault`);
+}
+
 function ours(): HandlerCommand {
   const program = join(builtRoot, "test/support/userfault-handler.js");
   return new HandlerCommand(
@@ -32,6 +42,8 @@ function ours(): HandlerCommand {
 describe("a VM with KVM Userfault is served right", needs, () => {
   for (const [who, command] of [
     ["the C handler", reference],
+    ["the C handler of the benchmarks", benchReference],
+    ["the same, installing all ahead", prefaultingBenchReference],
     ["a handler of our own layers", ours],
   ] as const) {
     test(`by ${who}`, async () => {

@@ -74,7 +74,15 @@ describe("faultline bench fails", () => {
   });
 
   const refusals: [args: string[], message: RegExp][] = [
-    [["latency"], /no scenario latency: give random, threads, sequential, crowd, restore, or none/],
+    [
+      ["latency"],
+      /no scenario latency: give random, threads, sequential, crowd, restore, userfault, or none/,
+    ],
+    [["ring"], /no scenario ring, it is a part of one: give userfault ring/],
+    [
+      ["userfault", "--contenders", "mapping"],
+      /--contenders mapping leaves nobody for userfault sync: it has reference/,
+    ],
     [["--rounds", "0"], /--rounds 0 cannot be used: give a whole number from 1 to 1000/],
     [["--memory", "1.5"], /--memory 1\.5 cannot be used/],
     [["--threads", "257"], /--threads 257 cannot be used: give a whole number from 1 to 256/],

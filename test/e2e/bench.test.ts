@@ -172,7 +172,7 @@ describe("faultline bench", () => {
   test("--list names the scenarios", () => {
     const { status, out } = runBench(["--list"]);
     assert.equal(status, 0);
-    for (const name of ["random", "threads", "sequential", "crowd", "restore"])
+    for (const name of ["random", "threads", "sequential", "crowd", "restore", "userfault"])
       assert.match(out, new RegExp(`^${name} `, "m"));
   });
 });

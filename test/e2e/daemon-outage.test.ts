@@ -3,7 +3,7 @@
  * killed, and nobody else is touched. Longer: FAULTLINE_OUTAGE_S=60.
  */
 import assert from "node:assert/strict";
-import { cpSync, readdirSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { FaultlineError } from "../../src/base/errors.ts";
@@ -94,6 +94,25 @@ function fdCount(pid: number): number {
   return readdirSync(`/proc/${pid}/fd`).length;
 }
 
+/** Whether a process has the socket that listens at this path. */
+function holdsListener(pid: number, path: string): boolean {
+  const listeners = readFileSync("/proc/net/unix", "utf8").split("\n");
+  const [inode] =
+    listeners
+      .find((line) => line.endsWith(` ${path}`))
+      ?.split(" ")
+      .slice(-2) ?? [];
+  const folder = `/proc/${pid}/fd`;
+  const isIt = (fd: string): boolean => {
+    try {
+      return readlinkSync(`${folder}/${fd}`) === `socket:[${inode}]`;
+    } catch {
+      return false; // Closed meanwhile.
+    }
+  };
+  return readdirSync(folder).some(isIt);
+}
+
 async function waitReason(daemon: DaemonProcess, id: string): Promise<string> {
   const look = async () => (await daemon.client.session(id)).vm?.waitsFor;
   return await waitFor("it says what it waits for", look, GIVEN_UP_MS);
@@ -151,7 +170,10 @@ describe("an outage of the store", needs, () => {
   test("refuses new sessions with the reason, and leaves nothing of them", async () => {
     await using daemon = await store.daemon("--no-standby");
     const { client } = daemon;
-    await client.createSession({ memory: "web", id: "before", connectWithinS: 0 });
+    const socketPath = await socketOf(daemon, "before", "kill");
+    // The last of what is kept of a session: the supervisor reads it a moment later.
+    const isKept = () => holdsListener(daemon.pid, socketPath);
+    await waitFor("the session is kept", isKept, BUDGET_MS);
     const before = [fdCount(daemon.pid), fdCount(daemon.pager)];
     store.break();
     try {

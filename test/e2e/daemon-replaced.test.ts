@@ -113,6 +113,51 @@ describe("a reload", needs, () => {
     assert.equal(after.maxSessions, 20);
     await crowd.finish();
   });
+
+  test("with a cache folder of no use is refused; pagers that are needed come up", async () => {
+    const config = folder.at("cache.json");
+    writeFileSync(config, JSON.stringify({ cacheFolder: folder.at("cache") }));
+    await using daemon = await DaemonProcess.start(folder, ["--config", config]);
+    await using crowd = await Crowd.on(daemon);
+    const { client } = daemon;
+    const { pid } = await client.host();
+    const cacheFolder = `${config}/cache`;
+    writeFileSync(config, JSON.stringify({ cacheFolder, maxSessions: 20 }));
+    await assert.rejects(client.reload(), { code: "conflict", message: /exit code 2/ });
+    assert.match(daemon.errors, /cacheFolder \S+ cannot be used/);
+    assert.equal((await client.host()).pid, pid);
+    // The same settings, in one that stands by, and then serves: without it all VMs would stand.
+    await daemon.stoodBy();
+    process.kill(daemon.standby!, "SIGKILL");
+    await daemon.logged("A pager stands by", 3);
+    assert.equal((await daemon.killPager()).maxSessions, 20);
+    await crowd.finish();
+    // Whom nobody needs yet it tells at once.
+    using other = new TestFolder();
+    const started = DaemonProcess.start(other, ["--cache-dir", cacheFolder]);
+    await assert.rejects(started, /cacheFolder \S+ cannot be used/);
+  });
+
+  test("does not move the run folder: that takes a new start", async () => {
+    const config = folder.at("moved.json");
+    const memoryFolders = [folder.path];
+    writeFileSync(config, JSON.stringify({ runFolder: folder.at("run"), memoryFolders }));
+    await using daemon = await DaemonProcess.start(folder, ["--config", config], {
+      isConfigured: true,
+    });
+    await using crowd = await Crowd.on(daemon);
+    const { client } = daemon;
+    const { pid } = await client.host();
+    // Below a file: whoever tried to move there would fail.
+    const moved = { runFolder: `${config}/run`, memoryFolders, maxSessions: 20 };
+    writeFileSync(config, JSON.stringify(moved));
+    const after = await client.reload();
+    assert.notEqual(after.pid, pid);
+    assert.deepEqual([after.takeovers, after.maxSessions], [1, 20]);
+    const { id, socketPath } = await client.createSession(kinds.file().spec);
+    assert.equal(socketPath, `${daemon.runFolder}/sessions/${id}.sock`);
+    await crowd.finish();
+  });
 });
 
 describe("a run folder that is full", needsMounts, () => {

@@ -6,6 +6,7 @@ import { describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
 import type { Finding } from "../../src/cli/doctor-report.ts";
 import type { KernelReport } from "../../src/uffd/probe.ts";
+import { requiresUserfaultKernel, userfaultEnvironment } from "../support/userfault-kernel.ts";
 
 interface DoctorJson {
   readonly mayServe: boolean;
@@ -24,11 +25,12 @@ const script = `
 `;
 const nodeArguments = ["--input-type=module", "--eval", script, "--"];
 
-function doctor(args: string[], uid?: number): SpawnSyncReturns<string> {
+function doctor(args: string[], uid?: number, env = process.env): SpawnSyncReturns<string> {
   const identity = uid === undefined ? {} : { uid, gid: uid };
   return spawnSync(process.execPath, [...nodeArguments, ...args], {
     encoding: "utf8",
     timeout: 20_000,
+    env,
     ...identity,
   });
 }
@@ -65,6 +67,19 @@ describe("faultline doctor", () => {
     // All that this kernel has: bits of UFFDIO_API that are older than Linux 5.10 are always there.
     const old = report.userfaultfd.features.filter((feature) => feature.since.startsWith("4."));
     for (const feature of old) assert.notEqual(feature.isSupported, false, feature.name);
+  });
+
+  test("KVM Userfault is found where it is, and never missing", () => {
+    const json = doctorJson();
+    if (json.report.kvm.userfault.kind === "userfault") return;
+    assert.equal(find(json, "kvm-userfault").status, "optional");
+    assert.equal(json.mayServe, true);
+  });
+
+  test("KVM Userfault on a kernel that is played", requiresUserfaultKernel(), () => {
+    const { stdout, status } = doctor([], undefined, userfaultEnvironment());
+    assert.equal(status, ExitCode.ok);
+    assert.match(stdout, /^ {2}ok +kvm-userfault .* its guest goes on meanwhile .*by rings/m);
   });
 
   test("root may create a userfaultfd", { skip: needsRoot }, () => {

@@ -6,7 +6,9 @@
  * compiler, on one declaration per line, tells by its error lines which names those are.
  */
 import { spawnSync } from "node:child_process";
+import { join } from "node:path";
 import { compile, runCompiler, writeSource } from "../../src/kit/compile.ts";
+import { repositoryRoot } from "../../src/kit/paths.ts";
 
 /** One number of ours, and what C calls it. */
 export interface Fact {
@@ -59,6 +61,8 @@ const PREAMBLE = [
   "#define sched_param kernel_sched_param",
   "#include <linux/sched/types.h>",
   "#undef sched_param",
+  // What distributions' headers lack, told by us in C.
+  `#include "${join(repositoryRoot, "test/abi/kvm-userfault.h")}"`,
 ];
 
 /** Names of ours that C has no word for. */

@@ -24,6 +24,8 @@ export interface DaemonStart {
   readonly stored?: readonly { readonly name: string; readonly fd: number }[];
   /** Run by sh in a mount namespace of its own, with the run folder as $1, before the daemon. */
   readonly mounting?: string;
+  /** Run folder and memory folder are in a configuration file, and not given as options. */
+  readonly isConfigured?: boolean;
 }
 
 export class DaemonProcess {
@@ -39,7 +41,7 @@ export class DaemonProcess {
 
   private constructor(folder: TestFolder, args: readonly string[], start: DaemonStart) {
     this.runFolder = folder.at("run");
-    const { stored = [], through = [], environment, uid, mounting } = start;
+    const { stored = [], through = [], environment, uid, mounting, isConfigured = false } = start;
     const places = ["--run-folder", this.runFolder, "--memory-folder", folder.path];
     const daemon = [
       ...through,
@@ -48,7 +50,7 @@ export class DaemonProcess {
       "daemon",
       "--log",
       "debug",
-      ...places,
+      ...(isConfigured ? [] : places),
       ...args,
     ];
     // The shell becomes the daemon: LISTEN_PID is its number.

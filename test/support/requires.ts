@@ -37,6 +37,8 @@ const probes = {
       ["radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool", "setpriv"],
       "radosgw ceph-mon ceph-osd util-linux",
     ),
+  /** What Prometheus checks rules, queries and pages of metrics with. */
+  promtool: () => missingPrograms(["promtool"], "prometheus"),
   root: () => (process.getuid?.() === 0 ? null : "not root: run the tests with sudo"),
   hugepages: probeHugePages,
   /** QEMU, and what the guest in it is made of. */

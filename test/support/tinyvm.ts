@@ -43,11 +43,16 @@ export interface TinyvmRun {
   readonly result: Promise<TinyvmResult>;
 }
 
-export function startTinyvm(args: readonly string[], uid?: number): TinyvmRun {
+export function startTinyvm(
+  args: readonly string[],
+  uid?: number,
+  env: NodeJS.ProcessEnv = process.env,
+): TinyvmRun {
   const identity = uid === undefined ? {} : { uid, gid: uid };
   const child = spawn(process.execPath, [TINYVM, ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     cwd: "/",
+    env,
     ...identity,
   });
   const events: TinyvmEvent[] = [];
@@ -61,8 +66,12 @@ export function startTinyvm(args: readonly string[], uid?: number): TinyvmRun {
 }
 
 /** Runs tinyvm to its end; kills it if it takes too long. */
-export async function runTinyvm(args: readonly string[], uid?: number): Promise<TinyvmResult> {
-  const { child, result } = startTinyvm(args, uid);
+export async function runTinyvm(
+  args: readonly string[],
+  uid?: number,
+  env?: NodeJS.ProcessEnv,
+): Promise<TinyvmResult> {
+  const { child, result } = startTinyvm(args, uid, env);
   try {
     return await within(`tinyvm ${args.join(" ")} ended`, result, RUN_BUDGET_MS);
   } finally {

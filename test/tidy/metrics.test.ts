@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, type TestContext, test } from "node:test";
+import { describe, test } from "node:test";
 import { type Metric, metrics } from "../../src/daemon/metrics/table.ts";
 import { parseAlerts } from "../support/alert-rules.ts";
 import {
@@ -13,12 +13,13 @@ import {
   metricPageViolations,
   metricsIn,
 } from "../support/metric-uses.ts";
+import { requires } from "../support/requires.ts";
 import { assertNone, readRepositoryFile } from "../support/tree.ts";
 
 const table: MetricTable = metrics;
 const alerts = parseAlerts(readRepositoryFile("packaging/alerts.yml"));
 
-const NO_PROMTOOL = "no promtool on PATH: apt-get install prometheus";
+const needs = requires("promtool");
 
 interface Panel {
   readonly id: number;
@@ -37,7 +38,7 @@ function labelsIn(text: string): string[] {
   return [...text.matchAll(/\{\{\s*(?:\$labels\.)?([a-z_]+)\s*\}\}/g)].map(([, label]) => label!);
 }
 
-function checkRules(context: TestContext, yaml: string): void {
+function checkRules(yaml: string): void {
   const folder = mkdtempSync(join(tmpdir(), "faultline-rules-"));
   try {
     const file = join(folder, "rules.yml");
@@ -46,10 +47,6 @@ function checkRules(context: TestContext, yaml: string): void {
       encoding: "utf8",
       timeout: 20_000,
     });
-    if (result.error !== undefined) {
-      context.skip(NO_PROMTOOL);
-      return;
-    }
     assert.equal(result.status, 0, result.stdout + result.stderr);
   } finally {
     rmSync(folder, { recursive: true });
@@ -109,12 +106,12 @@ describe("the dashboard", () => {
     }
   });
 
-  test("is PromQL, says promtool where it is installed", (context) => {
+  test("is PromQL, says promtool", needs, () => {
     const rules = targets.map(({ expr }, index) => {
       const query = expr.replaceAll("$__rate_interval", "5m");
       return `      - record: panel:${index}\n        expr: ${JSON.stringify(query)}\n`;
     });
-    checkRules(context, `groups:\n  - name: panels\n    rules:\n${rules.join("")}`);
+    checkRules(`groups:\n  - name: panels\n    rules:\n${rules.join("")}`);
   });
 });
 
@@ -134,8 +131,8 @@ describe("the alerts", () => {
     );
   });
 
-  test("are rules, says promtool where it is installed", (context) => {
-    checkRules(context, readRepositoryFile("packaging/alerts.yml"));
+  test("are rules, says promtool", needs, () => {
+    checkRules(readRepositoryFile("packaging/alerts.yml"));
   });
 
   test("that are not in the part of YAML that is read are found", () => {

@@ -42,6 +42,7 @@ const goodReport: KernelReport = {
       KVM_CAP_GUEST_MEMFD: 1,
       KVM_CAP_USERFAULT: 1,
     },
+    userfault: { kind: "userfault", hasMemfdWrite: true, hasAsyncFaults: true, hasRings: true },
   },
   hugePages: { total: 512, free: 512, reserved: 0, surplus: 0, overcommit: 0 },
   transparentHugePages: "madvise",
@@ -247,13 +248,29 @@ describe("doctor: what some modes need", () => {
     assert.match(find({ kvm: { ...absent, module: null } }, "kvm").detail, /firmware/);
   });
 
-  test("kvm-userfault names the capabilities that are absent, and trusts 245 on x86 only", () => {
-    const { capabilities } = goodReport.kvm;
-    assert.ok(capabilities);
-    const stock = { capabilities: { ...capabilities, KVM_CAP_USERFAULT: 0 } };
-    expectFix({ kvm: stock }, "kvm-userfault", "optional");
-    assert.match(find({ kvm: stock }, "kvm-userfault").detail, /Lacks KVM_CAP_USERFAULT\./);
-    expectFix({ kernel: { architecture: "arm64" } }, "kvm-userfault", "optional");
+  test("kvm-userfault says what a vCPU did, and is never missing", () => {
+    const name = "kvm-userfault";
+    const reason = "The kernel does not know KVM_MEM_USERFAULT.";
+    // The number is there, and does not count.
+    const none = { userfault: { kind: "none", reason } } as const;
+    expectFix({ kvm: none }, name, "optional");
+    assert.match(find({ kvm: none }, name).detail, /KVM_MEM_USERFAULT\. .*feature\/secret-hiding/);
+    const closed = { ...none, device: "EACCES" } as const;
+    expectFix({ kvm: closed }, name, "optional");
+    assert.match(find({ kvm: closed }, name).detail, /Unknown without \/dev\/kvm\.$/);
+  });
+
+  test("kvm-userfault tells guests that wait from guests that go on, and how", () => {
+    const detailWith = (changes: Record<string, boolean>, status: Finding["status"]): string => {
+      const all = { hasMemfdWrite: true, hasAsyncFaults: true, hasRings: true };
+      const kvm = { userfault: { kind: "userfault", ...all, ...changes } } as const;
+      expectFix({ kvm }, "kvm-userfault", status);
+      return find({ kvm }, "kvm-userfault").detail;
+    };
+    assert.match(detailWith({}, "ok"), /goes on meanwhile .*by rings/);
+    assert.match(detailWith({ hasRings: false }, "ok"), /goes on meanwhile .*by exits/);
+    assert.match(detailWith({ hasAsyncFaults: false, hasRings: false }, "ok"), /waits for it\.$/);
+    assert.match(detailWith({ hasMemfdWrite: false }, "optional"), /no handler .*pwrite\.$/);
   });
 
   test("a feature that the kernel lacks names the kernel that has it", () => {

@@ -12,10 +12,10 @@ import {
   statSync,
   utimesSync,
 } from "node:fs";
-import { createServer } from "node:http";
+import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import { describe, test } from "node:test";
+import { describe, mock, test } from "node:test";
 import { MIB } from "../../src/base/units.ts";
 import { createLogger } from "../../src/daemon/log.ts";
 import { MemoryHost, type MemoryHostOptions, prepareImages } from "../../src/daemon/memory-host.ts";
@@ -53,6 +53,39 @@ function packTwo(stage: ImageStage): { one: Buffer; two: Buffer; names: [string,
   stage.json("pack", stage.path("one.mem"), "--name", "one");
   stage.json("pack", "--diff", stage.path("two.diff"), "--parent", "one", "--name", "two");
   return { one, two, names: [`dir:${stage.store}/one`, `dir:${stage.store}/two`] };
+}
+
+/** A folder of images behind HTTP, under two names. */
+class FarStore implements AsyncDisposable {
+  chunkRequests = 0;
+  readonly #server: Server;
+
+  private constructor(folder: string) {
+    this.#server = createServer((request, response) => {
+      const path = join(folder, request.url!.replace(/^\/[ab]\//, ""));
+      this.chunkRequests += Number(path.endsWith(".cacnk"));
+      try {
+        response.end(readFileSync(path));
+      } catch {
+        response.writeHead(404).end();
+      }
+    }).listen(0, "127.0.0.1");
+  }
+
+  static async start(folder: string): Promise<FarStore> {
+    const store = new FarStore(folder);
+    await once(store.#server, "listening");
+    return store;
+  }
+
+  at(path: string): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/${path}`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.close();
+    this.#server.closeAllConnections();
+  }
 }
 
 const openFds = (): number => readdirSync("/proc/self/fd").length;
@@ -166,6 +199,33 @@ describe("memory files", () => {
 });
 
 describe("images", () => {
+  test("are served on without copies on this host if their folder cannot be opened", async () => {
+    using stage = new ImageStage();
+    const { one, two } = packTwo(stage);
+    await using server = await FarStore.start(stage.store);
+    await withHost({ cacheFolder: stage.path("near") }, async (host) => {
+      const left = kept(host, await host.open({ memory: server.at("a/one") }));
+      const logger = createLogger("silent", "json");
+      const told = mock.method(logger, "error");
+      // A file is no folder.
+      await withHost({ cacheFolder: stage.path("one.mem"), logger }, async (next) => {
+        // Nobody waits for this one.
+        const memory = server.at("b/two");
+        await assert.rejects(next.open({ memory }), { code: "store-failed" });
+        assert.equal(told.mock.callCount(), 0);
+        assert.deepEqual(await wholeMemory(await next.reopen(left)), one);
+        assert.equal(next.nearStatistics(), null);
+        const [fields, message] = told.mock.calls[0]?.arguments ?? [];
+        assert.match(String(message), /^Copies of chunks cannot be kept/);
+        assert.equal((fields as { cacheFolder: string }).cacheFolder, stage.path("one.mem"));
+      });
+      // With a folder that can be used, it is used.
+      const second = await host.open({ memory: server.at("b/two") });
+      assert.deepEqual(await wholeMemory(second), two);
+      assert.notEqual(host.nearStatistics(), null);
+    });
+  });
+
   test("share one cache: what two of them have is fetched once", async () => {
     using stage = new ImageStage();
     const { one, two, names } = packTwo(stage);
@@ -204,43 +264,27 @@ describe("images", () => {
   test("of several far stores share the copies on this host", async () => {
     using stage = new ImageStage();
     const { one, names: _ } = packTwo(stage);
-    let requests = 0;
-    const server = createServer((request, response) => {
-      const path = join(stage.store, request.url!.replace(/^\/[ab]\//, ""));
-      requests += Number(path.endsWith(".cacnk"));
-      try {
-        response.end(readFileSync(path));
-      } catch {
-        response.writeHead(404).end();
-      }
-    }).listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const at = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    await using server = await FarStore.start(stage.store);
     mkdirSync(stage.path("near"));
-    try {
-      await withHost({ cacheFolder: stage.path("near") }, async (host) => {
-        const first = await host.open({ memory: `${at}/a/one` });
-        assert.deepEqual(await wholeMemory(first), one);
-        const stats = host.storeStatistics();
-        assert.deepEqual([...stats.keys()], [`${at}/a`]);
-        assert.ok(stats.get(`${at}/a`)!.reads >= requests);
-        assert.ok(host.cacheStatistics().prefetches > 0, "neighbours came ahead");
-        const copies = (): number =>
-          readdirSync(stage.path("near"), { recursive: true }).filter((name) =>
-            String(name).endsWith(".cacnk"),
-          ).length;
-        await waitFor("all copies were written", () => copies() === requests);
-      });
-      const before = requests;
-      // Another store, and another cache in memory: the copies serve it.
-      await withHost({ cacheFolder: stage.path("near") }, async (host) => {
-        assert.deepEqual(await wholeMemory(await host.open({ memory: `${at}/b/one` })), one);
-      });
-      assert.equal(requests, before);
-    } finally {
-      server.close();
-      server.closeAllConnections();
-    }
+    await withHost({ cacheFolder: stage.path("near") }, async (host) => {
+      const first = await host.open({ memory: server.at("a/one") });
+      assert.deepEqual(await wholeMemory(first), one);
+      const stats = host.storeStatistics();
+      assert.deepEqual([...stats.keys()], [server.at("a")]);
+      assert.ok(stats.get(server.at("a"))!.reads >= server.chunkRequests);
+      assert.ok(host.cacheStatistics().prefetches > 0, "neighbours came ahead");
+      const copies = (): number =>
+        readdirSync(stage.path("near"), { recursive: true }).filter((name) =>
+          String(name).endsWith(".cacnk"),
+        ).length;
+      await waitFor("all copies were written", () => copies() === server.chunkRequests);
+    });
+    const before = server.chunkRequests;
+    // Another store, and another cache in memory: the copies serve it.
+    await withHost({ cacheFolder: stage.path("near") }, async (host) => {
+      assert.deepEqual(await wholeMemory(await host.open({ memory: server.at("b/one") })), one);
+    });
+    assert.equal(server.chunkRequests, before);
   });
 
   test("cannot have layers, and a folder that is no store is told again and again", async () => {

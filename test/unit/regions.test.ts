@@ -209,6 +209,13 @@ describe("what is refused", () => {
 });
 
 describe("as plain data", () => {
+  test("its host addresses are ranges, in the order of its regions", () => {
+    assert.deepEqual(swapped.ranges, [
+      { start: 0x9000_0000, lengthBytes: 3 * PAGE },
+      { start: 0x1000_0000, lengthBytes: 2 * PAGE },
+    ]);
+  });
+
   test("a map comes back as it was, through JSON", () => {
     fc.assert(
       fc.property(anyLayout, (map) => {

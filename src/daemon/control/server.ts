@@ -2,13 +2,13 @@
  * The control API: HTTP on a Unix socket. Who may connect is a matter of the file's mode and owner.
  * Node's own HTTP server does the protocol and its deadlines; the rest is the table of routes.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { describeError, FaultlineError } from "../../base/errors.ts";
 import { duplicateFd } from "../../linux/fd.ts";
 import type { Logger } from "../log.ts";
 import { SocketFile } from "../socket-file.ts";
-import { answerBadRequest } from "./bad-request.ts";
+import { createBoundedServer, type HttpAnswer, sendAnswer } from "./bounded-server.ts";
 import { type ControlLimits, defaultLimits } from "./limits.ts";
 import { type OperationContext, operations } from "./operations.ts";
 import { HttpError, PROBLEM_TYPE, problemOf } from "./problem.ts";
@@ -26,13 +26,6 @@ export interface ControlOptions extends OperationContext {
   readonly path?: string;
   readonly log: Logger;
   readonly limits?: Partial<ControlLimits>;
-}
-
-interface Answer {
-  readonly status: number;
-  readonly type: string;
-  readonly text: string;
-  readonly headers: Readonly<Record<string, string>>;
 }
 
 type Operation = (context: OperationContext, input: RouteInput) => unknown;
@@ -54,24 +47,14 @@ export class ControlServer {
     this.#limits = { ...defaultLimits, ...options.limits };
     this.#log = options.log;
     this.#file = file;
-    const limits = this.#limits;
-    this.#server = createServer(
-      {
-        maxHeaderSize: limits.headerBytes,
-        headersTimeout: limits.headersTimeoutMs,
-        requestTimeout: limits.requestTimeoutMs,
-        keepAliveTimeout: limits.idleTimeoutMs,
-        connectionsCheckingInterval: limits.checkEveryMs,
-      },
-      (request, response) => void this.#serve(request, response),
-    );
-    this.#server.maxConnections = limits.connections;
+    this.#server = createBoundedServer({
+      limits: this.#limits,
+      serve: (request, response) => this.#serve(request, response),
+      isAnswering: (socket) => this.#isAnswering(socket),
+    });
     this.#server.on("drop", () => {
       this.refusedConnections += 1;
     });
-    this.#server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) =>
-      answerBadRequest(error, socket, this.#isAnswering(socket)),
-    );
   }
 
   /** @throws FaultlineError `socket-path`, `socket-in-use`, `socket-failed` */
@@ -119,7 +102,7 @@ export class ControlServer {
     const startMs = performance.now();
     this.#unanswered.add(response);
     response.once("close", () => this.#unanswered.delete(response));
-    let answer: Answer;
+    let answer: HttpAnswer;
     try {
       answer = await this.#answer(request);
     } catch (error) {
@@ -128,10 +111,10 @@ export class ControlServer {
     const { method, url = "" } = request;
     const durationMs = Math.round(performance.now() - startMs);
     this.#log.debug({ method, url: url.slice(0, 200), status: answer.status, durationMs }, "Asked");
-    this.#send(request, response, answer);
+    sendAnswer(response, answer, this.#limits);
   }
 
-  async #answer(request: IncomingMessage): Promise<Answer> {
+  async #answer(request: IncomingMessage): Promise<HttpAnswer> {
     const { method = "", url = "" } = request;
     const match = findRoute(method, url);
     const { route, id } = match;
@@ -143,7 +126,6 @@ export class ControlServer {
       status: route.status,
       type: typeof route.answer === "string" ? route.answer : "application/json",
       text: isText ? String(result) : `${JSON.stringify(result)}\n`,
-      headers: {},
     };
   }
 
@@ -172,7 +154,7 @@ export class ControlServer {
     return false;
   }
 
-  #problem(request: IncomingMessage, error: unknown): Answer {
+  #problem(request: IncomingMessage, error: unknown): HttpAnswer {
     const { status, headers, body } = problemOf(error);
     const isGone = request.destroyed && !request.complete;
     if (status === 500 && !isGone) {
@@ -183,20 +165,5 @@ export class ControlServer {
       this.#log.error(fields, "A request to the control API failed");
     }
     return { status, type: PROBLEM_TYPE, text: `${JSON.stringify(body)}\n`, headers };
-  }
-
-  #send(request: IncomingMessage, response: ServerResponse, answer: Answer): void {
-    if (response.destroyed || response.headersSent) return;
-    response.writeHead(answer.status, {
-      ...answer.headers,
-      "content-type": answer.type,
-      "content-length": Buffer.byteLength(answer.text),
-      "cache-control": "no-store",
-      // What is left of a body that nobody reads would be taken for the next request.
-      ...(request.complete ? {} : { connection: "close" }),
-    });
-    const timer = setTimeout(() => response.destroy(), this.#limits.answerTimeoutMs);
-    response.once("close", () => clearTimeout(timer));
-    response.end(answer.text);
   }
 }

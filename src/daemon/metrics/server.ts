@@ -2,10 +2,9 @@
  * Metrics for those who cannot reach the control socket: `GET /metrics` on a TCP address, nothing
  * else, and without any protection. The bounds are those of the control API.
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { Duplex } from "node:stream";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { describeError } from "../../base/errors.ts";
-import { answerBadRequest } from "../control/bad-request.ts";
+import { createBoundedServer, type HttpAnswer, sendAnswer } from "../control/bounded-server.ts";
 import { type ControlLimits, defaultLimits } from "../control/limits.ts";
 import { HttpError, PROBLEM_TYPE, problemOf } from "../control/problem.ts";
 import { findRoute, parseQuery } from "../control/router.ts";
@@ -38,21 +37,10 @@ export class MetricsServer {
   constructor(options: MetricsServerOptions) {
     this.#options = options;
     this.#limits = { ...defaultLimits, connections: MAX_CONNECTIONS, ...options.limits };
-    const limits = this.#limits;
-    this.#server = createServer(
-      {
-        maxHeaderSize: limits.headerBytes,
-        headersTimeout: limits.headersTimeoutMs,
-        requestTimeout: limits.requestTimeoutMs,
-        keepAliveTimeout: limits.idleTimeoutMs,
-        connectionsCheckingInterval: limits.checkEveryMs,
-      },
-      (request, response) => void this.#serve(request, response),
-    );
-    this.#server.maxConnections = limits.connections;
-    this.#server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) =>
-      answerBadRequest(error, socket, false),
-    );
+    this.#server = createBoundedServer({
+      limits: this.#limits,
+      serve: (request, response) => this.#serve(request, response),
+    });
     this.listening = new Promise((resolve) => {
       this.#server.once("listening", () => resolve(this.#port()));
     });
@@ -89,33 +77,24 @@ export class MetricsServer {
     return typeof address === "object" && address !== null ? address.port : 0;
   }
 
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { method = "", url = "" } = request;
+  /** Never rejects. */
+  async #serve(
+    { method = "", url = "" }: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
+    let answer: HttpAnswer;
     try {
       const { name, route } = findRoute(method, url);
       if (name !== "metrics") throw new HttpError(404, "Here is /metrics, and nothing else.");
       const query = parseQuery(route, url) as RouteInput<"metrics">["query"];
       const text = await this.#options.metrics(query.sessions === "true");
-      this.#send(response, 200, routes.metrics.answer, text);
+      answer = { status: 200, type: routes.metrics.answer, text };
     } catch (error) {
       const { status, body } = problemOf(error);
       if (status === 500) this.#options.log.error({ err: error }, "Metrics could not be told");
-      this.#send(response, status, PROBLEM_TYPE, `${JSON.stringify(body)}\n`);
+      answer = { status, type: PROBLEM_TYPE, text: `${JSON.stringify(body)}\n` };
     }
-  }
-
-  #send(response: ServerResponse, status: number, type: string, text: string): void {
-    if (response.destroyed) return;
-    response.writeHead(status, {
-      "content-type": type,
-      "content-length": Buffer.byteLength(text),
-      "cache-control": "no-store",
-      // What is left of a body that nobody reads would be taken for the next request.
-      ...(response.req.complete ? {} : { connection: "close" }),
-    });
-    const timer = setTimeout(() => response.destroy(), this.#limits.answerTimeoutMs);
-    response.once("close", () => clearTimeout(timer));
-    response.end(text);
+    sendAnswer(response, answer, this.#limits);
   }
 }
 

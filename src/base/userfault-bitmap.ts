@@ -8,7 +8,7 @@
  * the handler clear bits of the same words, so nothing but an atomic AND will do:
  * docs/decisions/0021-atomics-on-mapped-memory.md.
  */
-import { assert } from "../base/assert.ts";
+import { assert } from "./assert.ts";
 
 const WORD_BITS = 32;
 
