@@ -57,10 +57,17 @@ export class GuestMemfd implements GuestPages {
     return "unregistered";
   }
 
-  /** Those whose pages are there; the others wait on. */
+  /** Those whose pages are there; the others wait on. The range may hold what is no region. */
   wake(start: number, lengthBytes: number): void {
-    const page = this.#pageAt(start);
-    this.#parts.answers.announce(page, page + lengthBytes / SMALL_PAGE_BYTES);
+    const { regions, answers } = this.#parts;
+    const end = start + lengthBytes;
+    for (let region = 0; region < regions.regions.length; region++) {
+      const from = Math.max(start, regions.baseOf(region));
+      const to = Math.min(end, regions.endOf(region));
+      if (from >= to) continue;
+      const page = regions.pageAt(region, from);
+      answers.announceInstalled(page, page + (to - from) / SMALL_PAGE_BYTES);
+    }
   }
 
   #pageAt(address: number): number {

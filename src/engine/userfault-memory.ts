@@ -10,24 +10,13 @@ import { mapApfPage } from "../linux/apf-page.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { MappedRegion } from "../linux/memory.ts";
 import { ApfRing } from "../pager/apf-ring.ts";
-import type { GuestAddressRange } from "../protocol/guest-addresses.ts";
+import type { ReceivedUserfault } from "../protocol/receive-vm.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { UserfaultSetup } from "./wire.ts";
 
-/** One vCPU's share in `exitless_apf`. The vCPU's descriptor may be closed once this is opened. */
-export interface RingFds {
-  readonly notify: OwnedFd;
-  readonly complete: OwnedFd;
-  readonly vcpu: OwnedFd;
-}
-
-export interface UserfaultParts {
-  readonly guestMemfd: OwnedFd;
-  readonly bitmap: OwnedFd;
+export interface UserfaultParts extends ReceivedUserfault {
   /** Null: the VMM has connected to none. */
   readonly asyncSocket: OwnedFd | null;
-  readonly rings: readonly RingFds[];
-  readonly guestAddresses: readonly GuestAddressRange[];
 }
 
 const BITS_PER_BYTE = 8;
@@ -48,7 +37,7 @@ export class UserfaultMemory {
   }
 
   /**
-   * Maps and checks. The descriptors stay the caller's if it throws.
+   * Maps and checks. vCPUs' descriptors may be closed then. The descriptors stay the caller's if it throws.
    * @throws FaultlineError `handshake`: memory, bitmap or rings that do not fit the regions
    */
   static open(parts: UserfaultParts, regions: RegionMap): UserfaultMemory {

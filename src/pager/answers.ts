@@ -52,6 +52,17 @@ export class Answers {
     this.flush();
   }
 
+  /** The same for those of them that are noted as installed. */
+  announceInstalled(first: number, end: number): void {
+    const { pages, length } = this.#waiters;
+    for (let index = 0; index < length; index++) {
+      const page = pages[index]!;
+      if (page < first || page >= end || this.#table.get(page) !== PageState.installed) continue;
+      this.#waiters.setReady(index, true);
+    }
+    this.flush();
+  }
+
   /** Answers whom it can. False: some have to be answered later. */
   flush(): boolean {
     if (this.#waiters.readyCount === 0) return true;
@@ -72,7 +83,7 @@ export class Answers {
     for (let index = waiters.length - 1; index >= 0; index--) {
       if (waiters.kinds[index] !== WaiterKind.event || !waiters.isReady(index)) continue;
       const isOver = this.#answerEvent(waiters.pages[index]!);
-      if (isOver === "wait") waiters.unready(index);
+      if (isOver === "wait") waiters.setReady(index, false);
       else if (isOver) waiters.remove(index);
     }
   }

@@ -111,20 +111,22 @@ export class Waiters {
   markReady(first: number, end: number): void {
     const { pages, length } = this;
     for (let index = 0; index < length; index++) {
-      if (pages[index]! >= first && pages[index]! < end) this.#setReady(index, 1);
+      if (pages[index]! >= first && pages[index]! < end) this.setReady(index, true);
     }
   }
 
-  /** The page of this one is not there after all. */
-  unready(index: number): void {
-    this.#setReady(index, 0);
+  /** Whether the page of this one is there. */
+  setReady(index: number, isReady: boolean): void {
+    const flag = isReady ? 1 : 0;
+    this.#readyCount += flag - this.#isReady[index]!;
+    this.#isReady[index] = flag;
   }
 
   /** It has its answer. The last one takes its place. */
   remove(index: number): void {
     const last = this.length - 1;
     assert(index <= last, "nobody waits there");
-    this.#setReady(index, 0);
+    this.setReady(index, false);
     if (index < last) {
       this.kinds[index] = this.kinds[last]!;
       this.vcpus[index] = this.vcpus[last]!;
@@ -135,10 +137,5 @@ export class Waiters {
       this.#isReady[index] = this.#isReady[last]!;
     }
     Atomics.store(this.#count, 0, last);
-  }
-
-  #setReady(index: number, isReady: 0 | 1): void {
-    this.#readyCount += isReady - this.#isReady[index]!;
-    this.#isReady[index] = isReady;
   }
 }
