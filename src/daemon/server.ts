@@ -169,10 +169,11 @@ export class Server {
       const tracking =
         trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
       const owner = options.owner ?? null;
-      socket = SocketFile.listen(options.socketPath, BACKLOG, { owner });
+      // First: a VMM connects there before it does here.
       if (options.asyncFaults === true) {
         asyncFaults = AsyncFaultSocket.listen(options.socketPath, BACKLOG, owner, log);
       }
+      socket = SocketFile.listen(options.socketPath, BACKLOG, { owner });
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",

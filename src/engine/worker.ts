@@ -423,6 +423,8 @@ class FaultWorker {
       this.#watch(session);
       this.#sessions.set(session.id, session);
       if (session.prefault !== null) this.#ahead.add(session);
+      // KVM tells of nothing in a ring until that was looked at for the first time.
+      if (session.watched.length > 0) this.#unfinished.set(session, 0);
     } catch (error) {
       // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it
       // dies.
