@@ -24,8 +24,8 @@ export function assertUserfaultPossible({ onError, trackDirty }: ServeOptions): 
   if (option === null) return;
   throw new FaultlineError(
     "handshake",
-    `This VM has a guest_memfd, which vCPUs do not reach through the VMM's memory: ${option} would ` +
-      "not touch them. Serve it without.",
+    `This VM has a guest_memfd, which its vCPUs do not reach through the VMM's memory: ${option} ` +
+      "would not touch them. Serve it without.",
   );
 }
 

@@ -26,6 +26,13 @@ const REST_US = 1e6;
 /** Events are in delivery, and only the VMM's own thread can end that. */
 const DEFERRED_US = 1000;
 
+/** What completion begins with: nothing in particular, in small steps beside the guest. */
+export const EVERYTHING: PrefaultSetup = {
+  pages: { starts: new Uint32Array(0), counts: new Uint32Array(0) },
+  isPaced: true,
+  completes: true,
+};
+
 /**
  * How a step ended: there is `more` to do, everything that can be done now is (`waiting`, for bytes
  * or for the time in `dueUs`), all is `done`, memory is short (`stopped`), the VM is `gone`.

@@ -37,7 +37,7 @@ export class UserfaultMemory {
   }
 
   /**
-   * Maps and checks. vCPUs' descriptors may be closed then. The descriptors stay the caller's if it throws.
+   * Maps and checks. The descriptors stay the caller's if it throws.
    * @throws FaultlineError `handshake`: memory, bitmap or rings that do not fit the regions
    */
   static open(parts: UserfaultParts, regions: RegionMap): UserfaultMemory {

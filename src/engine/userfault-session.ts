@@ -134,8 +134,8 @@ export class UserfaultSession {
       if (this.#faults.claimClearPages(first, end) >= 0) continue;
       throw new FaultlineError(
         "handshake",
-        `The VMM's bitmap lets vCPUs at more than ${MAX_WAITERS} pages that nobody has installed. ` +
-          "It has to set all bits before it sends its second message.",
+        `The VMM's bitmap lets vCPUs at more than ${MAX_WAITERS} pages that nobody has ` +
+          "installed. It has to set all bits before it sends its second message.",
       );
     }
   }

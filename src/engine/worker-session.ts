@@ -20,15 +20,15 @@ import type { GuestPages } from "./guest-pages.ts";
 import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
 import { Installer } from "./installer.ts";
 import type { About, Intake } from "./intake.ts";
-import { describeLoss } from "./page-loss.ts";
+import { LostPages } from "./lost-pages.ts";
 import { SessionIntake } from "./session-intake.ts";
 import { SessionMemory } from "./session-memory.ts";
-import { SessionPrefault, type Step } from "./session-prefault.ts";
+import { EVERYTHING, SessionPrefault, type Step } from "./session-prefault.ts";
 import type { SessionStats } from "./session-stats.ts";
 import { openUserfault, type UserfaultSession, type WatchedFd } from "./userfault-session.ts";
 import { wakeAll } from "./wake-all.ts";
 import { MAX_UNWOKEN_BYTES, WakeGroup } from "./wake-group.ts";
-import type { ErrorPolicy, PrefaultSetup, SessionSetup } from "./wire.ts";
+import type { PrefaultSetup, SessionSetup } from "./wire.ts";
 import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 
 /**
@@ -47,7 +47,6 @@ const STALLS_BEFORE_WAITING = 32;
  */
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
-const TELL_WAIT_EVERY_US = 60e6;
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** A fault of a scan brings at most this much: it waits for all of it, some 50 µs. */
@@ -56,13 +55,6 @@ const MAX_STREAM_BYTES = 64 * SMALL_PAGE_BYTES;
 const MAX_BYTES_PER_TURN = 4 * HUGE_PAGE_BYTES;
 /** The part that pages wait for whose own part could not be asked for yet. */
 const UNASKED_PART = -2;
-
-/** What `completePrefault` begins with: nothing in particular, in small steps beside the guest. */
-const EVERYTHING: PrefaultSetup = {
-  pages: { starts: new Uint32Array(0), counts: new Uint32Array(0) },
-  isPaced: true,
-  completes: true,
-};
 
 export class WorkerSession {
   readonly id: number;
@@ -91,8 +83,7 @@ export class WorkerSession {
   /** Null: nobody wants to know what the VM writes. */
   readonly #tracker: DirtyTracker | null;
   readonly #stats: SessionStats;
-  readonly #policy: ErrorPolicy;
-  #toldWaitUs = Number.NEGATIVE_INFINITY;
+  readonly #lost: LostPages;
   readonly #tools: WorkerTools;
   /** Null: nobody wants to know what a restore needs. */
   readonly #recorder: DemandRecorder | null;
@@ -145,18 +136,15 @@ export class WorkerSession {
     });
     this.#table = table;
     this.#stats = stats;
-    this.#policy = setup.onError;
     this.#tools = tools;
     const recorder = openRecorder(setup.recorder, this.attachedUs);
     this.#recorder = recorder;
     const demand = new Demand({ session: this, recorder, tools });
     const { uffd, survivalId } = this;
-    const [regions, planner, bytes, tracker] = [
-      this.#regions,
-      this.#planner,
-      this.#bytes,
-      this.#tracker,
-    ];
+    const regions = this.#regions;
+    const planner = this.#planner;
+    const bytes = this.#bytes;
+    const tracker = this.#tracker;
     const common = { survivalId, uffd, regions, planner, stats, demand, tools };
     this.#userfault = openUserfault(setup.userfault, this.#socket, kept, common);
     this.#intake = this.#userfault?.intake ?? new SessionIntake({ ...common, tracker });
@@ -164,6 +152,10 @@ export class WorkerSession {
     this.#unwoken = new WakeGroup(this.#pages);
     const [pages, { buffers }] = [this.#pages, tools];
     this.#installer = new Installer({ pages, bytes, tracker, pageSizeBytes, buffers });
+    this.#lost = new LostPages({
+      ...{ policy: setup.onError, pages, planner, tracker, stats, pageSizeBytes },
+      tellWait: (loss) => tools.tellWait(this, loss),
+    });
     if (setup.prefault !== null) this.prefault = this.#openPrefault(setup.prefault);
   }
 
@@ -391,10 +383,11 @@ export class WorkerSession {
       this.#planner.split(actions, index);
       return true;
     }
-    if (this.#policy !== "wait") return false;
+    if (!this.#lost.mayWait) return false;
     const page = actions.firstPages[index]!;
     const address = this.#regions.addressOf(actions.regions[index]!, page);
-    this.#tellWait(this.#describeLoss(address, page, "badSource"));
+    const loss = this.#lost.describe("badSource", address, page, this.#lossMessage);
+    this.#lost.tellWait(loss, this.lastActiveUs);
     this.#park(actions, index);
     return true;
   }
@@ -506,46 +499,10 @@ export class WorkerSession {
 
   /** A page cannot be had: wait or poison it if that is the policy, else end the session. */
   #giveUp(actions: ActionList, index: number, address: number, outcome: Outcome): Turn {
-    const loss = this.#describeLoss(address, actions.firstPages[index]!, outcome);
-    if (this.#policy === "wait") {
-      this.#tellWait(loss);
-      // Where the page has left the queue, its waiters come back with a fresh fault.
-      if (outcome !== "badSource") this.#pages.wake(address, this.#pageSizeBytes);
-      return "rest";
-    }
-    if (this.#policy === "poison") {
-      this.#tracker?.poisoned(actions.firstPages[index]!);
-      switch (this.#pages.poison(address, this.#pageSizeBytes)) {
-        case "installed":
-          this.#stats.addPoisoned();
-          this.#planner.markPoisoned(actions, index);
-          return "again";
-        case "gone":
-          return "gone";
-        case "alreadyPresent":
-          this.#planner.letGo(actions, index);
-          this.#pages.wake(address, this.#pageSizeBytes);
-          return "again";
-        case "deferred":
-          // The page may have left the queue: its waiters come back with a fresh fault.
-          this.#pages.wake(address, this.#pageSizeBytes);
-          return "later";
-        default: // Poisoning failed for a reason of its own: fail closed.
-      }
-    }
-    this.failure = loss;
-    return "failed";
-  }
-
-  /** Once in a while: somebody must know, and see that it lasts. */
-  #tellWait(loss: string): void {
-    if (this.lastActiveUs - this.#toldWaitUs < TELL_WAIT_EVERY_US) return;
-    this.#toldWaitUs = this.lastActiveUs;
-    this.#tools.tellWait(this, loss);
-  }
-
-  #describeLoss(address: number, page: number, outcome: Outcome): string {
-    const offset = page * this.#pageSizeBytes;
-    return describeLoss(outcome, address, offset, this.#pageSizeBytes, this.#lossMessage);
+    const page = actions.firstPages[index]!;
+    const loss = this.#lost.describe(outcome, address, page, this.#lossMessage);
+    const turn = this.#lost.giveUp(actions, index, address, outcome, loss, this.lastActiveUs);
+    if (turn === "failed") this.failure = loss;
+    return turn;
   }
 }

@@ -234,12 +234,9 @@ class FaultWorker {
       if (!session.isWatched) continue;
       session.prefault?.settlePart(part, lossMessage !== "");
       const nowUs = monotonicUs();
-      let turn: Turn;
-      try {
-        turn = session.turnForPart(part, need.sinceUs, nowUs, lossMessage);
-      } catch (error) {
-        turn = failInternally(session, error);
-      }
+      const turn = attempt(session, () =>
+        session.turnForPart(part, need.sinceUs, nowUs, lossMessage),
+      );
       this.#conclude(session, turn, nowUs);
     }
   }
@@ -258,12 +255,7 @@ class FaultWorker {
       // To the end of the line, if it has to wait again.
       this.#heldBack.delete(session);
       const nowUs = monotonicUs();
-      let turn: Turn;
-      try {
-        turn = session.turnForRoom(room, nowUs);
-      } catch (error) {
-        turn = failInternally(session, error);
-      }
+      const turn = attempt(session, () => session.turnForRoom(room, nowUs));
       this.#conclude(session, turn, nowUs);
       if (session.isWatched && session.isHeldBack) this.#heldBack.add(session);
     }
@@ -295,16 +287,9 @@ class FaultWorker {
       this.#ahead.delete(session);
       this.#ahead.add(session);
       this.#stepPacer.observeStep(nowUs);
-      this.#concludeStep(session, this.#stepAhead(session, nowUs));
+      const step = attempt(session, () => session.stepAhead(nowUs));
+      this.#concludeStep(session, step);
       return;
-    }
-  }
-
-  #stepAhead(session: WorkerSession, nowUs: number): Step | "failed" {
-    try {
-      return session.stepAhead(nowUs);
-    } catch (error) {
-      return failInternally(session, error);
     }
   }
 
@@ -490,6 +475,15 @@ class FaultWorker {
 
   #send(message: FromWorker): void {
     this.#port.postMessage(message);
+  }
+}
+
+/** A bug fails the session, and not the worker with all of its sessions. */
+function attempt<Result>(session: WorkerSession, act: () => Result): Result | "failed" {
+  try {
+    return act();
+  } catch (error) {
+    return failInternally(session, error);
   }
 }
 

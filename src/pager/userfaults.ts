@@ -12,7 +12,7 @@ import type { FaultVerdict, Planner } from "./planner.ts";
 import { NO_GPA, WaiterKind, type Waiters } from "./waiters.ts";
 
 export interface UserfaultParts {
-  readonly planner: Pick<Planner, "faultPage">;
+  readonly planner: Planner;
   readonly table: PageTable;
   readonly bitmap: UserfaultBitmap;
   readonly waiters: Waiters;

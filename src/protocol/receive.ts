@@ -97,7 +97,10 @@ export interface Receiving {
   refusal(what: string): FaultlineError;
 }
 
-/** @throws FaultlineError `handshake`: not in time; what `readAvailable` throws, `signal`'s reason */
+/**
+ * @throws FaultlineError `handshake`: not in time. What `readAvailable` throws, and the reason of
+ *   `signal`.
+ */
 export async function readUntilWhole(
   connection: OwnedFd,
   reception: Receiving,
