@@ -7,8 +7,8 @@ import { fstatSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import { mapApfPage } from "../linux/apf-page.ts";
-import type { OwnedFd } from "../linux/fd.ts";
-import { MappedRegion } from "../linux/memory.ts";
+import { describeFd, type OwnedFd } from "../linux/fd.ts";
+import { isSafeToMap, MappedRegion } from "../linux/memory.ts";
 import { ApfRing } from "../pager/apf-ring.ts";
 import type { ReceivedUserfault } from "../protocol/receive-vm.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
@@ -45,7 +45,13 @@ export class UserfaultMemory {
     try {
       const bitmap = mapBitmap(parts, regions);
       mapped.push(bitmap);
-      const ringPages = parts.rings.map(({ vcpu }) => {
+      const ringPages = parts.rings.map(({ vcpu }, index) => {
+        if (!isSafeToMap(vcpu.fd)) {
+          throw refusal(
+            `the descriptor of vCPU ${index} is ${describeFd(vcpu.fd)}, neither a vCPU nor a ` +
+              "memfd that is sealed against shrinking",
+          );
+        }
         const page = mapApfPage(vcpu.fd);
         mapped.push(page);
         // It looks at the header, and refuses what it does not know.
@@ -93,6 +99,11 @@ function mapBitmap(parts: UserfaultParts, regions: RegionMap): MappedRegion {
     throw refusal(
       `its bitmap has ${bitmapBytes} bytes, and its memory has ${regions.pageLimit} pages, ` +
         `for which ${neededBytes} are needed`,
+    );
+  }
+  if (!isSafeToMap(parts.bitmap.fd)) {
+    throw refusal(
+      `its bitmap is ${describeFd(parts.bitmap.fd)}, and no memfd that is sealed against shrinking`,
     );
   }
   const { size: memoryBytes } = fstatSync(parts.guestMemfd.fd);

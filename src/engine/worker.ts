@@ -402,8 +402,8 @@ class FaultWorker {
   }
 
   #attach(setup: SessionSetup): void {
-    const session = new WorkerSession(setup, this.#tools);
     try {
+      const session = new WorkerSession(setup, this.#tools);
       session.begin(setup.isTakeover);
       this.#watch(session);
       this.#sessions.set(session.id, session);
@@ -413,9 +413,9 @@ class FaultWorker {
     } catch (error) {
       // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it
       // dies.
-      const kill = killByPidfd(session.pidfd.fd);
-      this.#send({ type: "failed", id: session.id, message: describeError(error), kill });
-      this.#send({ type: "ended", id: session.id, reason: "gone" });
+      const [{ id }, kill] = [setup, killByPidfd(setup.pidfd)];
+      this.#send({ type: "failed", id, message: describeError(error), kill });
+      this.#send({ type: "ended", id, reason: "gone" });
     }
   }
 

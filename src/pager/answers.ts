@@ -98,7 +98,7 @@ export class Answers {
     }
     if (outcome === "deferred" || outcome === "outOfMemory") return false;
     // Mapped by another fault's answer: the kernel has woken nobody now.
-    if (outcome !== "installed") this.#wires.wakePage(page);
+    if (outcome !== "installed" && outcome !== "gone") this.#wires.wakePage(page);
     return true;
   }
 
