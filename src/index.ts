@@ -13,6 +13,7 @@ export { AssertionError } from "./base/assert.ts";
 export { type ErrorCode, ExitCode, errorCodes, FaultlineError, SysError } from "./base/errors.ts";
 export type { Outcome } from "./base/outcome.ts";
 export type { HostAddress, ImageOffset, PageIndex } from "./base/units.ts";
+export { UserfaultBitmap } from "./base/userfault-bitmap.ts";
 export {
   ControlClient,
   type ControlClientOptions,
@@ -40,11 +41,11 @@ export type { SocketOwner } from "./daemon/socket-file.ts";
 export type { Session, SessionEnd, SessionFailure } from "./engine/session.ts";
 export type { CounterName, Counters, SessionStats, StageName } from "./engine/session-stats.ts";
 export type { ErrorPolicy } from "./engine/wire.ts";
-export { APF_RING_ENTRIES, ApfRing, mapApfPage } from "./linux/apf-ring.ts";
+export { mapApfPage } from "./linux/apf-page.ts";
 export { OwnedFd } from "./linux/fd.ts";
 export { createMemfd, MappedRegion, viewOf } from "./linux/memory.ts";
-export { UserfaultBitmap } from "./linux/userfault-bitmap.ts";
 export { probeUserfault, type UserfaultSupport } from "./linux/userfault-probe.ts";
+export { APF_RING_ENTRIES, ApfRing } from "./pager/apf-ring.ts";
 export type { SpinMode } from "./pager/pacing.ts";
 export { PageState, PageTable } from "./pager/page-table.ts";
 export {

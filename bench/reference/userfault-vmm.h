@@ -100,8 +100,7 @@ static inline void introduce(int socket, const char *host, size_t size, int gues
 
 /* A vCPU's page, in a memfd that stands for the vCPU's descriptor. */
 static inline struct ring_page *create_ring_page(int *vcpu_fd) {
-  *vcpu_fd = memfd_create("vcpu", MFD_CLOEXEC);
-  if (*vcpu_fd < 0 || ftruncate(*vcpu_fd, 4 * PAGE) < 0) die("memfd_create: %m");
+  *vcpu_fd = sealed_memfd("vcpu", 4 * PAGE);
   struct ring_page *page = map(*vcpu_fd, PAGE, RING_OFFSET);
   *page = (struct ring_page){.version = 1, .ring_size = RING_ENTRIES, .entry_size = sizeof(struct ring_entry)};
   page->notify.head = page->notify.tail = FIRST_INDEX;

@@ -38,6 +38,7 @@ interface ServeFlags {
   readonly maxVms: number;
   readonly onError: ErrorPolicy;
   readonly trackDirty?: string;
+  readonly asyncFaults: boolean;
   readonly workers?: number;
   readonly spin: SpinMode;
   readonly workingSet?: string;
@@ -77,6 +78,11 @@ export function serveCommand(): Command {
       "kill",
     )
     .option("--track-dirty <folder>", "record what each VM writes, in <folder>/PID.session")
+    .option(
+      "--async-faults",
+      "listen on apf.socket beside it too, for VMs with KVM Userfault",
+      false,
+    )
     .option(
       "--workers <n>",
       "fault threads (default: CPUs - 1, at most 4)",
@@ -154,6 +160,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     layers: flags.layer,
     socketPath: flags.socket,
     once: flags.once,
+    asyncFaults: flags.asyncFaults,
     maxVms: flags.maxVms,
     onError: flags.onError,
     spin: flags.spin,

@@ -17,6 +17,18 @@ export function assertPossible({ onError, trackDirty, prefault }: ServeOptions):
   );
 }
 
+/** @throws FaultlineError `handshake`: what cannot be had of a VM with KVM Userfault */
+export function assertUserfaultPossible({ onError, trackDirty }: ServeOptions): void {
+  const option =
+    trackDirty !== undefined ? "--track-dirty" : onError === "poison" ? "--on-error poison" : null;
+  if (option === null) return;
+  throw new FaultlineError(
+    "handshake",
+    `This VM has a guest_memfd, which its vCPUs do not reach through the VMM's memory: ${option} ` +
+      "would not touch them. Serve it without.",
+  );
+}
+
 /** @throws FaultlineError `bad-option` */
 export function assertLearnable({ prefault }: ServeOptions, { workingSet }: ServedMemory): void {
   if (prefault !== "before-resume" || workingSet !== null) return;

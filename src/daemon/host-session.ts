@@ -12,9 +12,9 @@ import { SessionMemory } from "../engine/session-memory.ts";
 import type { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
-import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
-import { consumeHandshake, type RawHandshake, receiveHandshake } from "../protocol/receive.ts";
+import { consumeHandshake } from "../protocol/receive.ts";
+import { closeReceived, type ReceivedVm, receiveVm } from "../protocol/receive-vm.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { assertBelongs } from "./check-handshake.ts";
@@ -239,8 +239,9 @@ export class HostSession {
     return new Set([0, own, owner?.uid ?? own, ...allowedUids, ...this.#around.allowedUids]);
   }
 
-  async #receive(connection: OwnedFd): Promise<RawHandshake> {
-    return await receiveHandshake(connection, {
+  async #receive(connection: OwnedFd): Promise<ReceivedVm> {
+    return await receiveVm(connection, {
+      hostPageBytes: getpagesize(),
       timeoutMs: this.#around.handshakeTimeoutMs,
       signal: this.#abort.signal,
       isPeeked: true,
@@ -248,13 +249,19 @@ export class HostSession {
   }
 
   /** On failure nothing is kept, and the descriptor that came is closed. */
-  #keepVm(connection: OwnedFd, peer: Peer, { body, descriptor }: RawHandshake): KnownVm {
+  #keepVm(connection: OwnedFd, peer: Peer, received: ReceivedVm): KnownVm {
+    const { regions, descriptor, userfault } = received;
     const { keeper, generation } = this.#around;
     let memory: SessionMemory | null = null;
     try {
       // The session may have ended when this was already on its way.
       this.#abort.signal.throwIfAborted();
-      const regions = parseHandshake(body, getpagesize());
+      if (userfault !== null) {
+        throw new FaultlineError(
+          "handshake",
+          "This VM has a guest_memfd, which only `faultline serve` can serve for now.",
+        );
+      }
       assertBelongs(regions, this.memory.served.sizeBytes);
       this.memory.served.assertUnchanged();
       const uffd = adoptUserfaultfd(descriptor, regions.ranges);
@@ -269,7 +276,7 @@ export class HostSession {
     } catch (error) {
       keeper.drop(entryOf(this.id, "vm"));
       memory?.retire();
-      descriptor.close();
+      closeReceived(received);
       throw error;
     }
   }

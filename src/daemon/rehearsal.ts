@@ -76,7 +76,10 @@ async function restoreOnePage(
     sendWithFds(vmm.fd, handshakeFor(memory, firstDataOffset(layers, pageBytes)), [uffd.fd]);
     uffd.close();
     const peer = pinPeer(connection.fd, new Set([process.geteuid?.() ?? 0]));
-    const { body, descriptor } = await receiveHandshake(connection);
+    const {
+      body,
+      descriptors: [descriptor],
+    } = await receiveHandshake(connection);
     const regions = parseHandshake(body, pageBytes);
     const session = engine.attach({
       pid: peer.pid,

@@ -9,19 +9,22 @@ import { formatBytes, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
 import { SessionStats } from "../engine/session-stats.ts";
+import { UserfaultMemory, type UserfaultParts } from "../engine/userfault-memory.ts";
 import type { ErrorPolicy } from "../engine/wire.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
-import { parseHandshake } from "../protocol/handshake.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
-import { HANDSHAKE_TIMEOUT_MS, receiveHandshake } from "../protocol/receive.ts";
+import { HANDSHAKE_TIMEOUT_MS } from "../protocol/receive.ts";
+import { closeReceived, receiveVm } from "../protocol/receive-vm.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
+import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Acceptor, BACKLOG } from "./acceptor.ts";
+import { AsyncFaultSocket } from "./async-fault-socket.ts";
 import { assertBelongs } from "./check-handshake.ts";
-import { assertLearnable, assertPossible } from "./check-options.ts";
+import { assertLearnable, assertPossible, assertUserfaultPossible } from "./check-options.ts";
 import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { MemoryHost } from "./memory-host.ts";
@@ -60,6 +63,10 @@ export interface ServeOptions extends MemoryOptions, ImageOptions {
   readonly streams?: boolean;
   /** Fetch what restores need as soon as the server starts; default: true. */
   readonly prefetch?: boolean;
+  /**
+   * Listen beside the socket for the asynchronous faults of VMs with KVM Userfault; default: false.
+   */
+  readonly asyncFaults?: boolean;
   readonly logger?: Logger;
 }
 
@@ -67,6 +74,7 @@ interface ServerParts {
   readonly host: MemoryHost;
   readonly memory: ServedMemory;
   readonly socket: SocketFile;
+  readonly asyncFaults: AsyncFaultSocket | null;
   readonly engine: Engine;
   readonly tracking: DirtyTracking | null;
   readonly log: Logger;
@@ -89,6 +97,8 @@ export class Server {
   readonly #host: MemoryHost;
   readonly #memory: ServedMemory;
   readonly #socket: SocketFile;
+  /** Null: VMs have no asynchronous faults, or none that they tell of here. */
+  readonly #asyncFaults: AsyncFaultSocket | null;
   readonly #engine: Engine;
   readonly #tracking: DirtyTracking | null;
   readonly #log: Logger;
@@ -111,6 +121,7 @@ export class Server {
     this.#host = parts.host;
     this.#memory = parts.memory;
     this.#socket = parts.socket;
+    this.#asyncFaults = parts.asyncFaults;
     this.#engine = parts.engine;
     this.#tracking = parts.tracking;
     this.#log = parts.log;
@@ -148,6 +159,7 @@ export class Server {
     const log = options.logger ?? createLogger("warn", "json");
     const host = await MemoryHost.start({ ...options, logger: log });
     let socket: SocketFile | undefined;
+    let asyncFaults: AsyncFaultSocket | null = null;
     let engine: Engine | undefined;
     try {
       const memory = await host.open(options);
@@ -156,9 +168,12 @@ export class Server {
       const { trackDirty } = options;
       const tracking =
         trackDirty === undefined ? null : new DirtyTracking(trackDirty, memory.identity);
-      socket = SocketFile.listen(options.socketPath, BACKLOG, {
-        owner: options.owner ?? null,
-      });
+      const owner = options.owner ?? null;
+      // First: a VMM connects there before it does here.
+      if (options.asyncFaults === true) {
+        asyncFaults = AsyncFaultSocket.listen(options.socketPath, BACKLOG, owner, log);
+      }
+      socket = SocketFile.listen(options.socketPath, BACKLOG, { owner });
       engine = await Engine.start({
         workers: options.workers ?? Math.min(4, Math.max(1, availableParallelism() - 1)),
         spin: options.spin ?? "auto",
@@ -166,13 +181,16 @@ export class Server {
         streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
-      const server = new Server(options, { host, memory, socket, engine, tracking, log, keeper });
+      const server = new Server(options, {
+        ...{ host, memory, socket, asyncFaults, engine, tracking, log, keeper },
+      });
       server.#acceptor.start();
       void server.#prefetch();
       return server;
     } catch (error) {
       await engine?.close();
       socket?.close();
+      asyncFaults?.close();
       await host.close();
       throw error;
     }
@@ -222,7 +240,9 @@ export class Server {
   /** Takes no more VMs and removes the socket; VMs that are attached go on. */
   stopAccepting(why = "this handler is about to end"): void {
     this.#stopped.abort(new FaultlineError("handshake", `No more VMs are taken: ${why}.`));
-    if (this.#acceptor.stop()) this.#socket.close();
+    if (!this.#acceptor.stop()) return;
+    this.#socket.close();
+    this.#asyncFaults?.close();
   }
 
   /** Ends. VMs that are still attached freeze at their next missing page. */
@@ -269,36 +289,51 @@ export class Server {
   async #attach(connection: OwnedFd, peer: Peer): Promise<Session> {
     const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
     const { signal } = this.#stopped;
-    const { body, descriptor } = await receiveHandshake(connection, { timeoutMs, signal });
+    const hostPageBytes = getpagesize();
+    const vm = await receiveVm(connection, { timeoutMs, signal, hostPageBytes });
+    const asyncSocket = this.#asyncFaults?.take(peer.pid) ?? null;
     let tracked: TrackedVm | null = null;
+    let userfault: UserfaultMemory | null = null;
+    let uffd: Userfaultfd;
     try {
-      const regions = parseHandshake(body, getpagesize());
+      const { regions } = vm;
       this.#checkAgainstSnapshot(regions);
-      const uffd = adoptUserfaultfd(descriptor, regions.ranges);
+      uffd = adoptUserfaultfd(vm.descriptor, regions.ranges);
+      if (vm.userfault === null) asyncSocket?.close();
+      else userfault = this.#openUserfault({ ...vm.userfault, asyncSocket }, regions);
       tracked = this.#tracking?.begin(peer.pid, regions, uffd) ?? null;
-      const plan = this.#restores.planFor(regions, this.#restoreMode);
-      const session = this.#engine.attach({
-        pid: peer.pid,
-        userfaultfd: uffd,
-        pidfd: peer.pidfd,
-        socket: connection,
-        regions,
-        image: this.#memory.mapped,
-        onError: this.#options.onError ?? "kill",
-        ...plan,
-        tracking: tracked?.setup ?? null,
-      });
-      this.#restores.follow(session, plan);
-      tracked?.follow(session.ended);
-      // At once: the next handshake may be checked before this promise is settled.
-      this.#sessions.add(session);
-      if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
-      return session;
     } catch (error) {
-      tracked?.discard();
-      descriptor.close();
+      userfault?.retire();
+      asyncSocket?.close();
+      closeReceived(vm);
       throw error;
     }
+    // Not to be undone: from here on a fault worker has the VM.
+    const { regions } = vm;
+    const plan = this.#restores.planFor(regions, this.#restoreMode);
+    const session = this.#engine.attach({
+      pid: peer.pid,
+      userfaultfd: uffd,
+      pidfd: peer.pidfd,
+      socket: connection,
+      regions,
+      image: this.#memory.mapped,
+      onError: this.#options.onError ?? "kill",
+      ...plan,
+      userfault,
+      tracking: tracked?.setup ?? null,
+    });
+    this.#restores.follow(session, plan);
+    tracked?.follow(session.ended);
+    // At once: the next handshake may be checked before this promise is settled.
+    this.#sessions.add(session);
+    if (this.#options.once === true) this.stopAccepting("--once serves one, and it has come");
+    return session;
+  }
+
+  #openUserfault(parts: UserfaultParts, regions: RegionMap): UserfaultMemory {
+    assertUserfaultPossible(this.#options);
+    return UserfaultMemory.open(parts, regions);
   }
 
   #checkAgainstSnapshot(regions: RegionMap): void {

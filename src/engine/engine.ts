@@ -12,6 +12,7 @@ import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
 import { SessionMemory } from "./session-memory.ts";
 import { assertSurvivalId, type SurvivingBatches } from "./surviving-batches.ts";
+import type { UserfaultMemory } from "./userfault-memory.ts";
 import type { ErrorPolicy, KillResult, PrefaultSetup, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
 
@@ -46,6 +47,8 @@ export interface AttachRequest {
   readonly prefault?: PrefaultSetup | null;
   /** Note what is demanded for this long. Below 2^32. */
   readonly recordForUs?: number;
+  /** A VM with KVM Userfault; ours from now on. Its `memory`, if given, has waiters. */
+  readonly userfault?: UserfaultMemory | null;
   /** The regions are registered for write protection: writes are recorded there. */
   readonly tracking?: TrackingSetup | null;
 }
@@ -98,14 +101,20 @@ export class Engine {
     const worker = this.#leastBusy();
     const id = this.#nextId++;
     const { regions } = request;
-    const memory = request.memory ?? SessionMemory.create(regions.pageLimit);
+    const { userfault = null } = request;
+    const memory = request.memory ?? SessionMemory.create(regions.pageLimit, userfault !== null);
     assert(memory.pageTable.pageCount >= regions.pageLimit, "memory of a smaller VM");
+    assert(memory.hasWaiters || userfault === null, "memory of a VM without KVM Userfault");
     const { survivalId = 0, isTakeover = false } = request;
     if (this.#survives) assertSurvivalId(survivalId);
     const { recordForUs: forUs, prefault = null } = request;
     const log = forUs === undefined ? null : DemandLog.allocate(regions.pageLimit);
     const demandLog = log === null ? null : new DemandLog(log);
-    const session = new Session(id, request.pid, regions, memory, demandLog);
+    const retire = (): void => {
+      memory.retire();
+      userfault?.retire();
+    };
+    const session = new Session({ id, pid: request.pid, regions, memory, demandLog, retire });
     worker.attach(session, {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
@@ -122,6 +131,7 @@ export class Engine {
       prefault,
       recorder: log === null || forUs === undefined ? null : { log, forUs },
       tracking: request.tracking ?? null,
+      userfault: userfault?.intoSetup() ?? null,
       mayKill: request.pid !== process.pid,
     });
     return session;

@@ -6,15 +6,16 @@ import type { Outcome } from "../base/outcome.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import * as abi from "../linux/abi-userfaultfd.ts";
 import { ActionKind } from "../pager/actions.ts";
-import type { Userfaultfd, WakeOption } from "../uffd/userfaultfd.ts";
+import type { WakeOption } from "../uffd/userfaultfd.ts";
 import type { DirtyTracker } from "./dirty-tracker.ts";
+import type { GuestPages } from "./guest-pages.ts";
 import { ABSENT, type ImageBytes, UNREADABLE } from "./image-bytes.ts";
 import type { PageBuffers } from "./page-buffers.ts";
 
 const DONT_WAKE: WakeOption = { dontWake: true };
 
 export interface InstallerParts {
-  readonly uffd: Userfaultfd;
+  readonly pages: GuestPages;
   readonly bytes: ImageBytes;
   readonly buffers: PageBuffers;
   /** Null: nobody wants to know what the VM writes. */
@@ -69,26 +70,26 @@ export class Installer {
   ): Outcome | "absent" {
     if (source === UNREADABLE) return "badSource";
     if (source === ABSENT) return "absent";
-    const { uffd, bytes } = this.#parts;
+    const { pages, bytes } = this.#parts;
     const mode = this.#protection(firstPage, pageCount) | wakeMode(wakes);
-    const outcome = uffd.copy(target, source, pageCount * this.#pageSizeBytes, mode);
+    const outcome = pages.copy(target, source, pageCount * this.#pageSizeBytes, mode);
     bytes.release();
     return outcome;
   }
 
   #zero(target: number, firstPage: number, pageCount: number, wakes: boolean): Outcome {
-    const { uffd, buffers, tracker } = this.#parts;
+    const { pages, buffers, tracker } = this.#parts;
     const lengthBytes = pageCount * this.#pageSizeBytes;
     const protection = this.#protection(firstPage, pageCount);
     let outcome: Outcome;
     // UFFDIO_ZEROPAGE knows no protection, and hugetlb does not know UFFDIO_ZEROPAGE.
     if (this.#pageSizeBytes === SMALL_PAGE_BYTES && protection === 0) {
-      outcome = uffd.zeropage(target, lengthBytes, wakes ? undefined : DONT_WAKE);
+      outcome = pages.zeropage(target, lengthBytes, wakes ? undefined : DONT_WAKE);
     } else {
-      outcome = uffd.copy(target, buffers.zeroAddress, lengthBytes, protection | wakeMode(wakes));
+      outcome = pages.copy(target, buffers.zeroAddress, lengthBytes, protection | wakeMode(wakes));
     }
     if (tracker !== null && (outcome === "installed" || outcome === "partial")) {
-      tracker.zeroesInstalled(firstPage, uffd.doneBytes / this.#pageSizeBytes);
+      tracker.zeroesInstalled(firstPage, pages.doneBytes / this.#pageSizeBytes);
     }
     return outcome;
   }

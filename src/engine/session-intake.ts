@@ -9,9 +9,9 @@ import type { Planner } from "../pager/planner.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { EventBatch } from "../uffd/events.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
-import type { DemandRecorder } from "./demand-log.ts";
+import type { Demand } from "./demand.ts";
 import type { DirtyTracker } from "./dirty-tracker.ts";
-import type { SessionPrefault } from "./session-prefault.ts";
+import type { Intake, Rest } from "./intake.ts";
 import type { SessionStats } from "./session-stats.ts";
 import type { WorkerTools } from "./worker-tools.ts";
 
@@ -19,22 +19,19 @@ import type { WorkerTools } from "./worker-tools.ts";
 const MAX_READS_PER_TURN = 16;
 
 export interface IntakeParts {
-  readonly session: { readonly survivalId: number; readonly prefault: SessionPrefault | null };
+  readonly survivalId: number;
   readonly uffd: Userfaultfd;
   readonly regions: RegionMap;
   readonly planner: Planner;
   /** Null: nobody wants to know what the VM writes. */
   readonly tracker: DirtyTracker | null;
   readonly stats: SessionStats;
-  /** Null: nobody wants to know what a restore needs. */
-  readonly recorder: DemandRecorder | null;
+  readonly demand: Demand;
   readonly tools: WorkerTools;
 }
 
-export class SessionIntake {
-  /** Why the session cannot go on, for people. */
+export class SessionIntake implements Intake {
   failure = "";
-  /** As `drain` was told, or after writers were let go, when that was. */
   nowUs = 0;
   readonly #parts: IntakeParts;
   readonly #uffd: Userfaultfd;
@@ -51,10 +48,17 @@ export class SessionIntake {
     this.#tracker = parts.tracker;
     this.#stats = parts.stats;
     this.#tools = parts.tools;
-    this.#survivalId = parts.session.survivalId;
+    this.#survivalId = parts.survivalId;
   }
 
-  /** Takes all pending events. True if there is more to do before the next are waited for. */
+  notify(): void {
+    // There is one place to look at, and it is looked at in any case.
+  }
+
+  rest(): Rest {
+    return "idle";
+  }
+
   drain(nowUs: number): boolean {
     this.nowUs = nowUs;
     const tracker = this.#tracker;
@@ -118,7 +122,8 @@ export class SessionIntake {
       ? this.#tracker!.protectedFault(address)
       : this.#planner.fault(address);
     if (verdict === "first") {
-      this.#noteDemand(address);
+      const { regions, demand } = this.#parts;
+      demand.note(regions.pageAt(regions.regionAt(address), address), this.nowUs);
     } else if (verdict === "outside") {
       this.failure =
         `The VMM faulted at ${formatHex(address)}, which lies in none of the regions that its ` +
@@ -128,15 +133,5 @@ export class SessionIntake {
       this.#stats.addOverflowed();
       this.#uffd.wake(address - (address % pageSizeBytes), pageSizeBytes);
     }
-  }
-
-  #noteDemand(address: number): void {
-    const { session, recorder, regions } = this.#parts;
-    if (recorder !== null || session.prefault !== null) {
-      const page = regions.pageAt(regions.regionAt(address), address);
-      recorder?.record(page, this.nowUs);
-      if (session.prefault?.expects(page) === true) return;
-    }
-    this.#tools.unexpected(this.nowUs);
   }
 }

@@ -4,8 +4,8 @@
  * it: then the next process goes on where this one was killed.
  *
  * ```
- *   0          4096                        statsOffset      tableOffset
- *   ├ preamble ┼ header: the caller's own ┼ SessionStats ──┼ PageTable ──┤
+ *   0          4096                        statsOffset
+ *   ├ preamble ┼ header: the caller's own ┼ SessionStats ┼ PageTable ┼ Waiters ┤
  * ```
  *
  * Each part begins on a page. There is no order of writes to keep and nothing to flush: what a
@@ -22,6 +22,7 @@ import { alignUp, MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd, MappedRegion, viewOf } from "../linux/memory.ts";
 import { PageTable } from "../pager/page-table.ts";
+import { Waiters } from "../pager/waiters.ts";
 import { SessionStats } from "./session-stats.ts";
 
 /** For one VM's regions and settings, as JSON. */
@@ -31,12 +32,20 @@ const STATS_BYTES = 32 * 1024;
 const MAGIC = 0x4d53_4c46; // "FLSM"
 const VERSION = 1;
 /** 64-bit words of the preamble. */
-const at = { magic: 0, version: 1, headerBytes: 2, pageCount: 3 } as const;
+const at = { magic: 0, version: 1, headerBytes: 2, pageCount: 3, waitersBytes: 4 } as const;
+const PREAMBLE_WORDS = 5;
 
 /** Session memory as another thread of this process finds it. */
 export type SessionMemorySetup =
   | { readonly kind: "shared"; readonly buffer: SharedArrayBuffer }
   | { readonly kind: "mapped"; readonly address: number; readonly sizeBytes: number };
+
+/** What a VM's memory has room for. */
+interface Shape {
+  readonly pageCount: number;
+  /** Whether those who wait have to be remembered: VMs with KVM Userfault. */
+  readonly hasWaiters: boolean;
+}
 
 export class SessionMemory {
   readonly stats: SessionStats;
@@ -45,28 +54,36 @@ export class SessionMemory {
   /** Null: this thread need not unmap anything. */
   #mapping: MappedRegion | null;
 
+  readonly #shape: Shape;
+
   private constructor(
     setup: SessionMemorySetup,
-    pageCount: number,
+    shape: Shape,
     mapping: MappedRegion | null = null,
   ) {
-    const buffer = setup.kind === "shared" ? setup.buffer : viewOf(setup.address, setup.sizeBytes);
+    const { pageCount } = shape;
+    const buffer = bufferOf(setup);
     const tableBytes = PageTable.sizeBytes(pageCount);
     this.setup = setup;
+    this.#shape = shape;
     this.stats = new SessionStats(buffer);
     this.pageTable = new PageTable(pageCount, new Uint8Array(buffer, STATS_BYTES, tableBytes));
     this.#mapping = mapping;
   }
 
   /** For a VM of so many pages, all of them missing. It ends with this process. */
-  static create(pageCount: number): SessionMemory {
-    const sizeBytes = STATS_BYTES + PageTable.sizeBytes(pageCount);
-    const buffer = new SharedArrayBuffer(sizeBytes);
-    return new SessionMemory({ kind: "shared", buffer }, pageCount);
+  static create(pageCount: number, hasWaiters = false): SessionMemory {
+    const shape = { pageCount, hasWaiters };
+    const buffer = new SharedArrayBuffer(bodyBytes(shape));
+    return new SessionMemory({ kind: "shared", buffer }, shape);
   }
 
   /** The same in a memfd, together with `header`, which `adopt` gives back. */
-  static inMemfd(pageCount: number, header: Uint8Array): { memory: SessionMemory; fd: OwnedFd } {
+  static inMemfd(
+    pageCount: number,
+    header: Uint8Array,
+    hasWaiters = false,
+  ): { memory: SessionMemory; fd: OwnedFd } {
     if (header.length > MAX_HEADER_BYTES) {
       throw new FaultlineError(
         "limit",
@@ -74,18 +91,21 @@ export class SessionMemory {
           `${MAX_HEADER_BYTES} are possible. Use shorter labels and paths, or fewer of them.`,
       );
     }
+    const shape = { pageCount, hasWaiters };
+    const sizeBytes = sizeOf(shape, header.length);
     const fd = createMemfd("faultline-session");
     try {
-      ftruncateSync(fd.fd, sizeOf(pageCount, header.length));
-      const mapping = MappedRegion.shared(fd.fd, sizeOf(pageCount, header.length));
-      const preamble = new Float64Array(mapping.view(), 0, 4);
+      ftruncateSync(fd.fd, sizeBytes);
+      const mapping = MappedRegion.shared(fd.fd, sizeBytes);
+      const preamble = new Float64Array(mapping.view(), 0, PREAMBLE_WORDS);
       preamble[at.version] = VERSION;
       preamble[at.headerBytes] = header.length;
       preamble[at.pageCount] = pageCount;
+      preamble[at.waitersBytes] = hasWaiters ? Waiters.sizeBytes : 0;
       new Uint8Array(mapping.view(), SMALL_PAGE_BYTES, header.length).set(header);
       // Last: a memfd without it is not finished.
       preamble[at.magic] = MAGIC;
-      return { memory: SessionMemory.#inMapping(mapping, pageCount, header.length), fd };
+      return { memory: SessionMemory.#inMapping(mapping, shape, header.length), fd };
     } catch (error) {
       fd.close();
       throw error;
@@ -102,28 +122,37 @@ export class SessionMemory {
     if (sizeBytes < SMALL_PAGE_BYTES) throw notAdoptable(`it has ${sizeBytes} bytes`);
     const mapping = MappedRegion.shared(fd.fd, sizeBytes);
     try {
-      const preamble = new Float64Array(mapping.view(), 0, 4);
+      const preamble = new Float64Array(mapping.view(), 0, PREAMBLE_WORDS);
       const headerBytes = preamble[at.headerBytes]!;
-      const pageCount = preamble[at.pageCount]!;
-      checkPreamble(preamble, sizeBytes);
+      const shape = checkPreamble(preamble, sizeBytes);
       const header = new Uint8Array(mapping.view(), SMALL_PAGE_BYTES, headerBytes).slice();
-      return { memory: SessionMemory.#inMapping(mapping, pageCount, headerBytes), header };
+      return { memory: SessionMemory.#inMapping(mapping, shape, headerBytes), header };
     } catch (error) {
       mapping.unmap();
       throw error;
     }
   }
 
-  static #inMapping(mapping: MappedRegion, pageCount: number, headerBytes: number): SessionMemory {
+  static #inMapping(mapping: MappedRegion, shape: Shape, headerBytes: number): SessionMemory {
     const offset = statsOffset(headerBytes);
     const address = mapping.address + offset;
     const sizeBytes = mapping.sizeBytes - offset;
-    return new SessionMemory({ kind: "mapped", address, sizeBytes }, pageCount, mapping);
+    return new SessionMemory({ kind: "mapped", address, sizeBytes }, shape, mapping);
   }
 
   /** In another thread, for as long as the one that owns it does not retire it. */
-  static ofSetup(setup: SessionMemorySetup, pageCount: number): SessionMemory {
-    return new SessionMemory(setup, pageCount);
+  static ofSetup(setup: SessionMemorySetup, pageCount: number, hasWaiters = false): SessionMemory {
+    return new SessionMemory(setup, { pageCount, hasWaiters });
+  }
+
+  get hasWaiters(): boolean {
+    return this.#shape.hasWaiters;
+  }
+
+  /** A view of its own for the worker; not to be used after `retire`. */
+  waiters(): Waiters {
+    assert(this.#shape.hasWaiters, "nobody's waiters are remembered here");
+    return new Waiters(bufferOf(this.setup), waitersOffset(this.#shape.pageCount));
   }
 
   /**
@@ -147,13 +176,28 @@ function statsOffset(headerBytes: number): number {
   return SMALL_PAGE_BYTES + alignUp(headerBytes, SMALL_PAGE_BYTES);
 }
 
-function sizeOf(pageCount: number, headerBytes: number): number {
-  assert(Number.isSafeInteger(pageCount) && pageCount > 0, `no VM has ${pageCount} pages`);
-  return statsOffset(headerBytes) + STATS_BYTES + PageTable.sizeBytes(pageCount);
+function bufferOf(setup: SessionMemorySetup): ArrayBufferLike {
+  return setup.kind === "shared" ? setup.buffer : viewOf(setup.address, setup.sizeBytes);
 }
 
-function checkPreamble(preamble: Float64Array, sizeBytes: number): void {
-  const [magic, version, headerBytes, pageCount] = preamble as unknown as [
+function waitersOffset(pageCount: number): number {
+  return STATS_BYTES + alignUp(PageTable.sizeBytes(pageCount), SMALL_PAGE_BYTES);
+}
+
+/** Of all that a worker writes to. */
+function bodyBytes({ pageCount, hasWaiters }: Shape): number {
+  assert(Number.isSafeInteger(pageCount) && pageCount > 0, `no VM has ${pageCount} pages`);
+  if (!hasWaiters) return STATS_BYTES + PageTable.sizeBytes(pageCount);
+  return waitersOffset(pageCount) + Waiters.sizeBytes;
+}
+
+function sizeOf(shape: Shape, headerBytes: number): number {
+  return statsOffset(headerBytes) + bodyBytes(shape);
+}
+
+function checkPreamble(preamble: Float64Array, sizeBytes: number): Shape {
+  const [magic, version, headerBytes, pageCount, waitersBytes] = preamble as unknown as [
+    number,
     number,
     number,
     number,
@@ -170,10 +214,12 @@ function checkPreamble(preamble: Float64Array, sizeBytes: number): void {
   if (!Number.isSafeInteger(pageCount) || pageCount <= 0) {
     throw notAdoptable(`it tells of ${pageCount} pages`);
   }
-  const expected = sizeOf(pageCount, headerBytes);
+  const shape = { pageCount, hasWaiters: waitersBytes !== 0 };
+  const expected = sizeOf(shape, headerBytes);
   if (sizeBytes !== expected) {
     throw notAdoptable(`it has ${sizeBytes} bytes instead of ${expected}`);
   }
+  return shape;
 }
 
 function notAdoptable(reason: string): FaultlineError {

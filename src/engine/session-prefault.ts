@@ -9,7 +9,7 @@ import { ActionKind } from "../pager/actions.ts";
 import type { PageTable } from "../pager/page-table.ts";
 import { type PageRuns, Prefaulter, type PrefaultSettlement } from "../pager/prefaulter.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
-import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { GuestPages } from "./guest-pages.ts";
 import type { ImageBytes } from "./image-bytes.ts";
 import type { Installer } from "./installer.ts";
 import type { SessionStats } from "./session-stats.ts";
@@ -26,6 +26,13 @@ const REST_US = 1e6;
 /** Events are in delivery, and only the VMM's own thread can end that. */
 const DEFERRED_US = 1000;
 
+/** What completion begins with: nothing in particular, in small steps beside the guest. */
+export const EVERYTHING: PrefaultSetup = {
+  pages: { starts: new Uint32Array(0), counts: new Uint32Array(0) },
+  isPaced: true,
+  completes: true,
+};
+
 /**
  * How a step ended: there is `more` to do, everything that can be done now is (`waiting`, for bytes
  * or for the time in `dueUs`), all is `done`, memory is short (`stopped`), the VM is `gone`.
@@ -33,7 +40,7 @@ const DEFERRED_US = 1000;
 export type Step = "more" | "waiting" | "done" | "stopped" | "gone";
 
 export interface PrefaultTools {
-  readonly uffd: Userfaultfd;
+  readonly pages: GuestPages;
   readonly regions: RegionMap;
   readonly table: PageTable;
   readonly bytes: ImageBytes;
@@ -101,7 +108,7 @@ export class SessionPrefault {
         continue;
       }
       left -= prefaulter.pageCount;
-      const settlement = prefaulter.settle(outcome, this.#tools.uffd.doneBytes);
+      const settlement = prefaulter.settle(outcome, this.#tools.pages.doneBytes);
       if (outcome === "installed" || outcome === "partial") this.#count();
       if (settlement !== "next") return this.#end(settlement, nowUs);
     }
@@ -143,8 +150,8 @@ export class SessionPrefault {
   }
 
   #count(): void {
-    const { stats, uffd } = this.#tools;
-    const pages = uffd.doneBytes / this.#pageSizeBytes;
+    const { stats } = this.#tools;
+    const pages = this.#tools.pages.doneBytes / this.#pageSizeBytes;
     if (this.#prefaulter.kind === ActionKind.zero) stats.addZeroed(pages);
     else stats.addInstalled(pages);
     stats.addPrefaulted(pages);

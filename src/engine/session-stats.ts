@@ -44,6 +44,14 @@ const counterNames = [
   "crowdedOutPages",
   /** Turns that ended, for the sake of other VMs, because enough bytes were installed. */
   "cutTurns",
+  /** Requests of vCPUs that were stopped until they were answered (KVM Userfault). */
+  "vcpuRequests",
+  /** Requests of guests that went on meanwhile, by the second socket. */
+  "asyncRequests",
+  /** The same by the rings of vCPUs. */
+  "ringFaults",
+  /** Frames on either socket that were no requests. */
+  "badFrames",
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 export type Counters = Readonly<Record<CounterName, number>>;
@@ -82,6 +90,10 @@ const UNPROTECTED_PAGES = at("unprotectedPages");
 const HELD_BACK_PAGES = at("heldBackPages");
 const CROWDED_OUT_PAGES = at("crowdedOutPages");
 const CUT_TURNS = at("cutTurns");
+const VCPU_REQUESTS = at("vcpuRequests");
+const ASYNC_REQUESTS = at("asyncRequests");
+const RING_FAULTS = at("ringFaults");
+const BAD_FRAMES = at("badFrames");
 
 const FAULT = stageNames.indexOf("fault");
 const QUEUE = stageNames.indexOf("queue");
@@ -175,6 +187,22 @@ export class SessionStats {
 
   addCutTurn(): void {
     this.#counters[CUT_TURNS]! += 1;
+  }
+
+  addVcpuRequest(): void {
+    this.#counters[VCPU_REQUESTS]! += 1;
+  }
+
+  addAsyncRequest(): void {
+    this.#counters[ASYNC_REQUESTS]! += 1;
+  }
+
+  addRingFault(): void {
+    this.#counters[RING_FAULTS]! += 1;
+  }
+
+  addBadFrames(frames: number): void {
+    this.#counters[BAD_FRAMES]! += frames;
   }
 
   /** From the moment faults were read until their waiters were woken, of `count` of them. */

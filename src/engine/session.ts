@@ -26,6 +26,17 @@ export interface SessionFailure {
   readonly kill: "killed" | "gone" | "denied";
 }
 
+export interface SessionParts {
+  readonly id: number;
+  readonly pid: number;
+  readonly regions: RegionMap;
+  readonly memory: SessionMemory;
+  /** Null: what the VM demands is not recorded. */
+  readonly demandLog: DemandLog | null;
+  /** Unmaps what the worker used, when that has let go. */
+  readonly retire: () => void;
+}
+
 export class Session {
   readonly id: number;
   readonly pid: number;
@@ -43,24 +54,18 @@ export class Session {
   onPrefaulted: (report: PrefaultReport) => void = () => {};
   /** What the VM has demanded, if that is recorded. */
   readonly demandLog: DemandLog | null;
-  readonly #memory: SessionMemory;
+  readonly #retire: () => void;
   readonly #resolveEnded: (end: SessionEnd) => void;
   #failure: string | undefined;
 
-  constructor(
-    id: number,
-    pid: number,
-    regions: RegionMap,
-    memory: SessionMemory,
-    demandLog: DemandLog | null,
-  ) {
-    this.id = id;
-    this.demandLog = demandLog;
-    this.pid = pid;
-    this.regions = regions;
-    this.#memory = memory;
-    this.pageTable = memory.pageTable;
-    this.stats = memory.stats;
+  constructor(parts: SessionParts) {
+    this.id = parts.id;
+    this.pid = parts.pid;
+    this.regions = parts.regions;
+    this.demandLog = parts.demandLog;
+    this.pageTable = parts.memory.pageTable;
+    this.stats = parts.memory.stats;
+    this.#retire = parts.retire;
     let resolveEnded: (end: SessionEnd) => void = () => {};
     this.ended = new Promise((resolve) => {
       resolveEnded = resolve;
@@ -81,7 +86,7 @@ export class Session {
 
   /** The engine's: the session is over, and its worker has let go of its memory. */
   end(reason: SessionEnd["reason"]): void {
-    this.#memory.retire();
+    this.#retire();
     this.#resolveEnded({
       reason,
       ...(this.#failure === undefined ? {} : { failure: this.#failure }),

@@ -3,20 +3,20 @@
  * the worker's, and then the others wait for it too.
  */
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
-import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { GuestPages } from "./guest-pages.ts";
 
 /** After so much the threads are woken, whatever comes next. A larger copy wakes its own. */
 export const MAX_UNWOKEN_BYTES = 16 * SMALL_PAGE_BYTES;
 
 export class WakeGroup {
-  readonly #uffd: Userfaultfd;
+  readonly #pages: GuestPages;
   /** A range that holds all that was installed and not woken, and how much that is. */
   #start = 0;
   #end = 0;
   #bytes = 0;
 
-  constructor(uffd: Userfaultfd) {
-    this.#uffd = uffd;
+  constructor(pages: GuestPages) {
+    this.#pages = pages;
   }
 
   get isEmpty(): boolean {
@@ -34,7 +34,7 @@ export class WakeGroup {
 
   /** One wake for all. Threads in between whose page is not there yet just fault again. */
   wake(): void {
-    this.#uffd.wake(this.#start, this.#end - this.#start);
+    this.#pages.wake(this.#start, this.#end - this.#start);
     this.#bytes = 0;
   }
 }

@@ -4,6 +4,7 @@
  */
 import type { SpinMode } from "../pager/pacing.ts";
 import type { PageRuns } from "../pager/prefaulter.ts";
+import type { GuestAddressRange } from "../protocol/guest-addresses.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
 import type { SessionMemorySetup } from "./session-memory.ts";
@@ -52,6 +53,22 @@ export interface TrackingSetup {
   readonly bitmapBytes: number;
 }
 
+/** What a VM with KVM Userfault has besides its userfaultfd and its first socket. */
+export interface UserfaultSetup {
+  readonly guestMemfd: number;
+  /** Mapped in this process, for as long as the session lasts; so are the rings' pages. */
+  readonly bitmapAddress: number;
+  readonly bitmapBytes: number;
+  readonly asyncSocket: number | null;
+  /** Of each vCPU, by its number; empty: none has any. */
+  readonly rings: readonly {
+    readonly pageAddress: number;
+    readonly notify: number;
+    readonly complete: number;
+  }[];
+  readonly guestAddresses: readonly GuestAddressRange[];
+}
+
 /** One VM, handed to the worker that owns it from now on, descriptors included. */
 export interface SessionSetup {
   /** Unique in this process; below 2^32. */
@@ -75,6 +92,8 @@ export interface SessionSetup {
   readonly recorder: RecorderSetup | null;
   /** Where writes are recorded, if they are. */
   readonly tracking: TrackingSetup | null;
+  /** Null: its faults are events of the userfaultfd, and nothing else. */
+  readonly userfault: UserfaultSetup | null;
   /** False only when the process to kill would be our own (the rehearsal). */
   readonly mayKill: boolean;
 }

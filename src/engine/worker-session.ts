@@ -9,21 +9,26 @@ import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd } from "../linux/fd.ts";
 import { ActionKind, type ActionList } from "../pager/actions.ts";
 import type { PageTable } from "../pager/page-table.ts";
-import { Planner, type Settlement } from "../pager/planner.ts";
+import { Planner, QUEUE_CAPACITY, type Settlement } from "../pager/planner.ts";
+import { MAX_WAITERS } from "../pager/waiters.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { Demand } from "./demand.ts";
 import { type DemandRecorder, openRecorder } from "./demand-log.ts";
 import { DirtyTracker } from "./dirty-tracker.ts";
+import type { GuestPages } from "./guest-pages.ts";
 import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
 import { Installer } from "./installer.ts";
-import { describeLoss } from "./page-loss.ts";
+import type { About, Intake } from "./intake.ts";
+import { LostPages } from "./lost-pages.ts";
 import { SessionIntake } from "./session-intake.ts";
 import { SessionMemory } from "./session-memory.ts";
-import { SessionPrefault, type Step } from "./session-prefault.ts";
+import { EVERYTHING, SessionPrefault, type Step } from "./session-prefault.ts";
 import type { SessionStats } from "./session-stats.ts";
+import { openUserfault, type UserfaultSession, type WatchedFd } from "./userfault-session.ts";
 import { wakeAll } from "./wake-all.ts";
 import { MAX_UNWOKEN_BYTES, WakeGroup } from "./wake-group.ts";
-import type { ErrorPolicy, PrefaultSetup, SessionSetup } from "./wire.ts";
+import type { PrefaultSetup, SessionSetup } from "./wire.ts";
 import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 
 /**
@@ -42,7 +47,6 @@ const STALLS_BEFORE_WAITING = 32;
  */
 const EXHAUSTED_AFTER_US = 1e6;
 const NO_PART = -1;
-const TELL_WAIT_EVERY_US = 60e6;
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** A fault of a scan brings at most this much: it waits for all of it, some 50 µs. */
@@ -51,13 +55,6 @@ const MAX_STREAM_BYTES = 64 * SMALL_PAGE_BYTES;
 const MAX_BYTES_PER_TURN = 4 * HUGE_PAGE_BYTES;
 /** The part that pages wait for whose own part could not be asked for yet. */
 const UNASKED_PART = -2;
-
-/** What `completePrefault` begins with: nothing in particular, in small steps beside the guest. */
-const EVERYTHING: PrefaultSetup = {
-  pages: { starts: new Uint32Array(0), counts: new Uint32Array(0) },
-  isPaced: true,
-  completes: true,
-};
 
 export class WorkerSession {
   readonly id: number;
@@ -86,12 +83,15 @@ export class WorkerSession {
   /** Null: nobody wants to know what the VM writes. */
   readonly #tracker: DirtyTracker | null;
   readonly #stats: SessionStats;
-  readonly #policy: ErrorPolicy;
-  #toldWaitUs = Number.NEGATIVE_INFINITY;
+  readonly #lost: LostPages;
   readonly #tools: WorkerTools;
   /** Null: nobody wants to know what a restore needs. */
   readonly #recorder: DemandRecorder | null;
-  readonly #intake: SessionIntake;
+  readonly #intake: Intake;
+  /** Null: its faults are events of the userfaultfd, and nothing else. */
+  readonly #userfault: UserfaultSession | null;
+  /** How pages come into its memory. */
+  readonly #pages: GuestPages;
   readonly #installer: Installer;
   /** Whether it is a step ahead that asks for bytes. */
   #isAhead = false;
@@ -122,7 +122,9 @@ export class WorkerSession {
     this.#bytes = imageBytesOf(setup.image, tools.buffers, (part) => this.#need(part));
     const { pageSizeBytes, tracking, memory } = setup;
     this.#pageSizeBytes = pageSizeBytes;
-    const { pageTable: table, stats } = SessionMemory.ofSetup(memory, this.#regions.pageLimit);
+    const isUserfault = setup.userfault !== null;
+    const kept = SessionMemory.ofSetup(memory, this.#regions.pageLimit, isUserfault);
+    const { pageTable: table, stats } = kept;
     this.#tracker = tracking === null ? null : new DirtyTracker(tracking, this.#regions, table);
     this.#planner = new Planner({
       regions: this.#regions,
@@ -130,27 +132,37 @@ export class WorkerSession {
       table,
       maxRunPages: Math.max(1, MAX_RUN_BYTES / pageSizeBytes),
       maxStreamPages: setup.hasStreams ? MAX_STREAM_BYTES / pageSizeBytes : 0,
+      queueCapacity: isUserfault ? MAX_WAITERS : QUEUE_CAPACITY,
     });
     this.#table = table;
     this.#stats = stats;
-    this.#policy = setup.onError;
     this.#tools = tools;
-    this.#unwoken = new WakeGroup(this.uffd);
-    this.#recorder = openRecorder(setup.recorder, this.attachedUs);
-    const { buffers } = tools;
-    const [uffd, bytes, tracker] = [this.uffd, this.#bytes, this.#tracker];
-    this.#intake = new SessionIntake({
-      ...{ session: this, uffd, regions: this.#regions, planner: this.#planner, tracker, tools },
-      ...{ stats: this.#stats, recorder: this.#recorder },
+    const recorder = openRecorder(setup.recorder, this.attachedUs);
+    this.#recorder = recorder;
+    const demand = new Demand({ session: this, recorder, tools });
+    const { uffd, survivalId } = this;
+    const regions = this.#regions;
+    const planner = this.#planner;
+    const bytes = this.#bytes;
+    const tracker = this.#tracker;
+    const common = { survivalId, uffd, regions, planner, stats, demand, tools };
+    this.#userfault = openUserfault(setup.userfault, this.#socket, kept, common);
+    this.#intake = this.#userfault?.intake ?? new SessionIntake({ ...common, tracker });
+    this.#pages = this.#userfault?.pages ?? uffd;
+    this.#unwoken = new WakeGroup(this.#pages);
+    const [pages, { buffers }] = [this.#pages, tools];
+    this.#installer = new Installer({ pages, bytes, tracker, pageSizeBytes, buffers });
+    this.#lost = new LostPages({
+      ...{ policy: setup.onError, pages, planner, tracker, stats, pageSizeBytes },
+      tellWait: (loss) => tools.tellWait(this, loss),
     });
-    this.#installer = new Installer({ uffd, bytes, tracker, pageSizeBytes, buffers });
     if (setup.prefault !== null) this.prefault = this.#openPrefault(setup.prefault);
   }
 
   #openPrefault(setup: PrefaultSetup): SessionPrefault {
-    const [uffd, regions, bytes] = [this.uffd, this.#regions, this.#bytes];
+    const [pages, regions, bytes] = [this.#pages, this.#regions, this.#bytes];
     const [table, installer, stats] = [this.#table, this.#installer, this.#stats];
-    return new SessionPrefault(setup, { uffd, regions, bytes, table, installer, stats });
+    return new SessionPrefault(setup, { pages, regions, bytes, table, installer, stats });
   }
 
   /**
@@ -158,6 +170,13 @@ export class WorkerSession {
    * the worker learned that there is something to do; latencies count from there.
    */
   turn(nowUs: number): Turn {
+    const turn = this.#takeTurn(nowUs);
+    if (turn === "again" || turn === "gone" || turn === "failed") return turn;
+    const rest = this.#intake.rest();
+    return rest === "idle" ? turn : rest;
+  }
+
+  #takeTurn(nowUs: number): Turn {
     this.lastActiveUs = nowUs;
     this.#bytes.nowSeconds = Math.floor(nowUs / 1e6);
     if (this.#planner.failureStreak === 0) this.#streakSinceUs = nowUs;
@@ -210,9 +229,23 @@ export class WorkerSession {
     return this.#planner.isParked(UNASKED_PART);
   }
 
-  /** Whoever waits for a handler that is gone faults again. */
-  wakeAll(): void {
-    wakeAll(this.uffd, this.#regions);
+  /** What its worker has to watch besides the userfaultfd and the process. */
+  get watched(): readonly WatchedFd[] {
+    return this.#userfault?.watched ?? [];
+  }
+
+  /** One of the descriptors says that there is something. */
+  notify(about: About): void {
+    this.#intake.notify(about);
+  }
+
+  /**
+   * Before the first turn. After a takeover whoever waits for a handler that is gone faults again.
+   * @throws FaultlineError `handshake`: what it shares with us makes no sense
+   */
+  begin(isTakeover: boolean): void {
+    if (isTakeover) wakeAll(this.uffd, this.#regions);
+    this.#userfault?.begin(isTakeover);
   }
 
   /** From now on, or after what is installed ahead already, everything is. */
@@ -239,12 +272,18 @@ export class WorkerSession {
    */
   letGo(): boolean {
     this.#drain();
+    assert(!this.mustStay, "a VM that goes on asking");
     const waiting = this.#planner.queuedPages + this.#planner.parkedPages;
     if (waiting > 0 || this.failure !== "") return false;
     for (const { baseHostAddress, sizeBytes } of this.#regions.regions) {
       this.uffd.unregister(baseHostAddress, sizeBytes);
     }
     return true;
+  }
+
+  /** Its VMM would take the end of our sockets for anything but good news. */
+  get mustStay(): boolean {
+    return this.#userfault !== null;
   }
 
   /** Writers wait, and it does not help to try at once: the VM's own thread has to go on first. */
@@ -257,6 +296,7 @@ export class WorkerSession {
     this.uffd.close();
     this.pidfd.close();
     this.#socket?.close();
+    this.#userfault?.close();
   }
 
   /** Takes all pending events. True if there is more to do before the next are waited for. */
@@ -291,7 +331,7 @@ export class WorkerSession {
         outcome = "badSource";
       }
       isDeferred = outcome === "deferred";
-      const settlement = this.#planner.settle(actions, index, outcome, this.uffd.doneBytes);
+      const settlement = this.#planner.settle(actions, index, outcome, this.#pages.doneBytes);
       this.#count(actions, index, outcome);
       if (outcome === "installed" || outcome === "partial") {
         if (this.#isArrival(actions, index)) this.#unwokenArrivals += 1;
@@ -343,10 +383,11 @@ export class WorkerSession {
       this.#planner.split(actions, index);
       return true;
     }
-    if (this.#policy !== "wait") return false;
+    if (!this.#lost.mayWait) return false;
     const page = actions.firstPages[index]!;
     const address = this.#regions.addressOf(actions.regions[index]!, page);
-    this.#tellWait(this.#describeLoss(address, page, "badSource"));
+    const loss = this.#lost.describe("badSource", address, page, this.#lossMessage);
+    this.#lost.tellWait(loss, this.lastActiveUs);
     this.#park(actions, index);
     return true;
   }
@@ -378,7 +419,7 @@ export class WorkerSession {
     if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
     else if (outcome === "deferred") this.#stats.addDeferred();
     if (outcome !== "installed" && outcome !== "partial") return;
-    const pages = this.uffd.doneBytes / this.#pageSizeBytes;
+    const pages = this.#pages.doneBytes / this.#pageSizeBytes;
     this.#pagesLeft -= pages;
     if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
     else this.#stats.addInstalled(pages);
@@ -398,7 +439,7 @@ export class WorkerSession {
   /** What action `index` has installed is woken with what comes next. */
   #wakeLater(actions: ActionList, index: number, nowUs: number): void {
     const start = this.#regions.addressOf(actions.regions[index]!, actions.firstPages[index]!);
-    if (this.#unwoken.add(start, this.uffd.doneBytes)) this.#wakeInstalled(nowUs);
+    if (this.#unwoken.add(start, this.#pages.doneBytes)) this.#wakeInstalled(nowUs);
   }
 
   #wakeInstalled(nowUs: number): void {
@@ -436,10 +477,10 @@ export class WorkerSession {
       case "retry":
         return "again";
       case "wake":
-        this.uffd.wake(address, this.#pageSizeBytes);
+        this.#pages.wake(address, this.#pageSizeBytes);
         return "again";
       case "wakeAndBackoff":
-        this.uffd.wake(address, this.#pageSizeBytes);
+        this.#pages.wake(address, this.#pageSizeBytes);
         return "later";
       case "backoff":
         return "later";
@@ -447,7 +488,7 @@ export class WorkerSession {
         return "gone";
       case "exhausted":
         if (monotonicUs() - this.#streakSinceUs < EXHAUSTED_AFTER_US) {
-          this.uffd.wake(address, this.#pageSizeBytes);
+          this.#pages.wake(address, this.#pageSizeBytes);
           return "later";
         }
         return this.#giveUp(actions, index, address, outcome);
@@ -458,46 +499,10 @@ export class WorkerSession {
 
   /** A page cannot be had: wait or poison it if that is the policy, else end the session. */
   #giveUp(actions: ActionList, index: number, address: number, outcome: Outcome): Turn {
-    const loss = this.#describeLoss(address, actions.firstPages[index]!, outcome);
-    if (this.#policy === "wait") {
-      this.#tellWait(loss);
-      // Where the page has left the queue, its waiters come back with a fresh fault.
-      if (outcome !== "badSource") this.uffd.wake(address, this.#pageSizeBytes);
-      return "rest";
-    }
-    if (this.#policy === "poison") {
-      this.#tracker?.poisoned(actions.firstPages[index]!);
-      switch (this.uffd.poison(address, this.#pageSizeBytes)) {
-        case "installed":
-          this.#stats.addPoisoned();
-          this.#planner.markPoisoned(actions, index);
-          return "again";
-        case "gone":
-          return "gone";
-        case "alreadyPresent":
-          this.#planner.letGo(actions, index);
-          this.uffd.wake(address, this.#pageSizeBytes);
-          return "again";
-        case "deferred":
-          // The page may have left the queue: its waiters come back with a fresh fault.
-          this.uffd.wake(address, this.#pageSizeBytes);
-          return "later";
-        default: // Poisoning failed for a reason of its own: fail closed.
-      }
-    }
-    this.failure = loss;
-    return "failed";
-  }
-
-  /** Once in a while: somebody must know, and see that it lasts. */
-  #tellWait(loss: string): void {
-    if (this.lastActiveUs - this.#toldWaitUs < TELL_WAIT_EVERY_US) return;
-    this.#toldWaitUs = this.lastActiveUs;
-    this.#tools.tellWait(this, loss);
-  }
-
-  #describeLoss(address: number, page: number, outcome: Outcome): string {
-    const offset = page * this.#pageSizeBytes;
-    return describeLoss(outcome, address, offset, this.#pageSizeBytes, this.#lossMessage);
+    const page = actions.firstPages[index]!;
+    const loss = this.#lost.describe(outcome, address, page, this.#lossMessage);
+    const turn = this.#lost.giveUp(actions, index, address, outcome, loss, this.lastActiveUs);
+    if (turn === "failed") this.failure = loss;
+    return turn;
   }
 }

@@ -20,6 +20,7 @@ import { sched_yield } from "../linux/sys.ts";
 import { ActionList } from "../pager/actions.ts";
 import { SpinPacer, StepPacer } from "../pager/pacing.ts";
 import { EventBatch } from "../uffd/events.ts";
+import { About } from "./intake.ts";
 import { PageBuffers } from "./page-buffers.ts";
 import type { Step } from "./session-prefault.ts";
 import { SurvivingBatch } from "./surviving-batches.ts";
@@ -38,10 +39,6 @@ import type { NeedVerdict, WorkerTools } from "./worker-tools.ts";
 const EVENTS_PER_WAIT = 64;
 /** Messages taken before faults are looked for again; the rest comes with the next wait. */
 const MESSAGES_PER_WAIT = 64;
-/** What an epoll event is about: the high tag. The low tag is the session. */
-const ABOUT_CONTROL = 0;
-const ABOUT_FAULTS = 1;
-const ABOUT_PROCESS = 2;
 /** How long a session rests that cannot go on at once: events in delivery, an empty pool. */
 const LATER_US = 1000;
 /** A process that exits loses its memory a moment before its pidfd tells. exec loses it too. */
@@ -109,7 +106,7 @@ class FaultWorker {
       unexpected: (nowUs) => this.#stepPacer.observeUnexpected(nowUs),
       tellWait: ({ id }, message) => this.#send({ type: "waits", id, message }),
     };
-    this.#epoll.add(setup.controlFd, 0, ABOUT_CONTROL);
+    this.#epoll.add(setup.controlFd, 0, About.control);
   }
 
   run(): void {
@@ -117,7 +114,7 @@ class FaultWorker {
     for (this.#pass = 1; !this.#isStopping; this.#pass += 1) {
       const count = this.#epoll.wait(this.#timeoutMs());
       for (let index = 0; index < count; index++) {
-        this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index));
+        this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index) as About);
       }
       if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
@@ -148,18 +145,19 @@ class FaultWorker {
     return waitUs < SHORT_WAIT_US ? 0 : Math.max(1, Math.ceil(waitUs / 1000));
   }
 
-  #dispatch(id: number, about: number): void {
-    if (about === ABOUT_CONTROL) {
+  #dispatch(id: number, about: About): void {
+    if (about === About.control) {
       this.#takeMessages();
       return;
     }
     // An earlier event of the same wait may have ended the session.
     const session = this.#sessions.get(id);
     if (session === undefined) return;
-    if (about === ABOUT_PROCESS) {
+    if (about === About.process) {
       this.#end(session, "exited");
       return;
     }
+    session.notify(about);
     const nowUs = monotonicUs();
     this.#pacer.observeGap(nowUs - this.#lastActiveUs);
     session.turnedInPass = this.#pass;
@@ -236,12 +234,9 @@ class FaultWorker {
       if (!session.isWatched) continue;
       session.prefault?.settlePart(part, lossMessage !== "");
       const nowUs = monotonicUs();
-      let turn: Turn;
-      try {
-        turn = session.turnForPart(part, need.sinceUs, nowUs, lossMessage);
-      } catch (error) {
-        turn = failInternally(session, error);
-      }
+      const turn = attempt(session, () =>
+        session.turnForPart(part, need.sinceUs, nowUs, lossMessage),
+      );
       this.#conclude(session, turn, nowUs);
     }
   }
@@ -260,12 +255,7 @@ class FaultWorker {
       // To the end of the line, if it has to wait again.
       this.#heldBack.delete(session);
       const nowUs = monotonicUs();
-      let turn: Turn;
-      try {
-        turn = session.turnForRoom(room, nowUs);
-      } catch (error) {
-        turn = failInternally(session, error);
-      }
+      const turn = attempt(session, () => session.turnForRoom(room, nowUs));
       this.#conclude(session, turn, nowUs);
       if (session.isWatched && session.isHeldBack) this.#heldBack.add(session);
     }
@@ -297,16 +287,9 @@ class FaultWorker {
       this.#ahead.delete(session);
       this.#ahead.add(session);
       this.#stepPacer.observeStep(nowUs);
-      this.#concludeStep(session, this.#stepAhead(session, nowUs));
+      const step = attempt(session, () => session.stepAhead(nowUs));
+      this.#concludeStep(session, step);
       return;
-    }
-  }
-
-  #stepAhead(session: WorkerSession, nowUs: number): Step | "failed" {
-    try {
-      return session.stepAhead(nowUs);
-    } catch (error) {
-      return failInternally(session, error);
     }
   }
 
@@ -342,6 +325,10 @@ class FaultWorker {
 
   /** Every page is there: the VM can do without us. */
   #complete(session: WorkerSession): void {
+    if (session.mustStay) {
+      this.#endPrefault(session, "kept");
+      return;
+    }
     const nowUs = monotonicUs();
     try {
       if (!session.letGo()) {
@@ -415,25 +402,28 @@ class FaultWorker {
   }
 
   #attach(setup: SessionSetup): void {
-    const session = new WorkerSession(setup, this.#tools);
     try {
-      if (setup.isTakeover) session.wakeAll();
+      const session = new WorkerSession(setup, this.#tools);
+      session.begin(setup.isTakeover);
       this.#watch(session);
       this.#sessions.set(session.id, session);
       if (session.prefault !== null) this.#ahead.add(session);
+      // KVM tells of nothing in a ring until that was looked at for the first time.
+      if (session.watched.length > 0) this.#unfinished.set(session, 0);
     } catch (error) {
       // Not watched, so never served: its descriptors stay open, lest it reads zeroes until it
       // dies.
-      const kill = killByPidfd(session.pidfd.fd);
-      this.#send({ type: "failed", id: session.id, message: describeError(error), kill });
-      this.#send({ type: "ended", id: session.id, reason: "gone" });
+      const [{ id }, kill] = [setup, killByPidfd(setup.pidfd)];
+      this.#send({ type: "failed", id, message: describeError(error), kill });
+      this.#send({ type: "ended", id, reason: "gone" });
     }
   }
 
   #watch(session: WorkerSession): void {
-    this.#epoll.add(session.uffd.fd, session.id, ABOUT_FAULTS);
+    this.#epoll.add(session.uffd.fd, session.id, About.faults);
     try {
-      this.#epoll.add(session.pidfd.fd, session.id, ABOUT_PROCESS);
+      this.#epoll.add(session.pidfd.fd, session.id, About.process);
+      for (const { fd, about } of session.watched) this.#epoll.addEdge(fd, session.id, about);
       session.isWatched = true;
     } catch (error) {
       this.#epoll.remove(session.uffd.fd);
@@ -458,7 +448,10 @@ class FaultWorker {
   }
 
   #unwatch(session: WorkerSession): void {
-    if (session.isWatched) this.#epoll.remove(session.uffd.fd);
+    if (session.isWatched) {
+      this.#epoll.remove(session.uffd.fd);
+      for (const { fd } of session.watched) this.#epoll.remove(fd);
+    }
     session.isWatched = false;
     this.#ahead.delete(session);
     this.#heldBack.delete(session);
@@ -482,6 +475,15 @@ class FaultWorker {
 
   #send(message: FromWorker): void {
     this.#port.postMessage(message);
+  }
+}
+
+/** A bug fails the session, and not the worker with all of its sessions. */
+function attempt<Result>(session: WorkerSession, act: () => Result): Result | "failed" {
+  try {
+    return act();
+  } catch (error) {
+    return failInternally(session, error);
   }
 }
 

@@ -39,6 +39,9 @@ export const O_CLOEXEC = 0x80000;
 export const O_PATH = 0x200000;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
+export const F_ADD_SEALS = 1033;
+export const F_GET_SEALS = 1034;
+export const F_SEAL_SHRINK = 0x2;
 export const F_SETFD = 2;
 export const FD_CLOEXEC = 1;
 export const F_DUPFD_CLOEXEC = 1030;
@@ -62,6 +65,7 @@ export const MADV_HUGEPAGE = 14;
 export const MADV_NOHUGEPAGE = 15;
 export const MADV_POPULATE_READ = 22;
 export const MFD_CLOEXEC = 1;
+export const MFD_ALLOW_SEALING = 2;
 
 /** cachestat(2), Linux 6.5, <linux/mman.h>. */
 export const cachestat_range = struct(16, { off: 0, len: 8 });

@@ -36,8 +36,8 @@ export class Epoll {
   }
 
   /** Tells once of what is there, and then each time that something comes, however much is left. */
-  addEdge(fd: number): void {
-    this.#add(fd, EPOLLIN | EPOLLET, 0, 0);
+  addEdge(fd: number, tagLow = 0, tagHigh = 0): void {
+    this.#add(fd, EPOLLIN | EPOLLET, tagLow, tagHigh);
   }
 
   get fd(): number {

@@ -1,18 +1,23 @@
 /** Mapped memory with one owner. See mmap(2), memfd_create(2). */
+import { ftruncateSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { type HostAddress, hostAddress } from "../base/units.ts";
 import {
+  F_ADD_SEALS,
+  F_GET_SEALS,
+  F_SEAL_SHRINK,
   MAP_ANONYMOUS,
   MAP_HUGE_2MB,
   MAP_HUGETLB,
   MAP_NORESERVE,
   MAP_PRIVATE,
   MAP_SHARED,
+  MFD_ALLOW_SEALING,
   MFD_CLOEXEC,
   PROT_READ,
   PROT_WRITE,
 } from "./abi-posix.ts";
-import { OwnedFd } from "./fd.ts";
+import { describeFd, OwnedFd } from "./fd.ts";
 import * as sys from "./sys.ts";
 
 /** For threads that know a mapping by its address only. */
@@ -91,4 +96,29 @@ export class MappedRegion {
 /** An anonymous file that lives in memory. See memfd_create(2). */
 export function createMemfd(name: string): OwnedFd {
   return new OwnedFd(sys.check(sys.memfd_create(name, MFD_CLOEXEC), "memfd_create"));
+}
+
+/** The same of a fixed size: nobody can take pages away from those who have it mapped. */
+export function createSealedMemfd(name: string, sizeBytes: number): OwnedFd {
+  const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const memfd = new OwnedFd(sys.check(sys.memfd_create(name, flags), "memfd_create"));
+  try {
+    ftruncateSync(memfd.fd, sizeBytes);
+    sys.check(sys.fcntl(memfd.fd, F_ADD_SEALS, F_SEAL_SHRINK), "fcntl(F_ADD_SEALS)");
+    return memfd;
+  } catch (error) {
+    memfd.close();
+    throw error;
+  }
+}
+
+/**
+ * Whether a mapping of it stays whole, whatever another process does: to touch a page that is gone
+ * is a SIGBUS, and to touch one of a file system of somebody's own may take for ever. True for a
+ * memfd that is sealed against shrinking, and for what belongs to KVM.
+ */
+export function isSafeToMap(fd: number): boolean {
+  if (describeFd(fd).startsWith("anon_inode:kvm-")) return true;
+  const seals = sys.fcntl(fd, F_GET_SEALS, 0);
+  return seals !== -1 && (seals & F_SEAL_SHRINK) !== 0;
 }

@@ -213,7 +213,17 @@ export function receiveWithFds(socket: number, target: Uint8Array): Received | n
 
 /** From now on `peekWithFds` begins at the oldest byte that nobody has received. */
 export function peekFromStart(socket: number): void {
+  setPeekOffset(socket, 0);
+}
+
+/** From now on every look with MSG_PEEK begins at the oldest byte, as without `peekFromStart`. */
+export function peekWithoutOffset(socket: number): void {
+  setPeekOffset(socket, -1);
+}
+
+function setPeekOffset(socket: number, offset: number): void {
   const value = new sys.Scratch(4);
+  value.words[0] = offset;
   const result = sys.setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, value.bytes, 4);
   sys.check(result, "setsockopt(SO_PEEK_OFF)");
 }

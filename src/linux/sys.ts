@@ -35,6 +35,12 @@ const f = {
     buffer: Pointer,
     count: number,
   ) => number,
+  pwrite: libc.func("intptr_t pwrite(int fd, void *buffer, size_t count, int64_t offset)") as (
+    fd: number,
+    buffer: Pointer,
+    count: number,
+    offset: number,
+  ) => number,
   lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)") as (
     fd: number,
     offset: number,
@@ -167,6 +173,18 @@ const f = {
     message: Pointer,
     flags: number,
   ) => number,
+  recv: libc.func("intptr_t recv(int fd, void *buffer, size_t count, int flags)") as (
+    fd: number,
+    buffer: Pointer,
+    count: number,
+    flags: number,
+  ) => number,
+  send: libc.func("intptr_t send(int fd, void *buffer, size_t count, int flags)") as (
+    fd: number,
+    buffer: Pointer,
+    count: number,
+    flags: number,
+  ) => number,
   getsockopt: libc.func(
     "int getsockopt(int fd, int level, int option, void *value, void *length)",
   ) as (fd: number, level: number, option: number, value: Pointer, length: Pointer) => number,
@@ -185,6 +203,7 @@ export const {
   close,
   read,
   write,
+  pwrite,
   lseek,
   flock,
   syncfs,
@@ -211,6 +230,8 @@ export const {
   connect,
   sendmsg,
   recvmsg,
+  recv,
+  send,
   getsockopt,
   setsockopt,
   clock_gettime,

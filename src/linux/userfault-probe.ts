@@ -12,6 +12,7 @@
  */
 import { describeError, FaultlineError, SysError } from "../base/errors.ts";
 import { MIB, SMALL_PAGE_BYTES } from "../base/units.ts";
+import { UserfaultBitmap } from "../base/userfault-bitmap.ts";
 import { KVM_EXIT_SHUTDOWN, kvm_regs } from "./abi-kvm.ts";
 import {
   GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -24,7 +25,6 @@ import { Kvm, type KvmVcpu, type KvmVm, type RunOutcome } from "./kvm.ts";
 import { writeU64 } from "./layout.ts";
 import { longModeSystemRegisters } from "./long-mode.ts";
 import { MappedRegion } from "./memory.ts";
-import { UserfaultBitmap } from "./userfault-bitmap.ts";
 
 export type UserfaultSupport =
   | { readonly kind: "none"; readonly reason: string }

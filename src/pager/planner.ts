@@ -81,6 +81,8 @@ export interface PlannerOptions {
   readonly maxRunPages: number;
   /** What a fault may bring at most when faults walk through memory; below 2: nothing ahead. */
   readonly maxStreamPages: number;
+  /** How many faults can wait; default: `QUEUE_CAPACITY`. */
+  readonly queueCapacity?: number;
 }
 
 export class Planner {
@@ -90,11 +92,11 @@ export class Planner {
   readonly #pageSizeBytes: number;
   readonly #maxRunPages: number;
   readonly #streams: Streams | null;
-  readonly #queue = new Float64Array(QUEUE_CAPACITY);
-  readonly #isKept = new Uint8Array(QUEUE_CAPACITY);
-  readonly #parkedPages = new Float64Array(QUEUE_CAPACITY);
+  readonly #queue: Float64Array;
+  readonly #isKept: Uint8Array;
+  readonly #parkedPages: Float64Array;
   /** The part of the image that each parked page waits for. */
-  readonly #parkedFor = new Float64Array(QUEUE_CAPACITY);
+  readonly #parkedFor: Float64Array;
   #queueLength = 0;
   #parkedLength = 0;
   #plannedLength = 0;
@@ -109,6 +111,11 @@ export class Planner {
     this.#table = options.table;
     this.#pageSizeBytes = options.regions.pageSizeBytes;
     this.#maxRunPages = options.maxRunPages;
+    const capacity = options.queueCapacity ?? QUEUE_CAPACITY;
+    this.#queue = new Float64Array(capacity);
+    this.#isKept = new Uint8Array(capacity);
+    this.#parkedPages = new Float64Array(capacity);
+    this.#parkedFor = new Float64Array(capacity);
     const streamPages = Math.min(options.maxRunPages, options.maxStreamPages);
     this.#streams = streamPages < 2 ? null : new Streams(streamPages);
     assert(options.table.pageCount >= options.regions.pageLimit, "page table smaller than regions");
@@ -132,10 +139,14 @@ export class Planner {
   fault(address: number): FaultVerdict {
     const region = this.#regions.regionAt(address);
     if (region < 0) return "outside";
-    const page = this.#regions.pageAt(region, address);
+    return this.faultPage(this.#regions.pageAt(region, address));
+  }
+
+  /** The same for a page of the image, which one of the regions holds. */
+  faultPage(page: number): FaultVerdict {
     const state = this.#table.get(page);
     if (state === PageState.pending) return "known";
-    if (this.#queueLength + this.#parkedLength === QUEUE_CAPACITY) return "overflow";
+    if (this.#queueLength + this.#parkedLength === this.#queue.length) return "overflow";
     this.#queue[this.#queueLength++] = page;
     if (state !== PageState.missing) return "queued";
     this.#table.set(page, PageState.pending);

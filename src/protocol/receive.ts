@@ -11,14 +11,18 @@ import type { OwnedFd } from "../linux/fd.ts";
 import { peekFromStart, peekWithFds, type Received, receiveWithFds } from "../linux/socket.ts";
 import { type ReadWatch, watchReadable } from "../linux/sys.ts";
 import { isCompleteHandshake, MAX_HANDSHAKE_BYTES } from "./handshake.ts";
+import { GUEST_MEMFD_FDS } from "./userfault-handshake.ts";
 
 /** Firecracker sends right after connect(); whoever needs longer is not one. */
 export const HANDSHAKE_TIMEOUT_MS = 5000;
 
 export interface RawHandshake {
   readonly body: Uint8Array;
-  /** What came in the userfaultfd's place; not yet known to be one. */
-  readonly descriptor: OwnedFd;
+  /**
+   * One, or the three of a VM with KVM Userfault. The first came in the userfaultfd's place; it is
+   * not yet known to be one.
+   */
+  readonly descriptors: readonly [OwnedFd, ...OwnedFd[]];
 }
 
 export interface ReceiveOptions {
@@ -56,6 +60,22 @@ export async function receiveHandshake(
 /** Of a socket's queue; a peer that goes on sending has to stop at some time. */
 const MAX_CONSUMED_MESSAGES = 1024;
 
+/**
+ * Takes so many bytes out of a socket that has them; what comes behind stays. Returns how many were
+ * there: the peer may have gone.
+ */
+export function consumeBytes(connection: OwnedFd, byteCount: number): number {
+  const dropped = new Uint8Array(FIRST_BUFFER_BYTES);
+  let left = byteCount;
+  while (left > 0) {
+    const received = receiveWithFds(connection.fd, dropped.subarray(0, left));
+    for (const fd of received?.fds ?? []) fd.close();
+    if (received === null || received.byteCount === 0) break;
+    left -= received.byteCount;
+  }
+  return byteCount - left;
+}
+
 /** Drops what was peeked: nobody finds it any more, and its descriptors are closed. */
 export function consumeHandshake(connection: OwnedFd): void {
   const dropped = new Uint8Array(FIRST_BUFFER_BYTES);
@@ -66,9 +86,24 @@ export function consumeHandshake(connection: OwnedFd): void {
   }
 }
 
-async function readUntilWhole(
+/** Something that comes in pieces. */
+export interface Receiving {
+  /** What has come stays in the socket. */
+  readonly isPeeked: boolean;
+  /** What a peer that ran out of time has not sent. */
+  readonly missing: string;
+  /** Takes all that is there; true when it is whole. */
+  readAvailable(socket: number): boolean;
+  refusal(what: string): FaultlineError;
+}
+
+/**
+ * @throws FaultlineError `handshake`: not in time. What `readAvailable` throws, and the reason of
+ *   `signal`.
+ */
+export async function readUntilWhole(
   connection: OwnedFd,
-  reception: Reception,
+  reception: Receiving,
   { timeoutMs = HANDSHAKE_TIMEOUT_MS, signal }: ReceiveOptions,
 ): Promise<void> {
   signal?.throwIfAborted();
@@ -127,7 +162,7 @@ function watchForMore(socket: number, onMore: () => void): ReadWatch {
 const FIRST_BUFFER_BYTES = 4096;
 
 /** What has come so far. */
-class Reception {
+class Reception implements Receiving {
   readonly fds: OwnedFd[] = [];
   readonly isPeeked: boolean;
   #bytes: Uint8Array<ArrayBuffer>;
@@ -139,7 +174,7 @@ class Reception {
     this.#bytes = new Uint8Array(isPeeked ? MAX_HANDSHAKE_BYTES + 1 : FIRST_BUFFER_BYTES);
   }
 
-  /** Takes all that is there; true when the message is whole and a descriptor has come. */
+  /** Whole: with a descriptor. */
   readAvailable(socket: number): boolean {
     while (!this.#isWhole()) {
       this.#makeRoom();
@@ -151,21 +186,20 @@ class Reception {
     return true;
   }
 
-  /** What a peer that ran out of time has not sent. */
   get missing(): string {
     if (this.#length === 0) return "nothing came";
     return this.fds.length === 0 ? "it came without a descriptor" : "its JSON did not end";
   }
 
   finish(): RawHandshake {
-    const [descriptor, ...others] = this.fds;
-    if (descriptor === undefined || others.length > 0) {
+    const [first, ...others] = this.fds;
+    if (first === undefined || (others.length > 0 && this.fds.length !== GUEST_MEMFD_FDS)) {
       throw this.refusal(
-        `it carries ${this.fds.length} descriptors instead of one. Three of them, with ` +
-          "is_guest_memfd, is Firecracker's secret-hiding protocol, which is not served yet",
+        `it carries ${this.fds.length} descriptors instead of one, or of the three that a VM ` +
+          "with a guest_memfd sends",
       );
     }
-    return { body: this.#bytes.slice(0, this.#length), descriptor };
+    return { body: this.#bytes.slice(0, this.#length), descriptors: [first, ...others] };
   }
 
   refusal(what: string): FaultlineError {

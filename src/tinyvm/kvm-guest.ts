@@ -1,7 +1,7 @@
 /**
  * The guest on a vCPU. KVM_RUN blocks the calling thread, also while a page is missing: tinyvm is a
- * process of its own and has nothing else to do meanwhile. It installs no signal handlers, so that
- * any deadly signal ends it even there.
+ * process of its own and has nothing else to do meanwhile. Deadly signals end it even there, as
+ * `main.ts` takes care that nobody catches them.
  */
 import { FaultlineError } from "../base/errors.ts";
 import { formatHex } from "../base/units.ts";

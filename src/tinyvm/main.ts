@@ -22,12 +22,22 @@ const USAGE = `Usage:
   tinyvm restore --dir DIR --socket PATH [--huge-pages] [--guest auto|kvm|process]
   tinyvm restore --dir DIR --userfault         (KVM Userfault: no handler)`;
 
+/**
+ * Signals that shall end a guest that waits for a page, for ever maybe. Node catches them from the
+ * start, and a signal that is caught does not end a wait inside KVM: to have listened once makes
+ * them deadly again.
+ */
+const DEADLY = ["SIGTERM", "SIGINT"] as const;
+
 function main(argv: readonly string[]): void {
+  for (const signal of DEADLY) process.on(signal, neverCalled).off(signal, neverCalled);
   const [command, ...rest] = argv;
   if (command === "boot") runBoot(rest);
   else if (command === "restore") runRestore(rest);
   else throw new FaultlineError("bad-option", `No command ${command ?? "given"}.\n${USAGE}`);
 }
+
+function neverCalled(): void {}
 
 function runBoot(args: string[]): void {
   const values = parse(args, {

@@ -9,10 +9,10 @@
 import { openSync, readSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import { UserfaultBitmap } from "../base/userfault-bitmap.ts";
 import { GUEST_MEMFD_FLAG_INIT_SHARED, GUEST_MEMFD_FLAG_MMAP } from "../linux/abi-kvm-userfault.ts";
 import type { KvmVm, MemoryFault } from "../linux/kvm.ts";
 import { MappedRegion } from "../linux/memory.ts";
-import { UserfaultBitmap } from "../linux/userfault-bitmap.ts";
 import { type GuestRegion, guestRegions } from "./memory-layout.ts";
 
 const LOW_SLOT = 0;

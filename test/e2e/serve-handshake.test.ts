@@ -76,7 +76,11 @@ describe("the descriptor", needs, () => {
   const cases: readonly (readonly [what: string, fds: readonly FdKind[], reason: RegExp])[] = [
     ["none", [], /it came without a descriptor within 300 ms \(after \d+ bytes and 0 descr/],
     ["two", ["guest", "guest"], /carries 2 descriptors instead of one/],
-    ["three", ["guest", "memfd", "memfd"], /carries 3 descriptors.*is_guest_memfd.*not served/],
+    [
+      "three",
+      ["guest", "memfd", "memfd"],
+      /carries 3 descriptors; a VM with ordinary memory sends 1/,
+    ],
     ["250", Array.from({ length: 250 }, () => "null" as const), /carries 250 descriptors/],
     ["an eventfd", ["eventfd"], /descriptor is anon_inode:\[eventfd\], no userfaultfd/],
     ["/dev/null", ["null"], /descriptor is \/dev\/null, no userfaultfd/],

@@ -28,7 +28,10 @@ function connection(): { vmm: OwnedFd; ours: OwnedFd; memfd: OwnedFd; inode: num
 
 /** Peeks, compares, and closes what came. */
 async function expectHandshake(ours: OwnedFd, inode: number, message = MESSAGE): Promise<void> {
-  const { body, descriptor } = await receiveHandshake(ours, { isPeeked });
+  const {
+    body,
+    descriptors: [descriptor],
+  } = await receiveHandshake(ours, { isPeeked });
   const found = fstatSync(descriptor.fd).ino;
   descriptor.close();
   assert.deepEqual([Buffer.from(body).toString(), found], [message.toString(), inode]);
@@ -135,7 +138,7 @@ describe("a peeked handshake", () => {
     const [far, near] = socketPair();
     sendWithFds(pair.vmm.fd, MESSAGE, [far.fd]);
     far.close();
-    (await receiveHandshake(pair.ours, { isPeeked })).descriptor.close();
+    (await receiveHandshake(pair.ours, { isPeeked })).descriptors[0].close();
     assert.equal(receiveWithFds(near.fd, Buffer.alloc(1)), null, "still in the queue");
     consumeHandshake(pair.ours);
     await waitFor("the end was closed", () => {

@@ -1,6 +1,6 @@
 /** tinyvm restores snapshots through a handler: the guest must read what it had. */
 import assert from "node:assert/strict";
-import { closeSync, copyFileSync, openSync, writeSync } from "node:fs";
+import { closeSync, copyFileSync, openSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { ExitCode } from "../../src/base/errors.ts";
@@ -140,6 +140,7 @@ describe("tinyvm restore, when something is wrong", () => {
       try {
         const isSent = () => run.events.some((each) => each.event === "handshake-sent");
         await waitFor("the handshake was sent", isSent, 10_000);
+        await waitFor("the guest waits for a page", () => waitsForPage(run.child.pid!), 10_000);
         run.child.kill("SIGTERM");
         const { signal, events } = await within("tinyvm ended", run.result);
         assert.equal(signal, "SIGTERM");
@@ -150,3 +151,8 @@ describe("tinyvm restore, when something is wrong", () => {
     });
   }
 });
+
+/** As the kernel tells where its thread sleeps; it hides that from users without privilege. */
+function waitsForPage(pid: number): boolean {
+  return readFileSync(`/proc/${pid}/wchan`, "latin1") === "handle_userfault";
+}

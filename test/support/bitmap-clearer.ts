@@ -3,8 +3,8 @@
  * ready. Tells how many of them were set.
  */
 import { parentPort, workerData } from "node:worker_threads";
+import { UserfaultBitmap } from "../../src/base/userfault-bitmap.ts";
 import { viewOf } from "../../src/linux/memory.ts";
-import { UserfaultBitmap } from "../../src/linux/userfault-bitmap.ts";
 
 export interface ClearerData {
   /** The bitmap, and behind it one word in which threads count themselves. */

@@ -4,6 +4,9 @@ import { OwnedFd } from "../../src/linux/fd.ts";
 import { receiveHandshake } from "../../src/protocol/receive.ts";
 
 using connection = new OwnedFd(3);
-const { body, descriptor } = await receiveHandshake(connection, { isPeeked: true });
+const {
+  body,
+  descriptors: [descriptor],
+} = await receiveHandshake(connection, { isPeeked: true });
 process.stdout.write(JSON.stringify([Buffer.from(body).toString(), fstatSync(descriptor.fd).ino]));
 descriptor.close();

@@ -6,13 +6,14 @@
  */
 import { fstatSync, openSync, rmSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { ApfRing, mapApfPage } from "../../src/linux/apf-ring.ts";
+import { UserfaultBitmap } from "../../src/base/userfault-bitmap.ts";
+import { mapApfPage } from "../../src/linux/apf-page.ts";
 import { Epoll } from "../../src/linux/epoll.ts";
 import { drainEventFd, signalEventFd } from "../../src/linux/eventfd.ts";
 import type { OwnedFd } from "../../src/linux/fd.ts";
 import { MappedRegion } from "../../src/linux/memory.ts";
 import { acceptUnix, listenUnix, type Received, receiveWithFds } from "../../src/linux/socket.ts";
-import { UserfaultBitmap } from "../../src/linux/userfault-bitmap.ts";
+import { ApfRing } from "../../src/pager/apf-ring.ts";
 import {
   type FaultRequest,
   FrameWriter,

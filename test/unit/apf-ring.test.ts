@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { APF_PAGE_BYTES, APF_RING_ENTRIES, ApfRing } from "../../src/linux/apf-ring.ts";
+import { APF_PAGE_BYTES, APF_RING_ENTRIES, ApfRing } from "../../src/pager/apf-ring.ts";
 
 const ARMED = 1;
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { UserfaultBitmap } from "../../src/linux/userfault-bitmap.ts";
+import { UserfaultBitmap } from "../../src/base/userfault-bitmap.ts";
 
 const PAGES = 256;
 

@@ -85,6 +85,15 @@ function addFaults(text: MetricText, { stats, bytes }: Totals): void {
   for (const stage of metrics.faultline_fault_stage_seconds.labels.stage) {
     text.addDurations("faultline_fault_stage_seconds", { stage }, times(stage), faultBoundsNs);
   }
+  const ways = {
+    request: counters.vcpuRequests,
+    async_request: counters.asyncRequests,
+    ring: counters.ringFaults,
+  };
+  for (const way of metrics.faultline_userfaults_total.labels.way) {
+    text.add("faultline_userfaults_total", { way }, ways[way]);
+  }
+  text.add("faultline_bad_frames_total", {}, counters.badFrames);
   const operations = {
     installed: counters.installs,
     already_present: counters.alreadyPresent,

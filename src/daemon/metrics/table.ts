@@ -118,6 +118,15 @@ export const metrics = {
     type: "counter",
     help: "Memory that VMMs have taken back (balloons).",
   },
+  faultline_userfaults_total: {
+    type: "counter",
+    help: "Faults of VMs with KVM Userfault that came by a socket or a ring, and not as events.",
+    labels: { way: ["request", "async_request", "ring"] },
+  },
+  faultline_bad_frames_total: {
+    type: "counter",
+    help: "What VMs with KVM Userfault sent that was no request.",
+  },
   faultline_awaited_pages_total: {
     type: "counter",
     help: "Pages that had to wait, as their bytes were not in memory.",

@@ -8,7 +8,7 @@
  * the handler clear bits of the same words, so nothing but an atomic AND will do:
  * docs/decisions/0021-atomics-on-mapped-memory.md.
  */
-import { assert } from "../base/assert.ts";
+import { assert } from "./assert.ts";
 
 const WORD_BITS = 32;
 
@@ -30,6 +30,19 @@ export class UserfaultBitmap {
   /** Whether a vCPU that touches the page asks for it. */
   isSet(page: number): boolean {
     return (Atomics.load(this.#words, page >>> 5) & bitOf(page)) !== 0;
+  }
+
+  /** The first page from `first` on whose bit is clear; `end` (exclusive) if there is none. */
+  nextClear(first: number, end: number): number {
+    const words = this.#words;
+    for (let page = first; page < end; ) {
+      const ones = Atomics.load(words, page >>> 5) >>> (page % WORD_BITS);
+      // With the bits that were shifted in set: those before `page` are of no interest.
+      const clear = ~(ones | ~(0xffff_ffff >>> (page % WORD_BITS)));
+      if (clear !== 0) return Math.min(end, page + (31 - Math.clz32(clear & -clear)));
+      page = (Math.floor(page / WORD_BITS) + 1) * WORD_BITS;
+    }
+    return end;
   }
 
   /** Clears the bits from `first` to `end` (exclusive); returns how many were set. */

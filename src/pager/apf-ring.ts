@@ -12,10 +12,8 @@
  * docs/decisions/0021-atomics-on-mapped-memory.md.
  */
 import { FaultlineError } from "../base/errors.ts";
-import { MappedRegion } from "./memory.ts";
 
-/** Where the page lies in a vCPU's descriptor (KVM_APF_PAGE_OFFSET pages), and its size. */
-export const APF_PAGE_OFFSET_BYTES = 3 * 4096;
+/** Bytes of the page. Where it lies in a vCPU's descriptor: `linux/apf-page.ts`. */
 export const APF_PAGE_BYTES = 4096;
 export const APF_RING_ENTRIES = 64;
 
@@ -115,9 +113,4 @@ export class ApfRing {
     Atomics.store(words, word.completeHead, this.#completeHead);
     return true;
   }
-}
-
-/** Maps the page of a vCPU's descriptor. The mapping outlives the descriptor. */
-export function mapApfPage(vcpuFd: number): MappedRegion {
-  return MappedRegion.shared(vcpuFd, APF_PAGE_BYTES, APF_PAGE_OFFSET_BYTES);
 }
