@@ -55,9 +55,9 @@ export class SimFleet {
 
   /** One thread, from its first chunk to its last. */
   async #lane(): Promise<void> {
-    const { steps, without, mutant } = this.#options;
+    const { stage, steps, without, mutant } = this.#options;
     const current = new Int32Array(new SharedArrayBuffer(4)).fill(-1);
-    const setup: SimWorkerSetup = { steps, without, mutant, current };
+    const setup: SimWorkerSetup = { stage, steps, without, mutant, current };
     const worker = new Worker(new URL("./sim-worker.js", import.meta.url), { workerData: setup });
     this.#workers.push(worker);
     let watch: NodeJS.Timeout | undefined;

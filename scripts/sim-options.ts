@@ -3,35 +3,41 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { FaultlineError } from "../src/base/errors.ts";
 import { oneOf, wholeNumber } from "../src/cli/options.ts";
-import { type Trouble, troubles } from "../src/sim/climate.ts";
-import { mutants } from "../src/sim/mutants.ts";
+import { type StageName, stages } from "../src/sim/stage.ts";
 
 const MAX_SEED = 2 ** 31 - 1;
 const MAX_STEPS = 1_000_000;
 const MAX_JOBS = 256;
 
 export interface SimOptions {
+  readonly stage: StageName;
   readonly fromSeed: number;
   readonly seedCount: number;
   readonly steps: number;
   readonly jobs: number;
-  readonly without: readonly Trouble[];
+  readonly without: readonly string[];
   readonly mutant: string | null;
   readonly hasTrace: boolean;
   readonly asJson: boolean;
   readonly wantsHelp: boolean;
 }
 
+/** In two lines, as columns are short. */
+function listed(names: readonly string[]): string {
+  return `${names.slice(0, 6).join(", ")},\n${" ".repeat(19)}${names.slice(6).join(", ")}`;
+}
+
 export const usage = `npm run sim -- [options]
 
 Runs the real planner and page table in virtual worlds made from seeds, and checks every page.
 
+  --userfault      worlds of VMs with KVM Userfault, with all that their handlers are made of
   --seeds N        how many worlds (1000)
   --from S         the first seed (0)
   --seed S         this world only
   --steps M        how long each lives before it calms down (1000)
-  --without LIST   switch off kinds of trouble: ${troubles.slice(0, 6).join(", ")},
-                   ${troubles.slice(6).join(", ")}
+  --without LIST   switch off kinds of trouble: ${listed(stages.uffd.troubles)}
+                   with --userfault: ${listed(stages.userfault.troubles)}
   --mutant NAME    test a handler that is wrong on purpose; a wrong NAME lists them
   --trace          print everything that happens; needs --seed
   --jobs N         threads (one per CPU)
@@ -55,14 +61,16 @@ export function parseSimOptions(argv: readonly string[]): SimOptions {
   }
   const defaultSeeds = seed === undefined ? "1000" : "1";
   const seedCount = wholeNumber("--seeds", 1, MAX_SEED)(seeds ?? defaultSeeds);
+  const stage = values.userfault === true ? "userfault" : "uffd";
   const fromOption = seed === undefined ? "--from" : "--seed";
   return {
+    stage,
     fromSeed: wholeNumber(fromOption, 0, MAX_SEED - seedCount)(seed ?? from ?? "0"),
     seedCount,
     steps: wholeNumber("--steps", 0, MAX_STEPS)(values.steps ?? "1000"),
     jobs: wholeNumber("--jobs", 1, MAX_JOBS)(jobs ?? String(availableParallelism())),
-    without: (values.without?.split(",") ?? []).map(oneOf("--without", troubles)),
-    mutant: values.mutant === undefined ? null : mutantName(values.mutant),
+    without: (values.without?.split(",") ?? []).map(oneOf("--without", stages[stage].troubles)),
+    mutant: values.mutant === undefined ? null : mutantName(stage, values.mutant),
     hasTrace: values.trace === true,
     asJson: values.json === true,
     wantsHelp: values.help === true,
@@ -76,6 +84,7 @@ function parse(argv: readonly string[]) {
     return parseArgs({
       args: [...argv],
       options: {
+        userfault: flag,
         seeds: text,
         from: text,
         seed: text,
@@ -93,7 +102,8 @@ function parse(argv: readonly string[]) {
   }
 }
 
-function mutantName(name: string): string {
+function mutantName(stage: StageName, name: string): string {
+  const { mutants } = stages[stage];
   if (Object.hasOwn(mutants, name)) return name;
   const list = Object.entries(mutants).map(([known, { mistake }]) => `  ${known}: ${mistake}`);
   throw bad(`--mutant ${name} does not exist: give one of\n${list.join("\n")}`);

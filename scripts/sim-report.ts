@@ -1,6 +1,6 @@
 /** What `npm run sim` says at its end. */
 import type { ShortFailure } from "../src/sim/shrink.ts";
-import { sights } from "../src/sim/tally.ts";
+import type { Sight } from "../src/sim/tally.ts";
 
 export interface SimSummary {
   readonly fromSeed: number;
@@ -14,7 +14,8 @@ export interface SimSummary {
   readonly failure: (ShortFailure & { readonly replay: string }) | null;
 }
 
-export function printSummary(summary: SimSummary): void {
+/** `sights`: what can be seen. */
+export function printSummary(summary: SimSummary, sights: readonly Sight[]): void {
   const { seeds, steps, fromSeed, durationSeconds, seedsPerSecond, failure } = summary;
   console.log("What was seen:");
   for (const [sight, count] of Object.entries(summary.seen)) {

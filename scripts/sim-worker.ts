@@ -1,14 +1,13 @@
 /** A thread of `npm run sim`: runs the worlds it is told to, one chunk of seeds after the other. */
 import { parentPort, workerData } from "node:worker_threads";
 import { assert } from "../src/base/assert.ts";
-import type { Trouble } from "../src/sim/climate.ts";
-import { mutants } from "../src/sim/mutants.ts";
-import { judge } from "../src/sim/shrink.ts";
+import { type StageName, stages } from "../src/sim/stage.ts";
 import { Tally } from "../src/sim/tally.ts";
 
 export interface SimWorkerSetup {
+  readonly stage: StageName;
   readonly steps: number;
-  readonly without: readonly Trouble[];
+  readonly without: readonly string[];
   readonly mutant: string | null;
   /** Where the thread writes the seed it is at, so that a world without end can be named. */
   readonly current: Int32Array;
@@ -28,14 +27,13 @@ export interface SimChunkResult {
 
 assert(parentPort !== null, "this file is a worker's entry");
 const port = parentPort;
-const { steps, without, mutant, current } = workerData as SimWorkerSetup;
-const parts = mutant === null ? {} : mutants[mutant]!.parts;
+const { stage, steps, without, mutant, current } = workerData as SimWorkerSetup;
 
 function runChunk({ from, end }: SimChunk): SimChunkResult {
   const tally = new Tally();
   for (let seed = from; seed < end; seed++) {
     Atomics.store(current, 0, seed);
-    const message = judge({ seed, steps, without, parts, tally });
+    const message = stages[stage].judge({ seed, steps, without, mutant, tally });
     if (message !== null) {
       return { doneSeeds: seed - from + 1, counts: tally.toJSON(), failure: { seed, message } };
     }

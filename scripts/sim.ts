@@ -4,8 +4,8 @@
  * the command that replays it. docs/TESTING.md has more.
  */
 import { ExitCode, FaultlineError } from "../src/base/errors.ts";
-import { mutants } from "../src/sim/mutants.ts";
-import { judge, type ShortFailure, shrink } from "../src/sim/shrink.ts";
+import type { ShortFailure } from "../src/sim/shrink.ts";
+import { stages } from "../src/sim/stage.ts";
 import { Tally } from "../src/sim/tally.ts";
 import { type Finding, SimFleet } from "./sim-fleet.ts";
 import { parseSimOptions, type SimOptions, usage } from "./sim-options.ts";
@@ -43,21 +43,17 @@ async function main(): Promise<number> {
     failure: failure === null ? null : { ...failure, replay: replayOf(options, failure) },
   };
   if (options.asJson) console.log(JSON.stringify(summary, null, 2));
-  else printSummary(summary);
+  else printSummary(summary, stages[options.stage].sights);
   if (failure !== null) return ExitCode.failed;
   return isInterrupted ? EXIT_INTERRUPTED : ExitCode.ok;
-}
-
-function partsOf({ mutant }: SimOptions) {
-  return mutant === null ? {} : mutants[mutant]!.parts;
 }
 
 /** One world, in this thread. */
 function runOne(options: SimOptions): SimResult {
   const tally = new Tally();
-  const { fromSeed: seed, steps, without } = options;
+  const { fromSeed: seed, steps, without, mutant } = options;
   const trace = options.hasTrace ? (line: string) => console.log(line) : null;
-  const message = judge({ seed, steps, without, parts: partsOf(options), tally, trace });
+  const message = stages[options.stage].judge({ seed, steps, without, mutant, tally, trace });
   const finding = message === null ? null : { seed, message, hasEnd: true };
   return { doneSeeds: 1, tally, finding, isInterrupted: false };
 }
@@ -89,15 +85,16 @@ async function runMany(options: SimOptions): Promise<SimResult> {
 
 /** The shortest form of what was found. A replay with its trace is short already. */
 function shorten(options: SimOptions, { seed, message, hasEnd }: Finding): ShortFailure {
-  const { steps, without } = options;
+  const { steps, without, mutant } = options;
   if (options.hasTrace || !hasEnd) return { seed, steps, without, message, trace: [] };
   if (!options.asJson) process.stderr.write(`seed ${seed}: ${message}\nMaking it shorter …\n`);
-  return shrink({ seed, steps, without, parts: partsOf(options) });
+  return stages[options.stage].shrink({ seed, steps, without, mutant });
 }
 
 function replayOf(options: SimOptions, { seed, steps, without }: ShortFailure): string {
   const words = ["npm run sim --", `--seed ${seed}`, `--steps ${steps}`];
   if (without.length > 0) words.push(`--without ${without.join(",")}`);
+  if (options.stage === "userfault") words.push("--userfault");
   if (options.mutant !== null) words.push(`--mutant ${options.mutant}`);
   return [...words, "--trace"].join(" ");
 }

@@ -82,18 +82,16 @@ export class Answers {
     const waiters = this.#waiters;
     for (let index = waiters.length - 1; index >= 0; index--) {
       if (waiters.kinds[index] !== WaiterKind.event || !waiters.isReady(index)) continue;
-      const isOver = this.#answerEvent(waiters.pages[index]!);
-      if (isOver === "wait") waiters.setReady(index, false);
-      else if (isOver) waiters.remove(index);
+      if (this.#answerEvent(waiters.pages[index]!)) waiters.remove(index);
     }
   }
 
-  /** True: they go on. False: not now. `wait`: the page is not there yet. */
-  #answerEvent(page: number): boolean | "wait" {
+  /** True: they go on. False: not now. */
+  #answerEvent(page: number): boolean {
     let outcome = this.#wires.continuePage(page);
     if (outcome === "badSource") {
-      // A bit that the VMM has cleared itself says nothing about the bytes.
-      if (this.#table.get(page) !== PageState.installed) return "wait";
+      // Brought and lost again before that was noted: the next flush knows that it is zero.
+      if (this.#table.get(page) !== PageState.installed) return false;
       outcome = this.#wires.zeroPage(page);
     }
     if (outcome === "deferred" || outcome === "outOfMemory") return false;

@@ -110,7 +110,8 @@ export class Userfaults {
   resume(): void {
     const { waiters, table, planner } = this.#parts;
     for (let index = waiters.length - 1; index >= 0; index--) {
-      if (waiters.kinds[index] === WaiterKind.event) waiters.remove(index);
+      const isForgotten = waiters.kinds[index] === WaiterKind.event || waiters.isVacant(index);
+      if (isForgotten) waiters.remove(index);
     }
     for (let index = 0; index < waiters.length; index++) {
       const page = waiters.pages[index]!;

@@ -28,6 +28,8 @@ export type WaiterKind = (typeof WaiterKind)[keyof typeof WaiterKind];
  * again. Who asks for more is no VMM that keeps to the protocol.
  */
 export const MAX_WAITERS = 4096;
+/** The kind of a waiter whose place another is about to take. */
+const NOBODY = 255;
 /** The guest address of a request that told none. */
 export const NO_GPA = -1;
 
@@ -122,19 +124,28 @@ export class Waiters {
     this.#isReady[index] = flag;
   }
 
-  /** It has its answer. The last one takes its place. */
+  /** Whether nobody waits there: who did was about to be replaced when the process died. */
+  isVacant(index: number): boolean {
+    return this.kinds[index] === NOBODY;
+  }
+
+  /**
+   * It has its answer. The last one takes its place, which is nobody's until all columns are
+   * there: of two waiters mixed into one, the VMM would be told what it has never asked for.
+   */
   remove(index: number): void {
     const last = this.length - 1;
     assert(index <= last, "nobody waits there");
     this.setReady(index, false);
     if (index < last) {
-      this.kinds[index] = this.kinds[last]!;
+      Atomics.store(this.kinds, index, NOBODY);
       this.vcpus[index] = this.vcpus[last]!;
       this.pages[index] = this.pages[last]!;
       this.flags[index] = this.flags[last]!;
       this.gpas[index] = this.gpas[last]!;
       this.offsets[index] = this.offsets[last]!;
       this.#isReady[index] = this.#isReady[last]!;
+      Atomics.store(this.kinds, index, this.kinds[last]!);
     }
     Atomics.store(this.#count, 0, last);
   }

@@ -4,14 +4,32 @@
  */
 import type { Trouble } from "./climate.ts";
 import { HandlerFailure, WrongPage } from "./failures.ts";
+import type { Tally } from "./tally.ts";
 import { runWorld, troublesOf, type WorldOptions } from "./world.ts";
 
 /** Up to here every number of steps is tried, because fewer steps may fail where more do not. */
 const STEPS_TRIED_ONE_BY_ONE = 300;
 const TRACE_LINES = 40;
 
+/** A world of any kind. */
+export interface PlayOptions<Trouble extends string, Parts> {
+  readonly seed: number;
+  readonly steps: number;
+  readonly without?: readonly Trouble[];
+  readonly parts?: Parts;
+  readonly trace?: ((line: string) => void) | null;
+  readonly tally?: Tally;
+}
+
+/** Where worlds of one kind are played. */
+export interface Theatre<Trouble extends string, Parts> {
+  /** Throws what is wrong. */
+  run(options: PlayOptions<Trouble, Parts>): void;
+  troublesOf(options: PlayOptions<Trouble, Parts>): Trouble[];
+}
+
 /** A world that fails, in its shortest form. */
-export interface ShortFailure {
+export interface ShortFailure<Trouble extends string = string> {
   readonly seed: number;
   readonly steps: number;
   readonly without: readonly Trouble[];
@@ -21,10 +39,24 @@ export interface ShortFailure {
   readonly trace: readonly string[];
 }
 
+const uffdTheatre = { run: runWorld, troublesOf };
+
 /** What is wrong with a world, in one sentence; null: nothing. */
 export function judge(options: WorldOptions): string | null {
+  return judgeBy(uffdTheatre, options);
+}
+
+/** `options`: a world that fails. */
+export function shrink(options: WorldOptions): ShortFailure<Trouble> {
+  return shrinkBy(uffdTheatre, options);
+}
+
+export function judgeBy<Kind extends string, Parts>(
+  theatre: Theatre<Kind, Parts>,
+  options: PlayOptions<Kind, Parts>,
+): string | null {
   try {
-    runWorld(options);
+    theatre.run(options);
     return null;
   } catch (error) {
     if (error instanceof WrongPage || error instanceof HandlerFailure) return error.message;
@@ -33,28 +65,37 @@ export function judge(options: WorldOptions): string | null {
   }
 }
 
-/** `options`: a world that fails. */
-export function shrink(options: WorldOptions): ShortFailure {
-  const without = needlessTroubles(options);
-  const steps = fewestSteps({ ...options, without });
+export function shrinkBy<Kind extends string, Parts>(
+  theatre: Theatre<Kind, Parts>,
+  options: PlayOptions<Kind, Parts>,
+): ShortFailure<Kind> {
+  const without = needlessTroubles(theatre, options);
+  const steps = fewestSteps(theatre, { ...options, without });
   const trace: string[] = [];
   const keep = (line: string): void => {
     if (trace.push(line) > TRACE_LINES) trace.shift();
   };
-  const message = judge({ ...options, without, steps, trace: keep });
+  const message = judgeBy(theatre, { ...options, without, steps, trace: keep });
   return { seed: options.seed, steps, without, message: message ?? "does not fail again", trace };
 }
 
-function needlessTroubles(options: WorldOptions): Trouble[] {
+function needlessTroubles<Kind extends string, Parts>(
+  theatre: Theatre<Kind, Parts>,
+  options: PlayOptions<Kind, Parts>,
+): Kind[] {
   const without = [...(options.without ?? [])];
-  for (const trouble of troublesOf(options)) {
-    if (judge({ ...options, without: [...without, trouble] }) !== null) without.push(trouble);
+  for (const trouble of theatre.troublesOf(options)) {
+    const fewer = { ...options, without: [...without, trouble] };
+    if (judgeBy(theatre, fewer) !== null) without.push(trouble);
   }
   return without;
 }
 
-function fewestSteps(options: WorldOptions): number {
-  const fails = (steps: number): boolean => judge({ ...options, steps }) !== null;
+function fewestSteps<Kind extends string, Parts>(
+  theatre: Theatre<Kind, Parts>,
+  options: PlayOptions<Kind, Parts>,
+): number {
+  const fails = (steps: number): boolean => judgeBy(theatre, { ...options, steps }) !== null;
   let passing = -1;
   let failing = options.steps;
   while (failing - passing > 1) {

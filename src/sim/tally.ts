@@ -86,7 +86,66 @@ export const sights = [
   "VM in a flood",
 ] as const;
 
-export type Sight = (typeof sights)[number];
+/** The same of VMs with KVM Userfault. */
+export const userfaultSights = [
+  // vCPUs and the VMM's threads.
+  "fault that stops the vCPU",
+  "fault by ring",
+  "fault by the second socket",
+  "ring of faults is full",
+  "ring signalled",
+  "event: MISSING",
+  "event: MINOR",
+  "request sent again",
+  "reply to a vCPU that runs",
+  "vCPU found a page missing",
+  "reads and writes checked",
+  // The VMM and KVM.
+  "hole",
+  "page filled by KVM",
+  "page mapped, and nobody woken",
+  // What the file and the userfaultfd answered.
+  "write: EEXIST",
+  "write: ENOMEM",
+  "write: ends early",
+  "write: ends in a page",
+  "write: ends before a page that is there",
+  "continue: installed",
+  "continue: deferred",
+  "continue: badSource",
+  "continue: alreadyPresent",
+  "zeroes for a hole",
+  "socket takes nothing",
+  "ring of completions is full",
+  // What became of faults.
+  "userfault: first",
+  "userfault: known",
+  "userfault: present",
+  "parked",
+  "piece installed ahead",
+  "scan given pages ahead",
+  "installed, to be woken later",
+  "turn: idle",
+  "turn: again",
+  "turn: later",
+  "turn: rest",
+  // Handlers that die.
+  "handler died between calls",
+  "handler died in a turn",
+  "handler died as it began",
+  "handler died inside a change of memory",
+  "waiter taken over",
+  "page found by a takeover",
+  "answer given twice",
+  "hole that nobody knew of",
+  // Kinds of worlds.
+  "VM on guest_memfd",
+  "VM on a memfd",
+] as const;
+
+export type Sight = (typeof sights)[number] | (typeof userfaultSights)[number];
+
+const allSights: readonly Sight[] = [...new Set<Sight>([...sights, ...userfaultSights])];
 
 /** `sightOf.outcome.partial` is "outcome: partial": put together once, not at every call. */
 function sightsNamed<Name extends string, Kind extends string>(
@@ -102,6 +161,7 @@ export const sightOf = {
     ...(["installed", "partial", "alreadyPresent", "deferred", "unregistered"] as const),
     ...(["badSource", "outOfMemory", "gone"] as const),
   ]),
+  userfault: sightsNamed("userfault", ["first", "known", "present"] as const),
   settlement: sightsNamed("settlement", [
     ...(["done", "wake", "retry", "wakeAndBackoff", "backoff"] as const),
     ...(["gone", "badSource", "exhausted"] as const),
@@ -122,7 +182,7 @@ export class Tally {
   }
 
   merge(counts: Readonly<Record<string, number>>): void {
-    for (const sight of sights) {
+    for (const sight of allSights) {
       const count = counts[sight] ?? 0;
       if (count > 0) this.add(sight, count);
     }
@@ -131,7 +191,7 @@ export class Tally {
   /** What was seen, in the order of the list. */
   toJSON(): Record<string, number> {
     return Object.fromEntries(
-      sights.flatMap((sight) => (this.get(sight) > 0 ? [[sight, this.get(sight)]] : [])),
+      allSights.flatMap((sight) => (this.get(sight) > 0 ? [[sight, this.get(sight)]] : [])),
     );
   }
 }

@@ -10,7 +10,7 @@ import {
   type PrefaultSettlement,
 } from "../pager/prefaulter.ts";
 import { UNREADABLE, ZERO_BODY } from "./virtual-memory.ts";
-import type { SessionOptions, VirtualSession } from "./virtual-session.ts";
+import type { HandledPages, SessionOptions, VirtualSession } from "./virtual-session.ts";
 
 const REST_US = 1e6;
 const DEFERRED_US = 1000;
@@ -45,7 +45,11 @@ export class VirtualPrefault {
     if (this.dueUs === Number.POSITIVE_INFINITY) this.dueUs = 0;
   }
 
-  step(session: VirtualSession, options: SessionOptions, nowUs: number): Step {
+  step<Pages extends HandledPages>(
+    session: VirtualSession<Pages>,
+    options: SessionOptions<Pages>,
+    nowUs: number,
+  ): Step {
     this.dueUs = 0;
     const prefaulter = this.#prefaulter;
     for (let left = this.#options.stepPages; left > 0; ) {
@@ -90,7 +94,10 @@ export class VirtualPrefault {
     }
   }
 
-  #absentPart(session: VirtualSession, { source, need }: SessionOptions): number | null {
+  #absentPart<Pages extends HandledPages>(
+    session: VirtualSession<Pages>,
+    { source, need }: SessionOptions<Pages>,
+  ): number | null {
     const { kind, firstPage, pageCount } = this.#prefaulter;
     if (kind === ActionKind.zero) return null;
     const [absent] = source.absentParts(firstPage, pageCount);
@@ -99,7 +106,11 @@ export class VirtualPrefault {
     return absent;
   }
 
-  #install({ kernel, source, regions }: SessionOptions): Outcome {
+  #install<Pages extends HandledPages>({
+    kernel,
+    source,
+    regions,
+  }: SessionOptions<Pages>): Outcome {
     const { kind, owner, region, firstPage, pageCount } = this.#prefaulter;
     const target = regions.addressOf(region, firstPage);
     if (kind === ActionKind.zero) {

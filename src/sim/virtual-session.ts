@@ -37,8 +37,14 @@ export interface VirtualSource {
   absentParts(page: number, pages: number): number[];
 }
 
-export interface SessionOptions {
-  readonly kernel: VirtualKernel;
+/** What a session operates: a userfaultfd, or what stands in its place for KVM Userfault. */
+export type HandledPages = Pick<
+  VirtualKernel,
+  "read" | "copy" | "zeropage" | "poison" | "wake" | "letGo" | "close"
+> & { progress: number; readonly doneBytes: number; readonly isHugetlb: boolean };
+
+export interface SessionOptions<Pages extends HandledPages = VirtualKernel> {
+  readonly kernel: Pages;
   readonly planner: Planner;
   readonly regions: RegionMap;
   readonly source: VirtualSource;
@@ -48,7 +54,7 @@ export interface SessionOptions {
   /** Messages per read: 64 in the engine. */
   readonly batchCapacity: number;
   /** Asks for a part of the snapshot; false: not now. Faults may have to wait, steps ahead not. */
-  readonly need: (session: VirtualSession, part: number, isUrgent: boolean) => boolean;
+  readonly need: (session: VirtualSession<Pages>, part: number, isUrgent: boolean) => boolean;
   readonly tally: Tally;
   /** What is installed ahead of faults. */
   readonly prefault: VirtualPrefault | null;
@@ -61,8 +67,8 @@ export interface Failure {
   readonly outcome: Outcome | null;
 }
 
-export class VirtualSession {
-  readonly kernel: VirtualKernel;
+export class VirtualSession<Pages extends HandledPages = VirtualKernel> {
+  readonly kernel: Pages;
   readonly mayKill: boolean;
   /** Whether the worker's epoll holds the userfaultfd. */
   isWatched = true;
@@ -72,7 +78,7 @@ export class VirtualSession {
   prefault: VirtualPrefault | null;
   /** Parts that were asked for and have not been answered; the worker counts. */
   askedParts = 0;
-  protected readonly options: SessionOptions;
+  protected readonly options: SessionOptions<Pages>;
   protected readonly actions = new ActionList();
   readonly #messages: Message[] = [];
   readonly #pageSizeBytes: number;
@@ -91,7 +97,7 @@ export class VirtualSession {
   #unwokenEnd = 0;
   #unwokenBytes = 0;
 
-  constructor(options: SessionOptions) {
+  constructor(options: SessionOptions<Pages>) {
     this.options = options;
     this.kernel = options.kernel;
     this.mayKill = options.mayKill;
@@ -100,6 +106,13 @@ export class VirtualSession {
   }
 
   turn(nowUs: number): Turn {
+    const turn = this.#takeTurn(nowUs);
+    if (turn === "again" || turn === "gone" || turn === "failed") return turn;
+    const rest = this.rest();
+    return rest === "idle" ? turn : rest;
+  }
+
+  #takeTurn(nowUs: number): Turn {
     const { planner } = this.options;
     if (planner.failureStreak === 0) this.#streakSinceUs = nowUs;
     let hasProgress = false;
@@ -122,6 +135,11 @@ export class VirtualSession {
     if (this.#pagesLeft <= 0) this.options.tally.add("turn cut by its bytes");
     this.#stalls = hasProgress ? 0 : this.#stalls + 1;
     return this.#stalls < STALLS_BEFORE_WAITING ? "again" : "later";
+  }
+
+  /** Before the session waits: whether it may. */
+  protected rest(): "idle" | "again" | "later" {
+    return "idle";
   }
 
   turnForPart(part: number, isLost: boolean, nowUs: number): Turn {

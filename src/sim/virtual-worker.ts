@@ -11,7 +11,7 @@ import type { Turn, VirtualSession } from "./virtual-session.ts";
 
 export const LATER_US = 1000;
 export const EXIT_GRACE_US = 1e6;
-const REST_US = 1e6;
+export const REST_US = 1e6;
 
 export const FAREWELL_US = 1e6;
 const MAX_PARTS_PER_SESSION = 256;

@@ -49,6 +49,19 @@ describe("npm run sim", () => {
     assert.ok(again.stdout.includes(reported));
   });
 
+  test("plays VMs with KVM Userfault, and says so in the replay", () => {
+    const args = ["--userfault", "--seeds", "200", "--steps", "100"];
+    const { status, stdout, stderr } = sim(...args);
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /^ +\d+ {2}fault by ring$/m);
+    const found = sim(...args, "--mutant", "takeover-without-resume", "--json");
+    const { failure } = JSON.parse(found.stdout);
+    assert.equal(found.status, 1);
+    assert.match(failure.message, /waits for ever/);
+    assert.match(failure.replay, / --userfault --mutant takeover-without-resume --trace$/);
+    assert.equal(sim(...failure.replay.split(" ").slice(4)).status, 1);
+  });
+
   test("tells machines the same", () => {
     const { status, stdout } = sim("--seeds", "20", "--mutant", "eexist-without-wake", "--json");
     const { failure } = JSON.parse(stdout);
@@ -88,6 +101,11 @@ describe("npm run sim refuses", () => {
     ["--jobs 0", /^--jobs 0 cannot be used: give a whole number from 1 to /],
     ["--seed -1", /^Option '--seed' argument is ambiguous/],
     ["--without rain", /^--without rain cannot be used: give remove or /],
+    ["--userfault --without remove", /^--without remove cannot be used: give death or /],
+    [
+      "--userfault --mutant eexist",
+      /^--mutant eexist does not exist: give one of\n {2}clear-before/,
+    ],
     ["--mutant none", /^--mutant none does not exist: give one of\n {2}fault-before-remove: /],
     ["--trace", /^--trace prints one world: add --seed S\./],
     ["--seed 1 --seeds 2", /^--seed 1 is one world: leave out --seeds/],

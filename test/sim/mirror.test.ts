@@ -13,7 +13,15 @@ const pairs = [
 ] as const;
 
 /** Bounds of files whose code the simulator says in its own way. */
-const boundsOnly = [["src/engine/session-intake.ts", "src/sim/virtual-session.ts"]] as const;
+const boundsOnly = [
+  ["src/engine/session-intake.ts", "src/sim/virtual-session.ts"],
+  ["src/engine/userfault-intake.ts", "src/sim/userfault/session.ts"],
+] as const;
+
+/** What the engine has in a file of its own, and the simulator where it is used. */
+const partsOf: Readonly<Record<string, readonly string[]>> = {
+  "src/engine/worker-session.ts": ["src/engine/lost-pages.ts"],
+};
 
 /** What the simulator has no use for: it makes no runs of bytes, no epoll, no clock, no threads. */
 const notMirrored = [
@@ -41,7 +49,8 @@ function constants(file: string): Map<string, string> {
 
 /** The names that a `switch` of the file knows. */
 function cases(file: string): Set<string> {
-  const labels = readRepositoryFile(file).matchAll(/^\s+case "(\w+)":$/gm);
+  const text = [file, ...(partsOf[file] ?? [])].map(readRepositoryFile).join("\n");
+  const labels = text.matchAll(/^\s+case "(\w+)":$/gm);
   return new Set([...labels].map(([, label]) => label!));
 }
 
@@ -57,7 +66,7 @@ const leftOut = new Set([
 
 /** The lines of a method, without what sets the two sides apart in form. */
 function methodLines(file: string, name: string): string[] {
-  const body = new RegExp(`^  (?:protected )?#?${name}\\(.*\\{\\n([^]*?)^  \\}`, "m");
+  const body = new RegExp(`^  (?:protected )?(?:override )?#?${name}\\(.*\\{\\n([^]*?)^  \\}`, "m");
   const found = body.exec(readRepositoryFile(file));
   assert.ok(found !== null, `${file} has a method ${name}`);
   return found[1]!
@@ -65,7 +74,7 @@ function methodLines(file: string, name: string): string[] {
     .map((line) =>
       line
         .trim()
-        .replace(/\bthis\.#?/g, "")
+        .replace(/\bthis\.#?(intake\.)?/g, "")
         .replace('failure !== ""', "failure !== null"),
     )
     .filter((line) => !leftOut.has(line) && !line.startsWith("//"));
@@ -73,7 +82,14 @@ function methodLines(file: string, name: string): string[] {
 
 test("a session's turn is the same, line by line", () => {
   const [original, mirror] = pairs[0];
-  assert.deepEqual(methodLines(mirror, "turn"), methodLines(original, "turn"));
+  for (const method of ["turn", "takeTurn"]) {
+    assert.deepEqual(methodLines(mirror, method), methodLines(original, method), method);
+  }
+});
+
+test("so is what a session with KVM Userfault does before it waits", () => {
+  const [original, mirror] = boundsOnly[1];
+  assert.deepEqual(methodLines(mirror, "rest"), methodLines(original, "rest"));
 });
 
 test("so are the ends of a step ahead", () => {
