@@ -11,7 +11,7 @@ import type { BenchReport } from "../../src/bench/report.ts";
 import { compile } from "../../src/kit/compile.ts";
 import { shellWord } from "../../src/kit/handler-command.ts";
 import { builtRoot, repositoryRoot } from "../../src/kit/paths.ts";
-import { runBench, tinyReferenceRun } from "../support/bench-run.ts";
+import { runBench, tinyReferenceRun, tinyRun } from "../support/bench-run.ts";
 import { requires } from "../support/requires.ts";
 
 const needs = requires("userfaultfd", "cc");
@@ -35,6 +35,10 @@ describe("faultline bench userfault", needs, () => {
       ["userfault sync", "userfault ring"],
     );
     assertMeasured(report, ["reference", "handler 1"]);
+  });
+
+  test("compares faultline serve with the C reference, spinning or not", () => {
+    assertMeasured(measuredBy(tinyRun, "sync"), ["reference", "off", "auto"]);
   });
 
   test("prefault: all memory, also by a --handler where it is named", () => {
@@ -78,12 +82,20 @@ describe("faultline bench userfault", needs, () => {
   }
 
   function run(...args: readonly string[]): ReturnType<typeof runBench> {
+    return runWith(tinyReferenceRun, args);
+  }
+
+  function runWith(size: readonly string[], args: readonly string[]): ReturnType<typeof runBench> {
     const place = { ...process.env, TMPDIR: folder };
-    return runBench(["userfault", "--json", ...tinyReferenceRun, ...args], place);
+    return runBench(["userfault", "--json", ...size, ...args], place);
   }
 
   function measure(...args: readonly string[]): BenchReport {
-    const { status, out, error } = run(...args);
+    return measuredBy(tinyReferenceRun, ...args);
+  }
+
+  function measuredBy(size: readonly string[], ...args: readonly string[]): BenchReport {
+    const { status, out, error } = runWith(size, args);
     assert.equal(status, 0, error);
     assert.equal(error, "");
     assert.deepEqual(
