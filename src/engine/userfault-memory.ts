@@ -6,7 +6,7 @@
 import { fstatSync } from "node:fs";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
-import { mapApfPage } from "../linux/apf-page.ts";
+import { APF_PAGE_END_BYTES, mapApfPage } from "../linux/apf-page.ts";
 import { describeFd, type OwnedFd } from "../linux/fd.ts";
 import { isSafeToMap, MappedRegion } from "../linux/memory.ts";
 import { ApfRing } from "../pager/apf-ring.ts";
@@ -46,10 +46,10 @@ export class UserfaultMemory {
       const bitmap = mapBitmap(parts, regions);
       mapped.push(bitmap);
       const ringPages = parts.rings.map(({ vcpu }, index) => {
-        if (!isSafeToMap(vcpu.fd)) {
+        if (!isSafeToMap(vcpu.fd, APF_PAGE_END_BYTES)) {
           throw refusal(
             `the descriptor of vCPU ${index} is ${describeFd(vcpu.fd)}, neither a vCPU nor a ` +
-              "memfd that is sealed against shrinking",
+              "memfd of four pages that is sealed against shrinking",
           );
         }
         const page = mapApfPage(vcpu.fd);
@@ -101,7 +101,7 @@ function mapBitmap(parts: UserfaultParts, regions: RegionMap): MappedRegion {
         `for which ${neededBytes} are needed`,
     );
   }
-  if (!isSafeToMap(parts.bitmap.fd)) {
+  if (!isSafeToMap(parts.bitmap.fd, neededBytes)) {
     throw refusal(
       `its bitmap is ${describeFd(parts.bitmap.fd)}, and no memfd that is sealed against shrinking`,
     );

@@ -1,5 +1,5 @@
 /** Mapped memory with one owner. See mmap(2), memfd_create(2). */
-import { ftruncateSync } from "node:fs";
+import { fstatSync, ftruncateSync } from "node:fs";
 import { assert } from "../base/assert.ts";
 import { type HostAddress, hostAddress } from "../base/units.ts";
 import {
@@ -113,12 +113,13 @@ export function createSealedMemfd(name: string, sizeBytes: number): OwnedFd {
 }
 
 /**
- * Whether a mapping of it stays whole, whatever another process does: to touch a page that is gone
+ * Whether a mapping of its first `sizeBytes` stays whole, whatever another process does: to touch a page that is gone
  * is a SIGBUS, and to touch one of a file system of somebody's own may take for ever. True for a
  * memfd that is sealed against shrinking, and for what belongs to KVM.
  */
-export function isSafeToMap(fd: number): boolean {
+export function isSafeToMap(fd: number, sizeBytes: number): boolean {
   if (describeFd(fd).startsWith("anon_inode:kvm-")) return true;
   const seals = sys.fcntl(fd, F_GET_SEALS, 0);
-  return seals !== -1 && (seals & F_SEAL_SHRINK) !== 0;
+  if (seals === -1 || (seals & F_SEAL_SHRINK) === 0) return false;
+  return fstatSync(fd).size >= sizeBytes;
 }
