@@ -328,11 +328,15 @@ static void *watch(void *argument) {
     seen = __atomic_load_n(&progress, __ATOMIC_RELAXED);
     sleep((unsigned)deadline_s);
   }
+  int waiting[WAYS] = {0};
+  for (int i = 0; i < vcpu_count; i++)
+    for (int at = 0; at < vcpus[i].outstanding; at++) waiting[vcpus[i].faults[at].way]++;
   for (int i = 0; i < vcpu_count; i++) {
     struct fault f = vcpus[i].faults[0];
     if (vcpus[i].outstanding > 0)
-      fail("no answer within %d s: vCPU %d waits for page %" PRIu64 ", asked for by %s", deadline_s, i, f.page,
-           way_names[f.way]);
+      fail("no answer within %d s: vCPU %d waits for page %" PRIu64 ", asked for by %s (in all %d by sync, %d by apf, "
+           "%d by ring wait, and %s)", deadline_s, i, f.page, way_names[f.way], waiting[BY_SYNC], waiting[BY_APF],
+           waiting[BY_RING], host_state);
   }
   fail("no answer within %d s for %s", deadline_s, host_state);
 }

@@ -37,8 +37,8 @@ export function parseEntry(name: string): { id: string; role: SessionRole } | nu
 }
 
 export function dropSession(keeper: Keeper, id: string): void {
-  // The record last: what has none is nobody's.
-  for (const role of ["listener", "apf", "connection", "async", "vm", "record"] as const) {
+  // The VM before what it cannot be taken over without; the record last: what has none is nobody's.
+  for (const role of ["listener", "apf", "vm", "connection", "async", "record"] as const) {
     keeper.drop(entryOf(id, role));
   }
 }

@@ -19,6 +19,8 @@ import {
 import { MAX_RING_VCPUS, parseRingSetup, type RingSetup, ringSetupText } from "./ring-setup.ts";
 import { parseAnyHandshake } from "./userfault-handshake.ts";
 
+/** A character for each byte, whatever it is. */
+const TEXT = new TextDecoder("latin1");
 /** Pieces that are looked at; a handshake comes in one, or in a few. */
 const MAX_LOOKS = 1024;
 /** Of a frame's bytes the first that is always zero. */
@@ -108,7 +110,7 @@ export function restOfMessages(
   setup: string,
 ): { restBytes: number; isLast: boolean } {
   const zeroAt = bytes.indexOf(0);
-  const text = String.fromCharCode(...bytes.subarray(0, zeroAt < 0 ? bytes.length : zeroAt));
+  const text = TEXT.decode(bytes.subarray(0, zeroAt < 0 ? bytes.length : zeroAt));
   const setupAt = text.indexOf(setup);
   if (setupAt >= 0) return { restBytes: setupAt + setup.length, isLast: true };
   if (text.length < FRAME_ZERO_BYTE + 1) return { restBytes: 0, isLast: true };
