@@ -17,6 +17,8 @@
  *   split       no rings; every byte is sent by itself
  *   no-apf      no rings, no second socket
  *   killed      as mixed, and dies in the middle of it, by SIGKILL
+ *   siege       as mixed, with eight vCPUs that take some seconds: handlers die meanwhile, and others go on. Only here
+ *               an answer may come twice, as a handler may die between an answer and its note that it was given
  *
  * Checked is what a guest would notice: with every answer, or as soon as the bit is clear, the bytes are right; the
  * bit is clear before the answer; the answer is for a page and a vCPU that asked; its frame is in the one canonical
@@ -37,6 +39,7 @@
 #include <time.h>
 
 #define MAX_OUTSTANDING 96
+#define SIEGE_VCPUS 8
 
 enum way { BY_SYNC, BY_APF, BY_RING, WAYS };
 static const char *way_names[] = {"sync", "apf", "ring"};
@@ -53,7 +56,8 @@ static struct vcpu {
   uint32_t produced, consumed; /* private, as KVM's are */
   struct fault faults[MAX_OUTSTANDING];
   int outstanding;
-} vcpus[4];
+  uint8_t *asked; /* of each page: in which ways, as bits */
+} vcpus[MAX_VCPUS];
 
 static const char *scenario;
 static int vcpu_count;
@@ -65,7 +69,7 @@ static uint64_t *bitmap;
 static struct stream sync_stream, apf_stream;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static unsigned long counts[WAYS], host_count, progress;
+static unsigned long counts[WAYS], host_count, repeated_count, progress;
 static const char *host_state = "anybody";
 
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
@@ -82,9 +86,13 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *for
 
 static bool is(const char *name) { return strcmp(scenario, name) == 0; }
 
-static bool is_mixed(void) { return is("mixed") || is("killed"); }
+static bool is_mixed(void) { return is("mixed") || is("killed") || is("siege"); }
 
 static uint64_t gpa_of(uint64_t page) { return gpa_of_page(page, pages); }
+
+static uint64_t page_of_gpa(uint64_t gpa) {
+  return gpa < SECOND_GPA ? gpa / PAGE : (gpa - SECOND_GPA) / PAGE + pages / 2;
+}
 
 static uint32_t random_below(uint64_t *state, uint32_t end) {
   *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -107,12 +115,23 @@ static void die_now(void) {
 
 /* ---- answers -------------------------------------------------------------------------------------------------- */
 
+/* Said once more by a handler that does not know what the last one has said. */
+static bool is_repeated(const struct vcpu *v, bool has_gpa, uint64_t gpa, enum way way) {
+  if (!is("siege") || !has_gpa || page_of_gpa(gpa) >= pages) return false;
+  return v->asked[page_of_gpa(gpa)] & 1 << way && !is_set(bitmap, page_of_gpa(gpa));
+}
+
 static void answer(uint32_t index, bool has_gpa, uint64_t gpa, enum way way) {
   if (index >= (uint32_t)vcpu_count) fail("a reply names vCPU %u of %d", index, vcpu_count);
   struct vcpu *v = &vcpus[index];
   pthread_mutex_lock(&lock);
   int at = 0;
   while (at < v->outstanding && (v->faults[at].way != way || (has_gpa && gpa_of(v->faults[at].page) != gpa))) at++;
+  if (at == v->outstanding && is_repeated(v, has_gpa, gpa, way)) {
+    repeated_count++;
+    pthread_mutex_unlock(&lock);
+    return;
+  }
   if (at == v->outstanding)
     fail("an answer by %s for vCPU %u and gpa %#" PRIx64 ", which has not asked for it", way_names[way], index, gpa);
   uint64_t page = v->faults[at].page;
@@ -182,6 +201,7 @@ static size_t request_frame(uint8_t *frame, int vcpu, uint64_t page, enum way wa
 static void remember(struct vcpu *v, uint64_t page, enum way way, int answers) {
   pthread_mutex_lock(&lock);
   v->faults[v->outstanding++] = (struct fault){page, way, answers};
+  v->asked[page] |= (uint8_t)(1 << way);
   counts[way]++;
   pthread_mutex_unlock(&lock);
 }
@@ -239,6 +259,11 @@ static uint64_t *shuffled(uint64_t seed) {
 
 static uint64_t seed;
 
+/* Guests that have time: their handlers have not. */
+static void rest(uint64_t *random, uint32_t longest_us) {
+  if (is("siege")) usleep(random_below(random, longest_us));
+}
+
 static enum way way_of(uint64_t *random) {
   if (is_mixed()) return random_below(random, WAYS);
   if (is("apf")) return BY_APF;
@@ -267,6 +292,7 @@ static void *run_vcpu(void *argument) {
     }
     if (is("burst")) publish(v);
     await(v, asked, count);
+    rest(&random, 20000);
   }
   free(order);
   return NULL;
@@ -275,13 +301,14 @@ static void *run_vcpu(void *argument) {
 /* The VMM's own accesses: devices, and what KVM reads by host addresses. */
 static void *touch_host(void *argument) {
   (void)argument;
-  uint64_t *order = shuffled(is("race") ? seed : seed + 1000);
+  uint64_t *order = shuffled(is("race") ? seed : seed + 1000), random = seed;
   for (size_t i = 0; i < pages; i++) {
     uint64_t page = order[i];
     host_state = "the VMM, for a page of its own mapping";
     if (memcmp(host + page * PAGE, file + page * PAGE, PAGE) != 0)
       fail("page %" PRIu64 " has wrong bytes for the VMM", page);
     host_count++;
+    rest(&random, 1000);
     __atomic_fetch_add(&progress, 1, __ATOMIC_RELAXED);
     /* The next look at it is a fault of the other kind: the page is there, and not mapped. */
     if (page % 4 == 0 && is("host")) {
@@ -301,11 +328,15 @@ static void *watch(void *argument) {
     seen = __atomic_load_n(&progress, __ATOMIC_RELAXED);
     sleep((unsigned)deadline_s);
   }
+  int waiting[WAYS] = {0};
+  for (int i = 0; i < vcpu_count; i++)
+    for (int at = 0; at < vcpus[i].outstanding; at++) waiting[vcpus[i].faults[at].way]++;
   for (int i = 0; i < vcpu_count; i++) {
     struct fault f = vcpus[i].faults[0];
     if (vcpus[i].outstanding > 0)
-      fail("no answer within %d s: vCPU %d waits for page %" PRIu64 ", asked for by %s", deadline_s, i, f.page,
-           way_names[f.way]);
+      fail("no answer within %d s: vCPU %d waits for page %" PRIu64 ", asked for by %s (in all %d by sync, %d by apf, "
+           "%d by ring wait, and %s)", deadline_s, i, f.page, way_names[f.way], waiting[BY_SYNC], waiting[BY_APF],
+           waiting[BY_RING], host_state);
   }
   fail("no answer within %d s for %s", deadline_s, host_state);
 }
@@ -324,7 +355,7 @@ static void make_rings(void) {
 }
 
 static void tell_rings(void) {
-  int fds[12];
+  int fds[3 * MAX_VCPUS];
   char text[128];
   for (int i = 0; i < vcpu_count; i++) {
     fds[3 * i] = vcpus[i].notify;
@@ -353,7 +384,7 @@ int main(int argc, char **argv) {
   int deadline_s = argc > 5 ? atoi(argv[5]) : 5;
   has_apf = !is("no-apf");
   has_rings = has_apf && !is("glued") && !is("split");
-  vcpu_count = is_mixed() || is("ring") ? 4 : is("host") || is("glued") || is("split") ? 1 : 2;
+  vcpu_count = is("siege") ? SIEGE_VCPUS : is_mixed() || is("ring") ? 4 : is("host") || is("glued") || is("split") ? 1 : 2;
 
   int fd = open(argv[2], O_RDONLY | O_CLOEXEC);
   struct stat info;
@@ -372,6 +403,10 @@ int main(int argc, char **argv) {
   /* As in Firecracker, only now: a handler that has cleared a bit already finds it set again. */
   bitmap = map(bitmap_fd, pages / 8, 0);
   memset(bitmap, 0xff, pages / 8);
+  for (int i = 0; i < vcpu_count; i++) {
+    vcpus[i].asked = calloc(pages, 1);
+    if (vcpus[i].asked == NULL) die("calloc: %m");
+  }
   make_rings();
   start(watch, &deadline_s);
   start(read_replies, &sync_stream);
@@ -380,7 +415,7 @@ int main(int argc, char **argv) {
   tell_rings();
   if (is("glued")) await(&vcpus[0], (uint64_t[]){0}, 1);
 
-  pthread_t threads[5];
+  pthread_t threads[MAX_VCPUS + 1];
   int count = 0;
   if (is("host") || is("race") || is_mixed()) threads[count++] = start(touch_host, NULL);
   for (int i = 0; !is("host") && i < vcpu_count; i++) threads[count++] = start(run_vcpu, &vcpus[i]);
@@ -389,8 +424,8 @@ int main(int argc, char **argv) {
     if (!is("host") && is_set(bitmap, page)) fail("the bit of page %zu is set at the end", page);
     check_bytes(page, "at the end");
   }
-  printf("ok %zu pages: %lu sync, %lu apf, %lu ring, %lu host\n", pages, counts[BY_SYNC], counts[BY_APF], counts[BY_RING],
-         host_count);
+  printf("ok %zu pages: %lu sync, %lu apf, %lu ring, %lu host, %lu repeated\n", pages, counts[BY_SYNC], counts[BY_APF],
+         counts[BY_RING], host_count, repeated_count);
   fflush(stdout);
   _exit(0);
 }

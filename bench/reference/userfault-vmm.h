@@ -63,7 +63,7 @@ static inline int connect_to(const char *path, bool is_apf) {
 }
 
 static inline void send_fds(int socket, const char *text, size_t length, const int *fds, int fd_count) {
-  char control[CMSG_SPACE(sizeof(int) * 12)] = {0};
+  char control[CMSG_SPACE(sizeof(int) * 3 * MAX_VCPUS)] = {0};
   struct iovec body = {(void *)text, length};
   struct msghdr message = {.msg_iov = &body, .msg_iovlen = 1};
   if (fd_count > 0) {

@@ -34,6 +34,7 @@ interface RestoreFlags extends ControlFlags {
   /** Seconds. */
   readonly connectWithin?: number;
   readonly recordFor?: number;
+  readonly asyncFaults: boolean;
   readonly state?: string;
   readonly firecracker?: string;
   readonly jailer?: string;
@@ -74,6 +75,11 @@ export function restoreCommand(): Command {
       "--record-for <s>",
       "what the VM demands in this time is what a restore needs; 0: learn nothing",
       wholeNumber("--record-for", 0, 3600),
+    )
+    .option(
+      "--async-faults",
+      "listen on apf.socket beside the socket: for VMs with KVM Userfault",
+      false,
     );
   return withControlOptions(withVmmOptions(command))
     .addHelpText(
@@ -147,6 +153,7 @@ function specOf(memory: string, flags: RestoreFlags, jail: Jail | null): Session
     ...(owner === undefined ? {} : { owner }),
     ...(flags.connectWithin === undefined ? {} : { connectWithinS: flags.connectWithin }),
     ...(flags.recordFor === undefined ? {} : { recordForS: flags.recordFor }),
+    ...(flags.asyncFaults ? { asyncFaults: true } : {}),
     ...(Object.keys(flags.label).length === 0 ? {} : { labels: flags.label }),
   };
 }

@@ -12,7 +12,7 @@ import type { Logger } from "./log.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
 
 /** A VMM looks for it by this name. */
-const NAME = "apf.socket";
+export const ASYNC_FAULT_SOCKET = "apf.socket";
 /**
  * Connections whose VMs have not introduced themselves: VMMs of that branch connect whether they
  * have a guest_memfd or not. The oldest goes first.
@@ -45,7 +45,7 @@ export class AsyncFaultSocket {
     owner: SocketOwner | null,
     log: Logger,
   ): AsyncFaultSocket {
-    const path = join(dirname(socketPath), NAME);
+    const path = join(dirname(socketPath), ASYNC_FAULT_SOCKET);
     return new AsyncFaultSocket(SocketFile.listen(path, backlog, { owner }), log);
   }
 

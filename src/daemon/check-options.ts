@@ -18,7 +18,10 @@ export function assertPossible({ onError, trackDirty, prefault }: ServeOptions):
 }
 
 /** @throws FaultlineError `handshake`: what cannot be had of a VM with KVM Userfault */
-export function assertUserfaultPossible({ onError, trackDirty }: ServeOptions): void {
+export function assertUserfaultPossible({
+  onError,
+  trackDirty,
+}: Pick<ServeOptions, "onError" | "trackDirty">): void {
   const option =
     trackDirty !== undefined ? "--track-dirty" : onError === "poison" ? "--on-error poison" : null;
   if (option === null) return;

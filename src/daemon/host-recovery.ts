@@ -15,7 +15,7 @@ import type { HostTally } from "./host-tally.ts";
 import { dropSession, entryOf, type Keeper, parseEntry, type SessionRole } from "./keeper.ts";
 import type { Logger } from "./log.ts";
 import { decodeAttachment, readRecord, type SessionRecord } from "./session-record.ts";
-import { SocketFile } from "./socket-file.ts";
+import { SessionSockets } from "./session-sockets.ts";
 
 type Roles = Partial<Record<SessionRole, readonly OwnedFd[]>>;
 
@@ -111,12 +111,12 @@ function takeOver(
 ): boolean {
   const { id } = record;
   const memory = memories.get(record.memoryEntry);
-  const [uffd, pidfd, memfd] = roles.vm ?? [];
-  const [listener] = roles.listener ?? [];
-  if (listener !== undefined) {
-    // The dead pager had no time to remove it.
-    SocketFile.adopt(record.socketPath, listener).close();
-    keeper.drop(entryOf(id, "listener"));
+  const [uffd, pidfd, memfd, ...guest] = roles.vm ?? [];
+  const sockets = adoptSockets(record, roles, host);
+  if (sockets.listener !== null || sockets.asyncFaults !== null) {
+    // The dead pager had no time to remove them.
+    sockets.close();
+    for (const role of ["listener", "apf"] as const) keeper.drop(entryOf(id, role));
   }
   // The engine takes the descriptors over: for what goes wrong after that it is responsible.
   const killer = pidfd === undefined ? null : pidfd.fd;
@@ -129,7 +129,9 @@ function takeOver(
     host.memories.take(memory);
     session = new HostSession(record, memory, null, host.surroundings);
     host.add(session);
-    session.takeOver([uffd, pidfd, memfd], roles.connection?.[0] ?? null, batches);
+    const [connection = null] = roles.connection ?? [];
+    const [asyncSocket = null] = roles.async ?? [];
+    session.takeOver({ uffd, pidfd, memfd, guest, connection, asyncSocket }, batches);
     return true;
   } catch (error) {
     const kill = killer === null ? "denied" : killByPidfd(killer);
@@ -165,21 +167,28 @@ function listenAgain(
   memories: ReadonlyMap<string, HostMemory>,
   { host, keeper, log }: Recovery,
 ): void {
-  const { id, socketPath } = record;
+  const { id } = record;
   const memory = memories.get(record.memoryEntry);
-  const [listener] = roles.listener ?? [];
-  if (memory === undefined || listener === undefined) {
+  const sockets = adoptSockets(record, roles, host);
+  const isComplete = (sockets.asyncFaults !== null) === record.asyncFaults;
+  if (memory === undefined || sockets.listener === null || !isComplete) {
     log.warn({ session: id }, "Dropped a session that waited for its VM: it was not complete");
-    if (listener !== undefined) SocketFile.adopt(socketPath, listener).close();
+    sockets.close();
     closeAll(roles);
     dropSession(keeper, id);
     return;
   }
   host.memories.take(memory);
-  const socket = SocketFile.adopt(socketPath, listener);
-  const session = new HostSession(record, memory, socket, host.surroundings);
+  const session = new HostSession(record, memory, sockets, host.surroundings);
   host.add(session);
+  const [asyncSocket] = roles.async ?? [];
+  if (asyncSocket !== undefined) host.connectedAsync(id, asyncSocket);
   session.listen(roles.connection?.[0] ?? null);
+}
+
+function adoptSockets(record: SessionRecord, roles: Roles, host: Host): SessionSockets {
+  const [[listener], [asyncFaults]] = [roles.listener ?? [], roles.apf ?? []];
+  return SessionSockets.adopt(record, listener, asyncFaults, host.socketFolder);
 }
 
 function closeAll(roles: Roles): void {

@@ -29,6 +29,11 @@ export interface SessionSpec {
   readonly connectWithinS?: number;
   /** What is demanded in this time is what a restore needs, in seconds; 0: learn nothing. */
   readonly recordForS?: number;
+  /**
+   * Listen in the socket's folder for the asynchronous faults of a VM with KVM Userfault; without
+   * `socketPath` the session has a folder of its own. Default: no.
+   */
+  readonly asyncFaults?: boolean;
   /** The caller's own words for it; they come back in views and logs. */
   readonly labels?: Readonly<Record<string, string>>;
 }

@@ -10,18 +10,26 @@ import { recoverPages } from "../engine/recover-pages.ts";
 import type { Session } from "../engine/session.ts";
 import { SessionMemory } from "../engine/session-memory.ts";
 import type { SurvivingBatches } from "../engine/surviving-batches.ts";
+import type { UserfaultMemory, UserfaultParts } from "../engine/userfault-memory.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
-import { consumeHandshake } from "../protocol/receive.ts";
-import { closeReceived, type ReceivedVm, receiveVm } from "../protocol/receive-vm.ts";
+import { consumeBytes, consumeHandshake } from "../protocol/receive.ts";
+import { closeReceived, consumeRest, type ReceivedVm, receiveVm } from "../protocol/receive-vm.ts";
 import { adoptUserfaultfd } from "../uffd/adopt.ts";
 import type { Userfaultfd } from "../uffd/userfaultfd.ts";
+import { AsyncConnections } from "./async-connections.ts";
 import { assertBelongs } from "./check-handshake.ts";
 import type { HostMemory } from "./host-memories.ts";
 import type { SessionEndView, VmView } from "./host-service.ts";
 import type { CountedVm, HostTally } from "./host-tally.ts";
 import { dropSession, entryOf, type Keeper } from "./keeper.ts";
+import {
+  describeUserfault,
+  fdsOfUserfault,
+  openUserfault,
+  reopenUserfault,
+} from "./kept-userfault.ts";
 import type { Logger } from "./log.ts";
 import {
   type Attachment,
@@ -31,7 +39,7 @@ import {
   type SessionRecord,
 } from "./session-record.ts";
 import { describeSession, tellTroubles } from "./session-report.ts";
-import type { SocketFile } from "./socket-file.ts";
+import type { SessionSockets } from "./session-sockets.ts";
 
 /** What all sessions share. */
 export interface SessionSurroundings {
@@ -57,6 +65,24 @@ interface KnownVm {
   readonly connection: OwnedFd | null;
   readonly attachment: Attachment;
   readonly memory: SessionMemory;
+  /** Null: faults are events of the userfaultfd, and nothing else. */
+  readonly userfault: UserfaultMemory | null;
+}
+
+/** What a VM has said, with its second socket. */
+interface IntroducedVm extends ReceivedVm {
+  readonly userfault: UserfaultParts | null;
+}
+
+/** What an earlier pager has kept of a VM. */
+export interface KeptVm {
+  readonly uffd: OwnedFd;
+  readonly pidfd: OwnedFd;
+  readonly memfd: OwnedFd;
+  /** Of a VM with KVM Userfault. */
+  readonly guest: readonly OwnedFd[];
+  readonly asyncSocket: OwnedFd | null;
+  readonly connection: OwnedFd | null;
 }
 
 /** The VM of an attached session. */
@@ -75,7 +101,9 @@ export class HostSession {
   frozenFor: string | null = null;
   prefaultState: VmView["prefaultState"] = "off";
   readonly #around: SessionSurroundings;
-  readonly #socket: SocketFile | null;
+  readonly #sockets: SessionSockets | null;
+  /** Null: without asynchronous faults. */
+  readonly #asyncConnections: AsyncConnections | null;
   readonly #abort = new AbortController();
   #vm: Attached | null = null;
   #end: SessionEndView | null = null;
@@ -86,17 +114,22 @@ export class HostSession {
   readonly ended: Promise<void>;
   #resolveEnded: () => void = () => {};
 
-  /** `socket`: null where a VM is attached already. */
+  /** `sockets`: null where a VM is attached already. */
   constructor(
     record: SessionRecord,
     memory: HostMemory,
-    socket: SocketFile | null,
+    sockets: SessionSockets | null,
     around: SessionSurroundings,
   ) {
     this.record = record;
     this.memory = memory;
-    this.#socket = socket;
+    this.#sockets = sockets;
     this.#around = around;
+    const asyncFaults = sockets?.asyncFaults ?? null;
+    this.#asyncConnections =
+      asyncFaults === null
+        ? null
+        : new AsyncConnections(record.id, asyncFaults.listener, around.keeper);
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
     });
@@ -131,14 +164,16 @@ export class HostSession {
     let vm: KnownVm;
     try {
       peer = pinPeer(connection.fd, this.#allowedUids());
-      vm = this.#keepVm(connection, peer, await this.#receive(connection));
+      vm = this.#keepVm(connection, peer, await this.#receive(connection, peer));
     } catch (error) {
       peer?.pidfd.close();
       connection.close();
       if (this.#end !== null) return;
       this.lastRefusal = describeError(error);
       this.#around.onRefused(this, this.lastRefusal);
-      this.#around.keeper.drop(entryOf(this.id, "connection"));
+      for (const role of ["connection", "async"] as const) {
+        this.#around.keeper.drop(entryOf(this.id, role));
+      }
       this.#acceptNext();
       return;
     }
@@ -147,24 +182,34 @@ export class HostSession {
     this.#attach(vm, { isTakeover: false });
   }
 
+  /** Somebody has connected to `apf.socket`. False: nobody is wanted there. */
+  offerAsync(connection: OwnedFd): boolean {
+    if (this.#asyncConnections === null || this.#vm !== null || this.#end !== null) return false;
+    this.#asyncConnections.offer(connection);
+    return true;
+  }
+
   /** Goes on with a VM that an earlier pager has served. */
-  takeOver(
-    [uffd, pidfd, memfd]: readonly [OwnedFd, OwnedFd, OwnedFd],
-    connection: OwnedFd | null,
-    batches: readonly SurvivingBatches[],
-  ): void {
-    const { memory, header } = SessionMemory.adopt(memfd);
+  takeOver(kept: KeptVm, batches: readonly SurvivingBatches[]): void {
+    const { pidfd, connection, asyncSocket } = kept;
+    const { memory, header } = SessionMemory.adopt(kept.memfd);
     const attachment = decodeAttachment(header);
     const { regions } = attachment;
-    const { survivalId } = this.record;
-    for (const each of [null, ...batches]) {
+    const { survivalId, onError } = this.record;
+    const userfault = reopenUserfault(kept.guest, asyncSocket, attachment, onError);
+    // No event takes pages from a guest_memfd.
+    for (const each of [null, ...(userfault === null ? batches : [])]) {
       recoverPages({ memory, regions, batches: each, survivalId });
     }
-    if (connection !== null) consumeHandshake(connection);
+    if (attachment.userfault !== null) {
+      assert(connection !== null, "the connection was kept before its VM");
+      consumeRest(connection, attachment.userfault.ringCount);
+    } else if (connection !== null) consumeHandshake(connection);
     // Its worker wakes the VM's threads, so nobody else need.
-    const vm = { uffd: adoptUserfaultfd(uffd, []), pidfd, connection, attachment, memory };
+    const uffd = adoptUserfaultfd(kept.uffd, []);
+    const vm = { uffd, pidfd, connection, attachment, memory, userfault };
     this.#attach(vm, { isTakeover: true });
-    memfd.close();
+    kept.memfd.close();
   }
 
   /**
@@ -212,7 +257,7 @@ export class HostSession {
     this.#end = { at: new Date().toISOString(), reason, message };
     this.#abort.abort(new FaultlineError("handshake", "The session has ended."));
     if (this.#expiry !== null) clearTimeout(this.#expiry);
-    this.#socket?.close();
+    this.#closeSockets();
     // First: see host-tally.ts.
     this.#around.tally.addEnd(reason, this.#counted());
     dropSession(this.#around.keeper, this.id);
@@ -239,43 +284,55 @@ export class HostSession {
     return new Set([0, own, owner?.uid ?? own, ...allowedUids, ...this.#around.allowedUids]);
   }
 
-  async #receive(connection: OwnedFd): Promise<ReceivedVm> {
-    return await receiveVm(connection, {
-      hostPageBytes: getpagesize(),
-      timeoutMs: this.#around.handshakeTimeoutMs,
-      signal: this.#abort.signal,
-      isPeeked: true,
-    });
+  async #receive(connection: OwnedFd, { pid }: Peer): Promise<IntroducedVm> {
+    const { handshakeTimeoutMs: timeoutMs } = this.#around;
+    const { signal } = this.#abort;
+    const hostPageBytes = getpagesize();
+    const options = { hostPageBytes, timeoutMs, signal, isPeeked: true };
+    const received = await receiveVm(connection, options);
+    const { userfault } = received;
+    if (userfault === null) return { ...received, userfault };
+    try {
+      const asyncSocket = (await this.#asyncConnections?.take(pid, { timeoutMs, signal })) ?? null;
+      return { ...received, userfault: { ...userfault, asyncSocket } };
+    } catch (error) {
+      closeReceived(received);
+      throw error;
+    }
   }
 
   /** On failure nothing is kept, and the descriptor that came is closed. */
-  #keepVm(connection: OwnedFd, peer: Peer, received: ReceivedVm): KnownVm {
-    const { regions, descriptor, userfault } = received;
+  #keepVm(connection: OwnedFd, peer: Peer, received: IntroducedVm): KnownVm {
+    const { regions, descriptor, userfault: parts } = received;
     const { keeper, generation } = this.#around;
     let memory: SessionMemory | null = null;
+    let userfault: UserfaultMemory | null = null;
     try {
       // The session may have ended when this was already on its way.
       this.#abort.signal.throwIfAborted();
-      if (userfault !== null) {
-        throw new FaultlineError(
-          "handshake",
-          "This VM has a guest_memfd, which only `faultline serve` can serve for now.",
-        );
-      }
       assertBelongs(regions, this.memory.served.sizeBytes);
       this.memory.served.assertUnchanged();
       const uffd = adoptUserfaultfd(descriptor, regions.ranges);
-      const attachment = { pid: peer.pid, regions, attachedMs: Date.now(), generation };
-      const made = SessionMemory.inMemfd(regions.pageLimit, encodeAttachment(attachment));
+      if (parts !== null) userfault = openUserfault(parts, regions, this.record.onError);
+      const attachment: Attachment = {
+        ...{ pid: peer.pid, regions, attachedMs: Date.now(), generation },
+        userfault: parts && describeUserfault(parts),
+      };
+      const header = encodeAttachment(attachment);
+      const made = SessionMemory.inMemfd(regions.pageLimit, header, parts !== null);
       using memfd = made.fd;
       memory = made.memory;
-      keeper.keep(entryOf(this.id, "vm"), [uffd.fd, peer.pidfd.fd, memfd.fd]);
+      const guest = parts === null ? [] : fdsOfUserfault(parts);
+      keeper.keep(entryOf(this.id, "vm"), [uffd.fd, peer.pidfd.fd, memfd.fd, ...guest]);
       // From here on the VM is the next pager's too, and the handshake nobody's.
-      consumeHandshake(connection);
-      return { uffd, pidfd: peer.pidfd, connection, attachment, memory };
+      if (parts === null) consumeHandshake(connection);
+      else consumeBytes(connection, received.byteCount);
+      return { uffd, pidfd: peer.pidfd, connection, attachment, memory, userfault };
     } catch (error) {
       keeper.drop(entryOf(this.id, "vm"));
       memory?.retire();
+      userfault?.retire();
+      parts?.asyncSocket?.close();
       closeReceived(received);
       throw error;
     }
@@ -302,6 +359,7 @@ export class HostSession {
       survivalId: record.survivalId,
       isTakeover,
       prefault: plan.prefault,
+      userfault: vm.userfault,
       ...(plan.recordForUs === undefined ? {} : { recordForUs: plan.recordForUs }),
     });
     this.#vm = { engineSession: session, attachment };
@@ -317,8 +375,15 @@ export class HostSession {
   /** A session is for one VM, and it has come. */
   #stopListening(): void {
     if (this.#expiry !== null) clearTimeout(this.#expiry);
-    this.#socket?.close();
-    this.#around.keeper.drop(entryOf(this.id, "listener"));
+    this.#closeSockets();
+    for (const role of ["listener", "apf"] as const) {
+      this.#around.keeper.drop(entryOf(this.id, role));
+    }
+  }
+
+  #closeSockets(): void {
+    this.#asyncConnections?.close();
+    this.#sockets?.close();
   }
 
   async #follow(session: Session, log: Logger, isTakeover: boolean): Promise<void> {

@@ -3,7 +3,6 @@
  * them. Runs in the pager; all that has to outlive it is given to the keeper.
  */
 import { randomBytes } from "node:crypto";
-import { realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
@@ -32,8 +31,8 @@ import type { MemoryHost } from "./memory-host.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { keepRecord, type SessionRecord } from "./session-record.ts";
+import { defaultSocketPath, SessionSockets } from "./session-sockets.ts";
 import type { DaemonSettings } from "./settings.ts";
-import { SocketFile } from "./socket-file.ts";
 
 export interface HostParts {
   readonly settings: DaemonSettings;
@@ -49,8 +48,6 @@ export interface HostParts {
   readonly reload: () => Promise<void>;
 }
 
-/** VMs that connect to one session's socket at the same time: there is only one. */
-const SESSION_BACKLOG = 8;
 /** Sessions that have ended, for `show` and `ps --all`. */
 const MAX_ENDED = 256;
 
@@ -161,6 +158,13 @@ export class Host implements HostService {
 
   async detachSession(id: string, isForced: boolean): Promise<SessionView> {
     const session = this.#attached(id);
+    if (session.vm!.attachment.userfault !== null) {
+      throw new FaultlineError(
+        "conflict",
+        `The VM of session ${id} has a guest_memfd: it asks for pages as long as it lives, and ` +
+          "takes the end of its connection for an error. Kill it, or let it run.",
+      );
+    }
     const { missing } = this.#viewOf(session).vm!.pages;
     if (missing > 0 && !isForced) {
       throw new FaultlineError(
@@ -220,12 +224,14 @@ export class Host implements HostService {
   /** The supervisor has accepted a connection. */
   connected(id: string, connection: OwnedFd): void {
     const session = this.#sessions.get(id);
-    if (session === undefined) {
-      connection.close();
-      this.#parts.keeper.drop(entryOf(id, "connection"));
-      return;
-    }
-    void session.connected(connection);
+    if (session === undefined) this.#forgetConnection(id, connection, "connection");
+    else void session.connected(connection);
+  }
+
+  /** The same for a session's `apf.socket`. */
+  connectedAsync(id: string, connection: OwnedFd): void {
+    const isWanted = this.#sessions.get(id)?.offerAsync(connection) ?? false;
+    if (!isWanted) this.#forgetConnection(id, connection, "async");
   }
 
   /** Ends what still waits for its VM; resolves when the last VM has ended. */
@@ -243,25 +249,26 @@ export class Host implements HostService {
   #open(record: SessionRecord, memory: HostMemory): SessionView {
     const { keeper } = this.#parts;
     const { id } = record;
-    const socket = this.#listen(record);
+    const sockets = SessionSockets.listen(record, this.socketFolder);
+    const { listener, asyncFaults } = sockets;
     try {
       keepRecord(keeper, record);
-      keeper.keep(entryOf(id, "listener"), [socket.listener.fd]);
+      if (asyncFaults !== null) keeper.keep(entryOf(id, "apf"), [asyncFaults.listener.fd]);
+      if (listener !== null) keeper.keep(entryOf(id, "listener"), [listener.listener.fd]);
     } catch (error) {
-      socket.close();
+      sockets.close();
       throw error;
     }
-    const session = new HostSession(record, memory, socket, this.surroundings);
+    const session = new HostSession(record, memory, sockets, this.surroundings);
     this.#sessions.set(id, session);
     this.#parts.tally.add("created");
     session.listen();
     return this.#viewOf(session);
   }
 
-  #listen({ socketPath, owner }: SessionRecord): SocketFile {
-    const isOurFolder = dirname(socketPath) === realpathSync(this.socketFolder);
-    const listen = isOurFolder ? SocketFile.listen : SocketFile.listenAmongOthers;
-    return listen(socketPath, SESSION_BACKLOG, { owner });
+  #forgetConnection(id: string, connection: OwnedFd, role: "connection" | "async"): void {
+    connection.close();
+    this.#parts.keeper.drop(entryOf(id, role));
   }
 
   #reserve(wanted: string | undefined): string {
@@ -291,9 +298,23 @@ export class Host implements HostService {
     return id;
   }
 
-  #socketPath(id: string, { socketPath }: SessionSpec): string {
-    const path = socketPath ?? join(this.socketFolder, `${id}.sock`);
-    return allowedSocket(path, [this.socketFolder, ...this.#parts.settings.socketFolders]);
+  #socketPath(id: string, { socketPath, asyncFaults = false }: SessionSpec): string {
+    const wanted = socketPath ?? defaultSocketPath(this.socketFolder, id, asyncFaults);
+    const path = allowedSocket(wanted, [this.socketFolder, ...this.#parts.settings.socketFolders]);
+    if (asyncFaults) this.#assertFolderIsFree(dirname(path));
+    return path;
+  }
+
+  /** A VMM knows the second socket by its folder: that is one session's, until its VM has come. */
+  #assertFolderIsFree(folder: string): void {
+    for (const { id, record, vm } of this.#sessions.values()) {
+      if (!record.asyncFaults || vm !== null || dirname(record.socketPath) !== folder) continue;
+      throw new FaultlineError(
+        "socket-in-use",
+        `apf.socket in ${folder} belongs to session ${id}, whose VM has not come. Give each ` +
+          "session with asyncFaults a folder of its own, or no socketPath.",
+      );
+    }
   }
 
   #recordOf(id: string, spec: SessionSpec, socketPath: string, memory: HostMemory): SessionRecord {
@@ -311,6 +332,7 @@ export class Host implements HostService {
       allowedUids: [...(spec.allowedUids ?? [])],
       connectWithinS: spec.connectWithinS ?? settings.connectWithinS,
       recordForS: spec.recordForS ?? settings.recordForS,
+      asyncFaults: spec.asyncFaults ?? false,
       labels: { ...spec.labels },
       createdMs: Date.now(),
     };

@@ -7,7 +7,12 @@
  * | `s.ID.record` | a memfd: what the session was asked for | its creation, its end |
  * | `s.ID.listener` | its socket | its creation, its VM is attached |
  * | `s.ID.connection` | the VMM's connection | accept(2), its end, or its refusal |
+ * | `s.ID.apf` | its second socket, with `asyncFaults` | its creation, its VM is attached |
+ * | `s.ID.async` | the VMM's connection there | accept(2), its end, or its refusal |
  * | `s.ID.vm` | userfaultfd, pidfd, session memory | its VM is attached, its end |
+ *
+ * Of a VM with KVM Userfault `s.ID.vm` holds its guest_memfd and its bitmap too, and then for each
+ * vCPU with rings two eventfds and the vCPU: one entry, so that all is there or nothing.
  */
 export interface Keeper {
   /** Replaces what was there. In the kernel's hands when it returns. */
@@ -17,7 +22,7 @@ export interface Keeper {
   accept(listener: string, connection: string): void;
 }
 
-const roles = ["record", "listener", "connection", "vm"] as const;
+const roles = ["record", "listener", "connection", "apf", "async", "vm"] as const;
 export type SessionRole = (typeof roles)[number];
 
 export function entryOf(id: string, role: SessionRole): string {
@@ -32,8 +37,8 @@ export function parseEntry(name: string): { id: string; role: SessionRole } | nu
 }
 
 export function dropSession(keeper: Keeper, id: string): void {
-  // The record last: what has none is nobody's.
-  for (const role of ["listener", "connection", "vm", "record"] as const) {
+  // The VM before what it cannot be taken over without; the record last: what has none is nobody's.
+  for (const role of ["listener", "apf", "vm", "connection", "async", "record"] as const) {
     keeper.drop(entryOf(id, role));
   }
 }

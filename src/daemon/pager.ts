@@ -3,7 +3,7 @@
  * supervisor keeps what it needs to go on, and starts the next one, which has done beforehand all
  * that can be done: code loaded, fault workers started, a restore rehearsed.
  */
-import { mkdirSync, readdirSync, readFileSync, unlinkSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
@@ -107,8 +107,9 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   mkdirSync(host.socketFolder, { recursive: true, mode: 0o711 });
   if (generation === 1) removeStaleSockets(host.socketFolder);
   channel.onAccepted = (name, connection) => {
-    const { id = name } = parseEntry(name) ?? {};
-    host.connected(id, connection);
+    const { id = name, role } = parseEntry(name) ?? {};
+    if (role === "async") host.connectedAsync(id, connection);
+    else host.connected(id, connection);
   };
   channel.onStop = (stop) => void end(stop);
   const { old, fds } = previousBatches(entries, generation);
@@ -171,10 +172,15 @@ function fail(error: Error, log: Logger): void {
   process.kill(process.pid, "SIGKILL");
 }
 
-/** What a daemon has left that was killed: nobody listens there, as this one has its lock. */
+/**
+ * What a daemon has left that was killed: nobody listens there, as this one has its lock. Sessions
+ * with asynchronous faults have folders.
+ */
 function removeStaleSockets(folder: string): void {
-  for (const name of readdirSync(folder)) {
-    if (name.endsWith(".sock")) unlinkSync(join(folder, name));
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) rmSync(path, { recursive: true });
+    else if (entry.name.endsWith(".sock")) unlinkSync(path);
   }
 }
 

@@ -32,10 +32,20 @@ const record = v.object({
   allowedUids: v.array(whole),
   connectWithinS: whole,
   recordForS: whole,
+  /** Absent in records of earlier versions. */
+  asyncFaults: v.optional(v.boolean(), false),
   labels: v.record(v.string(), v.string()),
   createdMs: v.number(),
 });
 export type SessionRecord = v.InferOutput<typeof record>;
+
+/** Of a VM with KVM Userfault, besides its descriptors. */
+const userfault = v.object({
+  guestAddresses: v.array(v.object({ gpa: whole, sizeBytes: whole, imageOffset: whole })),
+  /** vCPUs that have rings. */
+  ringCount: whole,
+  hasAsyncSocket: v.boolean(),
+});
 
 const attachment = v.object({
   pid: whole,
@@ -43,6 +53,8 @@ const attachment = v.object({
   attachedMs: v.number(),
   /** Which pager of this daemon has attached it: the first is 1. */
   generation: whole,
+  /** Null: faults are events of the userfaultfd, and nothing else. */
+  userfault: v.optional(v.nullable(userfault), null),
 });
 /** What the VM said, and when. */
 export type Attachment = v.InferOutput<typeof attachment>;

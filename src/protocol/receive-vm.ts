@@ -8,6 +8,7 @@ import type { OwnedFd } from "../linux/fd.ts";
 import { peekFromStart, peekWithFds, peekWithoutOffset } from "../linux/socket.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { GuestAddressRange } from "./guest-addresses.ts";
+import { MAX_HANDSHAKE_BYTES } from "./handshake.ts";
 import {
   consumeBytes,
   type ReceiveOptions,
@@ -17,6 +18,13 @@ import {
 } from "./receive.ts";
 import { MAX_RING_VCPUS, parseRingSetup, type RingSetup, ringSetupText } from "./ring-setup.ts";
 import { parseAnyHandshake } from "./userfault-handshake.ts";
+
+/** A character for each byte, whatever it is. */
+const TEXT = new TextDecoder("latin1");
+/** Pieces that are looked at; a handshake comes in one, or in a few. */
+const MAX_LOOKS = 1024;
+/** Of a frame's bytes the first that is always zero. */
+const FRAME_ZERO_BYTE = 2;
 
 /** One vCPU's share in `exitless_apf`. */
 export interface RingFds {
@@ -76,6 +84,42 @@ export async function receiveVm(
   }
 }
 
+/**
+ * Takes out what is left of both messages of a VM with so many rings, and nothing behind them: an
+ * earlier process had begun to, or had not, or was done with it.
+ *
+ * A message is text, and a frame is not: its length is below 4096, so its third byte is zero.
+ */
+export function consumeRest(connection: OwnedFd, ringCount: number): void {
+  peekWithoutOffset(connection.fd);
+  const setup = ringSetupText(ringCount);
+  const bytes = new Uint8Array(MAX_HANDSHAKE_BYTES + setup.length);
+  // A look ends where descriptors are: between the two messages, too.
+  for (let looks = 0; looks < MAX_LOOKS; looks++) {
+    const seen = peekWithFds(connection.fd, bytes);
+    for (const fd of seen?.fds ?? []) fd.close();
+    const { restBytes, isLast } = restOfMessages(bytes.subarray(0, seen?.byteCount ?? 0), setup);
+    consumeBytes(connection, restBytes);
+    if (isLast) return;
+  }
+}
+
+/** How many of these bytes, at the beginning of a socket, belong to the messages. PURE. */
+export function restOfMessages(
+  bytes: Uint8Array,
+  setup: string,
+): { restBytes: number; isLast: boolean } {
+  const zeroAt = bytes.indexOf(0);
+  const text = TEXT.decode(bytes.subarray(0, zeroAt < 0 ? bytes.length : zeroAt));
+  const setupAt = text.indexOf(setup);
+  if (setupAt >= 0) return { restBytes: setupAt + setup.length, isLast: true };
+  if (text.length < FRAME_ZERO_BYTE + 1) return { restBytes: 0, isLast: true };
+  // The second message comes with descriptors of its own, or it is cut: its end is here.
+  const cut = suffixLength(text, setup);
+  if (cut > 0) return { restBytes: cut, isLast: true };
+  return { restBytes: text.length, isLast: false };
+}
+
 /** Of a VM that is not served after all. */
 export function closeReceived({ descriptor, userfault }: ReceivedVm): void {
   descriptor.close();
@@ -104,6 +148,14 @@ async function receiveRings(
     for (const fd of reception.fds) fd.close();
     throw error;
   }
+}
+
+/** How much of the end of `setup` the text begins with; so much that it is no frame. */
+function suffixLength(text: string, setup: string): number {
+  for (let length = setup.length - 1; length > FRAME_ZERO_BYTE; length--) {
+    if (text.startsWith(setup.slice(-length))) return length;
+  }
+  return 0;
 }
 
 /** What has come so far of the second message, and of what follows it. */

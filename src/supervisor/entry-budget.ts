@@ -6,7 +6,7 @@ import { assert } from "../base/assert.ts";
 import { FaultlineError } from "../base/errors.ts";
 import { isEntryName, MAX_FDS_PER_ENTRY } from "./messages.ts";
 
-/** A session has at most four; this is for 1024 of them, and as much again for everything else. */
+/** A session has at most six; this is for 1024 of them, and some for everything else. */
 export const MAX_ENTRIES = 8192;
 
 export class EntryBudget {

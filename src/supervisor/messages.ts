@@ -8,9 +8,13 @@
 export const CHANNEL_VARIABLE = "FAULTLINE_CHANNEL";
 /** Set for a pager that nobody waits for: `PagerChannel.isOnTrial`. */
 export const TRIAL_VARIABLE = "FAULTLINE_ON_TRIAL";
-export const MAX_FDS_PER_ENTRY = 8;
-/** More than a pager asks for in one batch; far below what the kernel passes at once (253). */
-const MAX_FDS_PER_PACKET = 64;
+/**
+ * A VM with KVM Userfault and 32 vCPUs: three as any VM, its guest_memfd and bitmap, three a vCPU.
+ * In one entry, so that it is there as a whole or not at all.
+ */
+export const MAX_FDS_PER_ENTRY = 3 + 2 + 3 * 32;
+/** One of the largest entries fits; far below what the kernel passes at once (253). */
+const MAX_FDS_PER_PACKET = 128;
 const NAME = /^[A-Za-z0-9._-]{1,128}$/;
 
 export type PagerMessage =

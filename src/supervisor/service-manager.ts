@@ -11,14 +11,14 @@ import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd, setCloseOnExec } from "../linux/fd.ts";
 import { sendDatagram } from "../linux/socket.ts";
 import type { Log } from "./log.ts";
-import { isEntryName } from "./messages.ts";
+import { isEntryName, MAX_FDS_PER_ENTRY } from "./messages.ts";
 
 /** The first inherited descriptor. See sd_listen_fds(3). */
 const LISTEN_FDS_START = 3;
 /** The service manager is asked by everybody; a daemon that waits longer serves nobody. */
 const SEND_TIMEOUT_MS = 2000;
 /** What `partName` makes of an entry with several descriptors. */
-const PART = /^(.+)\/([0-7])\/([2-8])$/;
+const PART = /^(.+)\/(\d{1,3})\/(\d{1,3})$/;
 const VARIABLES = [
   "NOTIFY_SOCKET",
   "WATCHDOG_USEC",
@@ -125,10 +125,10 @@ export class ServiceManager {
   #assemble(parts: readonly (readonly [string, OwnedFd])[]): StoredEntry[] {
     const entries = new Map<string, (OwnedFd | undefined)[]>();
     for (const [part, fd] of parts) {
-      const [, name = part, index = 0, count = 1] = PART.exec(part) ?? [];
-      const fds = entries.get(name) ?? Array.from<OwnedFd | undefined>({ length: Number(count) });
-      fds[Number(index)]?.close();
-      fds[Number(index)] = fd;
+      const { name, index, count } = parsePart(part);
+      const fds = entries.get(name) ?? Array.from<OwnedFd | undefined>({ length: count });
+      fds[index]?.close();
+      fds[index] = fd;
       entries.set(name, fds);
     }
     const whole: StoredEntry[] = [];
@@ -156,6 +156,14 @@ export class ServiceManager {
       this.#log("warn", "The service manager cannot be told", { told, err: describeError(error) });
     }
   }
+}
+
+/** What is no part of an entry is one by itself, under a name that no entry has. */
+function parsePart(part: string): { name: string; index: number; count: number } {
+  const [, name, digits, countDigits] = PART.exec(part) ?? [];
+  const [index, count] = [Number(digits), Number(countDigits)];
+  const isPart = name !== undefined && index < count && count <= MAX_FDS_PER_ENTRY;
+  return isPart ? { name, index, count } : { name: part, index: 0, count: 1 };
 }
 
 function partName(name: string, index: number, count: number): string {

@@ -108,7 +108,7 @@ function recordOf({ memory, entry }: HostMemory): SessionRecord {
   return {
     ...{ id: "one", survivalId: 1, memoryEntry: entry, memory, layers: [], onError: "kill" },
     ...{ prefault: "off", socketPath: "", owner: null, allowedUids: [], connectWithinS: 0 },
-    ...{ recordForS: 0, labels: {}, createdMs: 0 },
+    ...{ recordForS: 0, asyncFaults: false, labels: {}, createdMs: 0 },
   };
 }
 

@@ -44,6 +44,7 @@ const fields = [
   "allowedUids",
   "connectWithinS",
   "recordForS",
+  "asyncFaults",
   "labels",
 ];
 const tokens = ["[", "]", "{", "}", ",", ":", '"', "\\", "0", "-", "e", "null", "\0", "é", "\xff"];

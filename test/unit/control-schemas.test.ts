@@ -18,6 +18,7 @@ const all: Required<SessionSpec> = {
   allowedUids: [0, 1000],
   connectWithinS: 0.5,
   recordForS: 0,
+  asyncFaults: true,
   labels: { "example.org/tenant": "7", empty: "" },
 };
 
@@ -46,6 +47,7 @@ describe("SessionSpec", () => {
       { memory: "" },
       { connectWithinS: 86_401 },
       { recordForS: -1 },
+      { asyncFaults: 1 },
       { owner: { uid: 2 ** 32 - 1, gid: 0 } },
       { allowedUids: [0.5] },
     ];

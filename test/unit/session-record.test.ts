@@ -12,13 +12,23 @@ const region = {
   imageOffset: imageOffset(0),
 };
 const regions = new RegionMap([region], PAGE);
-const attachment = { pid: 17, regions, attachedMs: 1.5, generation: 2 };
+const attachment = { pid: 17, regions, attachedMs: 1.5, generation: 2, userfault: null };
+const userfault = {
+  guestAddresses: [{ gpa: 2 ** 32, sizeBytes: 4 * PAGE, imageOffset: 0 }],
+  ringCount: 2,
+  hasAsyncSocket: true,
+};
 
 describe("what a VM said", () => {
   test("comes back as it was", () => {
     const { regions: back, ...rest } = decodeAttachment(encodeAttachment(attachment));
     assert.deepEqual([back.regions, back.pageSizeBytes], [regions.regions, PAGE]);
-    assert.deepEqual(rest, { pid: 17, attachedMs: 1.5, generation: 2 });
+    assert.deepEqual(rest, { pid: 17, attachedMs: 1.5, generation: 2, userfault: null });
+  });
+
+  test("comes back with what a VM with KVM Userfault has said", () => {
+    const back = decodeAttachment(encodeAttachment({ ...attachment, userfault }));
+    assert.deepEqual(back.userfault, userfault);
   });
 
   test("is refused if it is damaged", () => {

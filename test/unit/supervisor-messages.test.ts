@@ -17,7 +17,7 @@ describe("a message of a pager", () => {
     [{ type: "next" }, 0],
     [{ type: "serving" }, 0],
     [{ type: "keep", name: "s.a-1_B.vm" }, 1],
-    [{ type: "keep", name: LONGEST_NAME }, 8],
+    [{ type: "keep", name: LONGEST_NAME }, 101],
     [{ type: "drop", name: "a" }, 0],
     [{ type: "accept", listener: "a", connection: "b" }, 0],
     [{ type: "alive" }, 0],
@@ -49,7 +49,7 @@ describe("a message of a pager", () => {
     [`{"type":"drop","name":"${LONGEST_NAME}a"}`, 0, "fields of drop"],
     ['{"type":"accept","listener":"a"}', 0, "fields of accept"],
     ['{"type":"keep","name":"a"}', 0, "keep with 0 descriptors"],
-    ['{"type":"keep","name":"a"}', 9, "keep with 9 descriptors"],
+    ['{"type":"keep","name":"a"}', 102, "keep with 102 descriptors"],
     ['{"type":"alive"}', 1, "alive with 1 descriptors instead of 0"],
   ];
   for (const [text, fdCount, problem] of wrong) {
@@ -83,7 +83,7 @@ describe("a message of a supervisor", () => {
     [{ type: "takeOver", maxFds: -1 }, 0],
     [{ type: "entries", entries: two, isLast: false }, 3],
     [{ type: "entries", entries: [{ name: "a", fdCount: 0 }], isLast: true }, 0],
-    [{ type: "entries", entries: [{ name: "a", fdCount: 9 }], isLast: true }, 9],
+    [{ type: "entries", entries: [{ name: "a", fdCount: 102 }], isLast: true }, 102],
     [{ type: "entries", entries: [null], isLast: true }, 0],
     [{ type: "entries", entries: {}, isLast: true }, 0],
     [{ type: "accepted", connection: "a" }, 0],
@@ -98,13 +98,14 @@ describe("a message of a supervisor", () => {
   }
 });
 
-test("a batch has as many entries as fit into 64 descriptors", () => {
+test("a batch has as many entries as fit into 128 descriptors", () => {
   const heads = (count: number, fdCount: number) =>
     Array.from({ length: count }, (_, index) => ({ name: `${index}`, fdCount }));
   assert.equal(batchLength([]), 0);
   assert.equal(batchLength(heads(3, 8)), 3);
-  assert.equal(batchLength(heads(100, 8)), 8);
-  assert.equal(batchLength(heads(100, 3)), 21);
+  assert.equal(batchLength(heads(100, 101)), 1);
+  assert.equal(batchLength(heads(100, 8)), 16);
+  assert.equal(batchLength(heads(100, 3)), 42);
 });
 
 describe("the budget of entries", () => {

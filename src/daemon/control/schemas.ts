@@ -67,6 +67,7 @@ const sessionSpec = v.strictObject({
   allowedUids: v.exactOptional(v.pipe(v.array(userId), v.maxLength(MAX_ALLOWED_UIDS))),
   connectWithinS: v.exactOptional(secondsUpTo(DAY_S)),
   recordForS: v.exactOptional(secondsUpTo(HOUR_S)),
+  asyncFaults: v.exactOptional(v.boolean()),
   labels: v.exactOptional(v.pipe(labels, v.maxEntries(MAX_LABELS))),
 });
 
