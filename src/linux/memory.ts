@@ -113,9 +113,9 @@ export function createSealedMemfd(name: string, sizeBytes: number): OwnedFd {
 }
 
 /**
- * Whether a mapping of its first `sizeBytes` stays whole, whatever another process does: to touch a page that is gone
- * is a SIGBUS, and to touch one of a file system of somebody's own may take for ever. True for a
- * memfd that is sealed against shrinking, and for what belongs to KVM.
+ * Whether a mapping of its first `sizeBytes` stays whole, whatever another process does: to touch
+ * a page that is gone is a SIGBUS, and to touch one of a file system of somebody's own may take for
+ * ever. True for a memfd that is sealed against shrinking, and for what belongs to KVM.
  */
 export function isSafeToMap(fd: number, sizeBytes: number): boolean {
   if (describeFd(fd).startsWith("anon_inode:kvm-")) return true;
