@@ -170,7 +170,10 @@ const makers: readonly ((random: Random) => FuzzCase)[] = [
   (random) => {
     const field = random.pick(fields);
     const memory = field === "memory" ? "" : '"memory":"/a",';
-    return wrong(`wrong ${field}`, post(`{${memory}"${field}":${random.pick(wrongValues)}}`));
+    const picked = random.pick(wrongValues);
+    // Of the one field that may be true.
+    const value = field === "asyncFaults" && picked === "true" ? '"true"' : picked;
+    return wrong(`wrong ${field}`, post(`{${memory}"${field}":${value}}`));
   },
   (random) => {
     const open = random.pick(["[", '{"memory":', '{"labels":{"a":']);
