@@ -45,10 +45,12 @@ export class UserfaultIntake implements Intake {
   /** Whether there may be something that no edge tells of any more. */
   #mayHaveEvents = true;
   #mayHaveRequests = true;
-  #mayHaveAsyncRequests = true;
+  #mayHaveAsyncRequests: boolean;
 
   constructor(parts: UserfaultIntakeParts) {
     this.#parts = parts;
+    // Without a second socket there is nothing that could ever become empty.
+    this.#mayHaveAsyncRequests = parts.asyncRequests !== null;
   }
 
   notify(about: number): void {

@@ -5,10 +5,12 @@
 import assert from "node:assert/strict";
 import { fork } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 import { builtRoot } from "../../src/kit/paths.ts";
-import { within } from "../../src/kit/wait.ts";
+import { waitFor, within } from "../../src/kit/wait.ts";
 import type { OwnedFd } from "../../src/linux/fd.ts";
 import { createMemfd, createSealedMemfd } from "../../src/linux/memory.ts";
 import { sendWithFds } from "../../src/linux/socket.ts";
@@ -97,6 +99,30 @@ describe("a VM with KVM Userfault is ended", needs, () => {
   });
 });
 
+test(
+  "a VM that asks for nothing more costs no CPU, without a second socket too",
+  needs,
+  async () => {
+    const count = serve.lines("Attached a VM").length;
+    const vm = fork(PROGRAM, [socket, String(PAGES), "0"]);
+    try {
+      await serve.logged("Attached a VM", count + 1);
+      // A worker that looks for more without end never stands still.
+      let lastTicks = -1;
+      const rests = async (): Promise<boolean> => {
+        await delay(300);
+        const ticks = cpuTicks(serve.pid);
+        const isAtRest = ticks === lastTicks;
+        lastTicks = ticks;
+        return isAtRest;
+      };
+      await waitFor("the handler rests", rests, 10_000);
+    } finally {
+      vm.kill("SIGKILL");
+    }
+  },
+);
+
 test("what cannot be had of such a VM is said when it comes", needs, async () => {
   const ended = folder.at("tracked-socket");
   const flags = ["--memory", memory, "--socket", ended, "--on-error", "poison"];
@@ -106,3 +132,9 @@ test("what cannot be had of such a VM is said when it comes", needs, async () =>
   const line = await other.logged("Refused a VM");
   assert.match(String(line.reason), /guest_memfd.*--on-error poison/);
 });
+
+/** Clock ticks of user and kernel time of all threads: fields 14 and 15 of proc_pid_stat(5). */
+function cpuTicks(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)!.split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}
