@@ -23,6 +23,7 @@ import {
 import { NearChunks } from "../source/near-chunks.ts";
 import type { ObjectStore } from "../source/object-store.ts";
 import { type OpenStoreOptions, openStore } from "../source/open-store.ts";
+import type { PartCost } from "../source/part-cost.ts";
 import { ReadAround } from "../source/read-around.ts";
 import { PolicyStore } from "../source/store-policy.ts";
 import type { StoreStats } from "../source/store-stats.ts";
@@ -148,7 +149,7 @@ export class ImageHost implements PartSupply {
     };
   }
 
-  async demand(chunk: number, isUrgent: boolean): Promise<void> {
+  async demand(chunk: number, isUrgent: boolean): Promise<PartCost | null> {
     const isHere = this.#cache.demand(chunk, isUrgent ? "demand" : "prefetch");
     // What is fetched ahead of demand is chosen already.
     if (isUrgent) this.#readAround(chunk);

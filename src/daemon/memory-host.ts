@@ -48,6 +48,8 @@ export interface CacheNumbers {
   readonly loads: number;
   /** Of these, found in memory that an earlier process has left. */
   readonly adopted: number;
+  /** Of these, had been in the cache before, and were evicted. */
+  readonly again: number;
   readonly prefetches: number;
   readonly joined: number;
   readonly corrupt: number;
@@ -69,7 +71,16 @@ export interface NearNumbers extends Readonly<TierCounters> {
 }
 
 const noCache: CacheNumbers = {
-  ...{ loads: 0, adopted: 0, prefetches: 0, joined: 0, corrupt: 0, failed: 0, fetchedBytes: 0 },
+  ...{
+    loads: 0,
+    adopted: 0,
+    again: 0,
+    prefetches: 0,
+    joined: 0,
+    corrupt: 0,
+    failed: 0,
+    fetchedBytes: 0,
+  },
   ...{ chunks: 0, candidates: 0, usedBytes: 0, sizeBytes: 0, evictions: 0 },
   ...{ fetchTimes: new Durations(), decodeTimes: new Durations() },
 };

@@ -13,6 +13,7 @@ import type { PartSupply } from "../engine/worker-handle.ts";
 import { duplicateFd, type OwnedFd } from "../linux/fd.ts";
 import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { DecodePool } from "../source/decode-pool.ts";
+import type { PartCost } from "../source/part-cost.ts";
 import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pager-channel.ts";
 import { assertCacheFolder } from "./check-options.ts";
 import { ControlServer } from "./control/server.ts";
@@ -40,7 +41,7 @@ class LateSupply implements PartSupply {
     this.#supply = supply;
   }
 
-  demand(part: number, isUrgent: boolean): Promise<void> {
+  demand(part: number, isUrgent: boolean): Promise<PartCost | null> {
     return this.#supply!.demand(part, isUrgent);
   }
 

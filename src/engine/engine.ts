@@ -3,6 +3,7 @@
  * Each VM belongs to one worker for all its life (design law 3), the one with the fewest VMs.
  */
 import { assert } from "../base/assert.ts";
+import { monotonicUs } from "../linux/clock.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
@@ -12,6 +13,7 @@ import { DemandLog } from "./demand-log.ts";
 import { Session } from "./session.ts";
 import { SessionMemory } from "./session-memory.ts";
 import { assertSurvivalId, type SurvivingBatches } from "./surviving-batches.ts";
+import type { TraceRing } from "./trace-ring.ts";
 import type { UserfaultMemory } from "./userfault-memory.ts";
 import type { ErrorPolicy, KillResult, PrefaultSetup, TrackingSetup } from "./wire.ts";
 import { type PartSupply, WorkerHandle } from "./worker-handle.ts";
@@ -47,6 +49,12 @@ export interface AttachRequest {
   readonly prefault?: PrefaultSetup | null;
   /** Note what is demanded for this long. Below 2^32. */
   readonly recordForUs?: number;
+  /** Give its scans pages ahead; default: as the engine's options say. */
+  readonly streams?: boolean;
+  /** When its VMM connected (monotonicUs). Default: now. */
+  readonly connectedUs?: number;
+  /** Where to trace what is done for it. */
+  readonly trace?: TraceRing | null;
   /** A VM with KVM Userfault; ours from now on. Its `memory`, if given, has waiters. */
   readonly userfault?: UserfaultMemory | null;
   /** The regions are registered for write protection: writes are recorded there. */
@@ -114,7 +122,11 @@ export class Engine {
       memory.retire();
       userfault?.retire();
     };
-    const session = new Session({ id, pid: request.pid, regions, memory, demandLog, retire });
+    const { pid } = request;
+    const { threadId: workerThreadId } = worker;
+    const session = new Session({
+      ...{ id, pid, regions, memory, demandLog, workerThreadId, retire },
+    });
     worker.attach(session, {
       id,
       userfaultfd: request.userfaultfd.intoRawFd(),
@@ -127,9 +139,11 @@ export class Engine {
       survivalId,
       isTakeover,
       onError: request.onError,
-      hasStreams: this.#hasStreams,
+      hasStreams: request.streams ?? this.#hasStreams,
       prefault,
       recorder: log === null || forUs === undefined ? null : { log, forUs },
+      connectedUs: request.connectedUs ?? monotonicUs(),
+      trace: request.trace?.buffer ?? null,
       tracking: request.tracking ?? null,
       userfault: userfault?.intoSetup() ?? null,
       mayKill: request.pid !== process.pid,
@@ -151,6 +165,11 @@ export class Engine {
   /** Installs nothing more ahead of a VM's faults. */
   cancelPrefault(session: Session): void {
     for (const worker of this.#workers) worker.cancelPrefault(session);
+  }
+
+  /** Traces what is done for a VM into `ring` from now on, or no more. */
+  trace(session: Session, ring: TraceRing | null): void {
+    for (const worker of this.#workers) worker.trace(session, ring?.buffer ?? null);
   }
 
   /**

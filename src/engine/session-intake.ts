@@ -2,6 +2,8 @@
  * What a VM's userfaultfd has to tell, on its way into the planner: faults, memory that was given
  * back, and writers whose protection is lifted at once.
  */
+
+import { Cause } from "../base/restore-causes.ts";
 import { formatHex } from "../base/units.ts";
 import * as abi from "../linux/abi-userfaultfd.ts";
 import { monotonicUs } from "../linux/clock.ts";
@@ -12,7 +14,9 @@ import type { Userfaultfd } from "../uffd/userfaultfd.ts";
 import type { Demand } from "./demand.ts";
 import type { DirtyTracker } from "./dirty-tracker.ts";
 import type { Intake, Rest } from "./intake.ts";
+import type { SessionClock } from "./session-clock.ts";
 import type { SessionStats } from "./session-stats.ts";
+import { Trace } from "./trace-ring.ts";
 import type { WorkerTools } from "./worker-tools.ts";
 
 /** Reads per turn: 16 × 64 messages. A guest that floods REMOVEs waits for its next turn. */
@@ -27,6 +31,7 @@ export interface IntakeParts {
   readonly tracker: DirtyTracker | null;
   readonly stats: SessionStats;
   readonly demand: Demand;
+  readonly clock: SessionClock;
   readonly tools: WorkerTools;
 }
 
@@ -100,11 +105,21 @@ export class SessionIntake implements Intake {
       const removed = this.#planner.remove(batch.rangeStart(index), batch.rangeEnd(index));
       this.#tracker?.remove(batch.rangeStart(index), batch.rangeEnd(index));
       this.#stats.addRemoved(removed);
+      const { clock } = this.#parts;
+      if (clock.isTracing) this.#traceRemoval(batch.rangeStart(index), batch.rangeEnd(index));
     } else {
       this.failure =
         `The VMM sent userfaultfd event ${formatHex(code)}, which only a VMM with EVENT_FORK or ` +
         "EVENT_REMAP can; neither can be followed.";
     }
+  }
+
+  #traceRemoval(start: number, end: number): void {
+    const { regions, clock } = this.#parts;
+    const region = regions.regionAt(start);
+    if (region < 0) return;
+    const pages = (end - start) / regions.pageSizeBytes;
+    clock.note(Trace.removed, Cause.guest, regions.pageAt(region, start), pages, this.nowUs, 0);
   }
 
   #takeFault(address: number, flags: number): void {

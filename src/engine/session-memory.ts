@@ -5,7 +5,7 @@
  *
  * ```
  *   0          4096                        statsOffset
- *   ├ preamble ┼ header: the caller's own ┼ SessionStats ┼ PageTable ┼ Waiters ┤
+ *   ├ preamble ┼ header: the caller's own ┼ SessionStats │ RestoreAccount ┼ PageTable ┼ Waiters ┤
  * ```
  *
  * Each part begins on a page. There is no order of writes to keep and nothing to flush: what a
@@ -23,12 +23,14 @@ import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd, MappedRegion, viewOf } from "../linux/memory.ts";
 import { PageTable } from "../pager/page-table.ts";
 import { Waiters } from "../pager/waiters.ts";
+import { RestoreAccount } from "./restore-account.ts";
 import { SessionStats } from "./session-stats.ts";
 
 /** For one VM's regions and settings, as JSON. */
 export const MAX_HEADER_BYTES = MIB;
-/** Room for counters and stages of later versions. */
+/** Counters, stages and the account, with room for what later versions add to either. */
 const STATS_BYTES = 32 * 1024;
+const ACCOUNT_OFFSET = 20 * 1024;
 const MAGIC = 0x4d53_4c46; // "FLSM"
 const VERSION = 1;
 /** 64-bit words of the preamble. */
@@ -49,6 +51,7 @@ interface Shape {
 
 export class SessionMemory {
   readonly stats: SessionStats;
+  readonly account: RestoreAccount;
   readonly pageTable: PageTable;
   readonly setup: SessionMemorySetup;
   /** Null: this thread need not unmap anything. */
@@ -67,6 +70,7 @@ export class SessionMemory {
     this.setup = setup;
     this.#shape = shape;
     this.stats = new SessionStats(buffer);
+    this.account = new RestoreAccount(buffer, ACCOUNT_OFFSET, pageCount);
     this.pageTable = new PageTable(pageCount, new Uint8Array(buffer, STATS_BYTES, tableBytes));
     this.#mapping = mapping;
   }
@@ -162,6 +166,7 @@ export class SessionMemory {
   retire(): void {
     if (this.#mapping === null) return;
     this.stats.moveTo(new ArrayBuffer(SessionStats.sizeBytes));
+    this.account.moveTo(new ArrayBuffer(RestoreAccount.sizeBytes));
     this.pageTable.moveTo(new Uint8Array(PageTable.sizeBytes(this.pageTable.pageCount)));
     this.#mapping.unmap();
     this.#mapping = null;

@@ -4,7 +4,9 @@
  */
 import { hasBit, setBits } from "../base/bitmap.ts";
 import type { Outcome } from "../base/outcome.ts";
+import { Cause } from "../base/restore-causes.ts";
 import { HUGE_PAGE_BYTES, KIB } from "../base/units.ts";
+import { monotonicUs } from "../linux/clock.ts";
 import { ActionKind } from "../pager/actions.ts";
 import type { PageTable } from "../pager/page-table.ts";
 import { type PageRuns, Prefaulter, type PrefaultSettlement } from "../pager/prefaulter.ts";
@@ -12,7 +14,9 @@ import type { RegionMap } from "../snapshot/regions.ts";
 import type { GuestPages } from "./guest-pages.ts";
 import type { ImageBytes } from "./image-bytes.ts";
 import type { Installer } from "./installer.ts";
+import type { SessionClock } from "./session-clock.ts";
 import type { SessionStats } from "./session-stats.ts";
+import { Trace } from "./trace-ring.ts";
 import type { PrefaultSetup } from "./wire.ts";
 
 /**
@@ -46,6 +50,7 @@ export interface PrefaultTools {
   readonly bytes: ImageBytes;
   readonly installer: Installer;
   readonly stats: SessionStats;
+  readonly clock: SessionClock;
 }
 
 export class SessionPrefault {
@@ -109,7 +114,7 @@ export class SessionPrefault {
       }
       left -= prefaulter.pageCount;
       const settlement = prefaulter.settle(outcome, this.#tools.pages.doneBytes);
-      if (outcome === "installed" || outcome === "partial") this.#count();
+      if (outcome === "installed" || outcome === "partial") this.#count(nowUs);
       if (settlement !== "next") return this.#end(settlement, nowUs);
     }
     return "more";
@@ -149,12 +154,20 @@ export class SessionPrefault {
     return installer.install(kind, owner, firstPage, pageCount, target, true);
   }
 
-  #count(): void {
-    const { stats } = this.#tools;
+  #count(sinceUs: number): void {
+    const { stats, clock } = this.#tools;
     const pages = this.#tools.pages.doneBytes / this.#pageSizeBytes;
     if (this.#prefaulter.kind === ActionKind.zero) stats.addZeroed(pages);
     else stats.addInstalled(pages);
     stats.addPrefaulted(pages);
+    if (clock.isTracing) this.#trace(pages, sinceUs);
+  }
+
+  /** `sinceUs`: when the step began. */
+  #trace(pages: number, sinceUs: number): void {
+    const nowUs = monotonicUs();
+    const { firstPage } = this.#prefaulter;
+    this.#tools.clock.note(Trace.ahead, Cause.ahead, firstPage, pages, nowUs, nowUs - sinceUs);
   }
 }
 

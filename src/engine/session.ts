@@ -2,6 +2,7 @@
 import type { PageTable } from "../pager/page-table.ts";
 import type { RegionMap } from "../snapshot/regions.ts";
 import type { DemandLog } from "./demand-log.ts";
+import type { RestoreAccount } from "./restore-account.ts";
 import type { SessionMemory } from "./session-memory.ts";
 import type { SessionStats } from "./session-stats.ts";
 import type { EndReason, PrefaultEnd } from "./wire.ts";
@@ -33,6 +34,8 @@ export interface SessionParts {
   readonly memory: SessionMemory;
   /** Null: what the VM demands is not recorded. */
   readonly demandLog: DemandLog | null;
+  /** Of its fault worker, for what the kernel tells of threads. */
+  readonly workerThreadId: number;
   /** Unmaps what the worker used, when that has let go. */
   readonly retire: () => void;
 }
@@ -44,6 +47,10 @@ export class Session {
   /** Can be read after the end too. */
   readonly pageTable: PageTable;
   readonly stats: SessionStats;
+  /** Where the time of the restore has gone. */
+  readonly account: RestoreAccount;
+  /** Of its fault worker: a directory of /proc/self/task. */
+  readonly workerThreadId: number;
   /** Resolves when the VM is gone or the engine stops; never rejects. */
   readonly ended: Promise<SessionEnd>;
   /** Called once if the session fails, before it ends. */
@@ -65,6 +72,8 @@ export class Session {
     this.demandLog = parts.demandLog;
     this.pageTable = parts.memory.pageTable;
     this.stats = parts.memory.stats;
+    this.account = parts.memory.account;
+    this.workerThreadId = parts.workerThreadId;
     this.#retire = parts.retire;
     let resolveEnded: (end: SessionEnd) => void = () => {};
     this.ended = new Promise((resolve) => {

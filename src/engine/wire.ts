@@ -7,6 +7,7 @@ import type { PageRuns } from "../pager/prefaulter.ts";
 import type { GuestAddressRange } from "../protocol/guest-addresses.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
 import type { MappedImage } from "../source/mapped-image.ts";
+import type { PartCost } from "../source/part-cost.ts";
 import type { SessionMemorySetup } from "./session-memory.ts";
 
 /**
@@ -90,6 +91,10 @@ export interface SessionSetup {
   readonly hasStreams: boolean;
   readonly prefault: PrefaultSetup | null;
   readonly recorder: RecorderSetup | null;
+  /** When its VMM connected (monotonicUs): its account begins there. */
+  readonly connectedUs: number;
+  /** Where to trace what is done (`trace-ring.ts`); null: nobody wants to know. */
+  readonly trace: SharedArrayBuffer | null;
   /** Where writes are recorded, if they are. */
   readonly tracking: TrackingSetup | null;
   /** Null: its faults are events of the userfaultfd, and nothing else. */
@@ -105,11 +110,13 @@ export type ToWorker =
   | { readonly type: "kill"; readonly id: number }
   /** Install nothing more ahead. */
   | { readonly type: "cancelPrefault"; readonly id: number }
+  /** Trace into this from now on, or no more. */
+  | { readonly type: "trace"; readonly id: number; readonly ring: SharedArrayBuffer | null }
   /** Install everything, and let the VM go. */
   | { readonly type: "complete"; readonly id: number }
   | { readonly type: "ping"; readonly number: number }
   /** A part that the worker needed is in memory, and stays until `settled`. */
-  | { readonly type: "arrived"; readonly part: number }
+  | { readonly type: "arrived"; readonly part: number; readonly cost: PartCost | null }
   /** A part that the worker needed cannot be had. */
   | { readonly type: "lost"; readonly part: number; readonly message: string }
   | { readonly type: "stop" };
@@ -124,7 +131,7 @@ export type EndReason = "exited" | "gone" | "complete" | "detached";
 export type KillResult = "killed" | "gone" | "denied";
 
 export type FromWorker =
-  | { readonly type: "ready" }
+  | { readonly type: "ready"; readonly threadId: number }
   | { readonly type: "pong"; readonly number: number }
   /**
    * Faults wait for this part of an image: a chunk, or a block of a file

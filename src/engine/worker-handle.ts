@@ -5,16 +5,17 @@ import { assert } from "../base/assert.ts";
 import { describeError } from "../base/errors.ts";
 import { EventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
+import type { PartCost } from "../source/part-cost.ts";
 import type { Session } from "./session.ts";
 import type { FromWorker, KillResult, SessionSetup, ToWorker, WorkerSetup } from "./wire.ts";
 
 /** Brings parts of images to where fault workers find them. The main thread's. */
 export interface PartSupply {
   /**
-   * Resolves when the part is in memory, where it stays until `release`; or rejects. `isUrgent`:
-   * guests wait for it.
+   * Resolves when the part is in memory, where it stays until `release`; or rejects. With what it
+   * took, if that is known. `isUrgent`: guests wait for it.
    */
-  demand(part: number, isUrgent: boolean): Promise<void>;
+  demand(part: number, isUrgent: boolean): Promise<PartCost | null>;
   /** Guests now wait for what was demanded without urgency. */
   hurry(part: number): void;
   release(part: number): void;
@@ -38,6 +39,7 @@ export class WorkerHandle {
   readonly #exited: Promise<void>;
   readonly ready: Promise<void>;
   #isAlive = true;
+  #threadId = 0;
   /** Who waits for the answer to a ping. */
   readonly #pings = new Map<number, (hasAnswered: boolean) => void>();
   #nextPing = 0;
@@ -64,14 +66,22 @@ export class WorkerHandle {
         onCrash(error);
       });
       port1.on("message", (message: FromWorker) => {
-        if (message.type === "ready") resolve();
-        else this.#onMessage(message);
+        if (message.type !== "ready") this.#onMessage(message);
+        else {
+          this.#threadId = message.threadId;
+          resolve();
+        }
       });
     });
   }
 
   get isAlive(): boolean {
     return this.#isAlive;
+  }
+
+  /** Of the kernel; 0 before it is ready. */
+  get threadId(): number {
+    return this.#threadId;
   }
 
   get sessionCount(): number {
@@ -109,6 +119,11 @@ export class WorkerHandle {
   /** Installs nothing more ahead of a session's faults, if it is one of this worker's. */
   cancelPrefault(session: Session): void {
     if (this.#sessions.has(session.id)) this.#send({ type: "cancelPrefault", id: session.id });
+  }
+
+  /** Traces into `ring` from now on, or no more, if it is one of this worker's. */
+  trace(session: Session, ring: SharedArrayBuffer | null): void {
+    if (this.#sessions.has(session.id)) this.#send({ type: "trace", id: session.id, ring });
   }
 
   /** Installs the rest, and lets the VM go, if it is one of this worker's. */
@@ -204,8 +219,9 @@ export class WorkerHandle {
     assert(this.#supply !== null, "a worker needs a part of an image, but nobody brings any");
     await this.#restAfterLoss(part);
     if (!this.#isAlive) return;
+    let cost: PartCost | null;
     try {
-      await this.#supply.demand(part, isUrgent);
+      cost = await this.#supply.demand(part, isUrgent);
     } catch (error) {
       this.#lostAtMs.set(part, performance.now());
       if (this.#isAlive) this.#send({ type: "lost", part, message: describeError(error) });
@@ -213,7 +229,7 @@ export class WorkerHandle {
     }
     this.#lostAtMs.delete(part);
     this.#pins.set(part, (this.#pins.get(part) ?? 0) + 1);
-    if (this.#isAlive) this.#send({ type: "arrived", part });
+    if (this.#isAlive) this.#send({ type: "arrived", part, cost });
     else this.#unpin(part);
   }
 

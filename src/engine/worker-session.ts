@@ -4,6 +4,7 @@
  */
 import { assert } from "../base/assert.ts";
 import type { Outcome } from "../base/outcome.ts";
+import { Cause } from "../base/restore-causes.ts";
 import { HUGE_PAGE_BYTES, SMALL_PAGE_BYTES } from "../base/units.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { OwnedFd } from "../linux/fd.ts";
@@ -14,13 +15,15 @@ import { MAX_WAITERS } from "../pager/waiters.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
 import { Demand } from "./demand.ts";
-import { type DemandRecorder, openRecorder } from "./demand-log.ts";
+import { openRecorder } from "./demand-log.ts";
 import { DirtyTracker } from "./dirty-tracker.ts";
 import type { GuestPages } from "./guest-pages.ts";
 import { type ImageBytes, imageBytesOf } from "./image-bytes.ts";
 import { Installer } from "./installer.ts";
 import type { About, Intake } from "./intake.ts";
+import { Ledger } from "./ledger.ts";
 import { LostPages } from "./lost-pages.ts";
+import { type Arrival, SessionClock } from "./session-clock.ts";
 import { SessionIntake } from "./session-intake.ts";
 import { SessionMemory } from "./session-memory.ts";
 import { EVERYTHING, SessionPrefault, type Step } from "./session-prefault.ts";
@@ -46,7 +49,6 @@ const STALLS_BEFORE_WAITING = 32;
  * A page that cannot be allocated for this long is given up: pools are refilled in less, or never.
  */
 const EXHAUSTED_AFTER_US = 1e6;
-const NO_PART = -1;
 /** One copy installs at most this much: the same grain as a huge page. */
 const MAX_RUN_BYTES = HUGE_PAGE_BYTES;
 /** A fault of a scan brings at most this much: it waits for all of it, some 50 µs. */
@@ -75,6 +77,8 @@ export class WorkerSession {
   /** In which pass of the worker's loop the kernel's word last gave it a turn. */
   turnedInPass = 0;
   readonly attachedUs = monotonicUs();
+  /** What its time is spent on. */
+  readonly clock: SessionClock;
   readonly #socket: OwnedFd | null;
   readonly #regions: RegionMap;
   readonly #bytes: ImageBytes;
@@ -85,8 +89,6 @@ export class WorkerSession {
   readonly #stats: SessionStats;
   readonly #lost: LostPages;
   readonly #tools: WorkerTools;
-  /** Null: nobody wants to know what a restore needs. */
-  readonly #recorder: DemandRecorder | null;
   readonly #intake: Intake;
   /** Null: its faults are events of the userfaultfd, and nothing else. */
   readonly #userfault: UserfaultSession | null;
@@ -102,14 +104,11 @@ export class WorkerSession {
   readonly #pageSizeBytes: number;
   #stalls = 0;
   #streakSinceUs = 0;
-  /** The part whose arrival or loss began this turn, when it was asked for, and why it is lost. */
-  #settledPart = NO_PART;
-  #neededSinceUs = 0;
-  #lossMessage = "";
+  /** What began this turn, if it was a part that has come, or is lost. */
+  #arrival: Arrival | null = null;
+
+  readonly #ledger: Ledger;
   readonly #unwoken: WakeGroup;
-  /** Installs not woken yet: whose faults are of this turn, and who waited for a part. */
-  #unwokenInstalls = 0;
-  #unwokenArrivals = 0;
 
   constructor(setup: SessionSetup, tools: WorkerTools) {
     this.id = setup.id;
@@ -138,14 +137,15 @@ export class WorkerSession {
     this.#stats = stats;
     this.#tools = tools;
     const recorder = openRecorder(setup.recorder, this.attachedUs);
-    this.#recorder = recorder;
-    const demand = new Demand({ session: this, recorder, tools });
+    const clock = new SessionClock(kept.account, this.attachedUs, setup.trace);
+    this.clock = clock;
+    this.#ledger = new Ledger({ stats, clock, recorder });
+    kept.account.begin(setup.connectedUs, this.attachedUs);
+    const demand = new Demand({ session: this, recorder, clock, tools });
     const { uffd, survivalId } = this;
-    const regions = this.#regions;
-    const planner = this.#planner;
-    const bytes = this.#bytes;
-    const tracker = this.#tracker;
-    const common = { survivalId, uffd, regions, planner, stats, demand, tools };
+    const [regions, planner] = [this.#regions, this.#planner];
+    const [bytes, tracker] = [this.#bytes, this.#tracker];
+    const common = { survivalId, uffd, regions, planner, stats, demand, clock, tools };
     this.#userfault = openUserfault(setup.userfault, this.#socket, kept, common);
     this.#intake = this.#userfault?.intake ?? new SessionIntake({ ...common, tracker });
     this.#pages = this.#userfault?.pages ?? uffd;
@@ -162,7 +162,8 @@ export class WorkerSession {
   #openPrefault(setup: PrefaultSetup): SessionPrefault {
     const [pages, regions, bytes] = [this.#pages, this.#regions, this.#bytes];
     const [table, installer, stats] = [this.#table, this.#installer, this.#stats];
-    return new SessionPrefault(setup, { pages, regions, bytes, table, installer, stats });
+    const clock = this.clock;
+    return new SessionPrefault(setup, { pages, regions, bytes, table, installer, stats, clock });
   }
 
   /**
@@ -170,10 +171,28 @@ export class WorkerSession {
    * the worker learned that there is something to do; latencies count from there.
    */
   turn(nowUs: number): Turn {
+    this.clock.beginTurn(nowUs);
     const turn = this.#takeTurn(nowUs);
+    this.clock.endTurn(this.#causeOfWait(turn));
     if (turn === "again" || turn === "gone" || turn === "failed") return turn;
     const rest = this.#intake.rest();
     return rest === "idle" ? turn : rest;
+  }
+
+  /** What the time until the next turn is spent on. */
+  #causeOfWait(turn: Turn): number {
+    const isPutOff = this.clock.isPutOff || this.hasStuckWriters;
+    if (turn === "later") return isPutOff ? Cause.deferred : Cause.memory;
+    if (turn === "rest") return Cause.lost;
+    if (turn === "again") return isPutOff ? Cause.deferred : Cause.queue;
+    if (this.#planner.parkedPages > 0) return this.askedParts > 0 ? Cause.fetching : Cause.room;
+    return this.prefault?.isPaced === false ? Cause.ahead : Cause.guest;
+  }
+
+  /** Nothing more is installed ahead. */
+  endPrefault(nowUs: number): void {
+    this.prefault = null;
+    this.clock.endPrefault(nowUs);
   }
 
   #takeTurn(nowUs: number): Turn {
@@ -203,18 +222,18 @@ export class WorkerSession {
   }
 
   /**
-   * A turn for the faults that waited for a part since `sinceUs`: it has arrived, or it is lost
-   * (`lossMessage`), and then they are settled by policy.
+   * A turn for the faults that waited for a part: it has arrived, or it is lost, and then they are
+   * settled by policy.
    */
-  turnForPart(part: number, sinceUs: number, nowUs: number, lossMessage = ""): Turn {
-    const pages = this.#planner.unpark(part);
-    if (pages > 0) this.#stats.addWait(nowUs - sinceUs, pages);
-    this.#settledPart = part;
-    this.#neededSinceUs = sinceUs;
-    this.#lossMessage = lossMessage;
+  turnForPart(arrival: Arrival, nowUs: number): Turn {
+    const pages = this.#planner.unpark(arrival.part);
+    if (pages > 0) {
+      this.#stats.addWait(nowUs - arrival.sinceUs, pages);
+      this.clock.arrive(arrival, nowUs);
+    }
+    this.#arrival = arrival;
     const turn = this.turn(nowUs);
-    this.#settledPart = NO_PART;
-    this.#lossMessage = "";
+    this.#arrival = null;
     return turn;
   }
 
@@ -332,12 +351,16 @@ export class WorkerSession {
       }
       isDeferred = outcome === "deferred";
       const settlement = this.#planner.settle(actions, index, outcome, this.#pages.doneBytes);
-      this.#count(actions, index, outcome);
+      const pages = this.#pages.doneBytes / this.#pageSizeBytes;
+      this.#ledger.count(actions, index, outcome, pages, this.lastActiveUs);
       if (outcome === "installed" || outcome === "partial") {
-        if (this.#isArrival(actions, index)) this.#unwokenArrivals += 1;
-        else this.#unwokenInstalls += 1;
+        this.#pagesLeft -= pages;
+        const isArrival = this.#isArrival(actions, index);
+        this.#ledger.installed(isArrival);
         if (wakes) this.#noteWoken(nowUs);
         else this.#wakeLater(actions, index, nowUs);
+        const sinceUs = isArrival ? this.#arrival!.sinceUs : 0;
+        this.#ledger.charge(actions, index, pages, sinceUs, this.lastActiveUs);
       }
       const next = this.#follow(actions, index, settlement, outcome);
       if (next === "later" || (next === "rest" && turn === "again")) turn = next;
@@ -353,6 +376,7 @@ export class WorkerSession {
   /** For the faults that were read the wait in the queue is over. */
   #notePlanned(nowUs: number): void {
     this.lastActiveUs = monotonicUs();
+    this.clock.planned(this.lastActiveUs);
     this.#stats.addQueued(this.lastActiveUs - nowUs, this.#planner.queuedPages);
   }
 
@@ -375,7 +399,8 @@ export class WorkerSession {
   /** Whether the pages wait, or are tried one by one; if not, the one page is lost. */
   #isAwaited(actions: ActionList, index: number): boolean {
     const part = this.#bytes.missingPart;
-    if (this.#lossMessage === "" || part !== this.#settledPart) {
+    const lossMessage = this.#arrival?.lossMessage ?? "";
+    if (lossMessage === "" || part !== this.#arrival?.part) {
       this.#park(actions, index);
       return true;
     }
@@ -386,7 +411,7 @@ export class WorkerSession {
     if (!this.#lost.mayWait) return false;
     const page = actions.firstPages[index]!;
     const address = this.#regions.addressOf(actions.regions[index]!, page);
-    const loss = this.#lost.describe("badSource", address, page, this.#lossMessage);
+    const loss = this.#lost.describe("badSource", address, page, lossMessage);
     this.#lost.tellWait(loss, this.lastActiveUs);
     this.#park(actions, index);
     return true;
@@ -394,12 +419,13 @@ export class WorkerSession {
 
   /** Until the part has come, or until there is room to ask for it. */
   #park(actions: ActionList, index: number): void {
-    const pages = actions.pageCounts[index]!;
-    const isAsked = this.#needVerdict === "asked";
-    this.#planner.park(actions, index, isAsked ? this.#bytes.missingPart : UNASKED_PART);
-    if (isAsked) this.#stats.addAwaited(pages);
-    else if (this.#needVerdict === "heldBack") this.#stats.addHeldBack(pages);
-    else this.#stats.addCrowdedOut(pages);
+    const verdict = this.#needVerdict;
+    this.#planner.park(
+      actions,
+      index,
+      verdict === "asked" ? this.#bytes.missingPart : UNASKED_PART,
+    );
+    this.#ledger.park(actions, index, verdict, this.lastActiveUs);
   }
 
   #carryOut(actions: ActionList, index: number, wakes: boolean): Outcome | "absent" {
@@ -413,27 +439,6 @@ export class WorkerSession {
       this.#regions.addressOf(actions.regions[index]!, page),
       wakes,
     );
-  }
-
-  #count(actions: ActionList, index: number, outcome: Outcome): void {
-    if (outcome === "alreadyPresent") this.#stats.addAlreadyPresent();
-    else if (outcome === "deferred") this.#stats.addDeferred();
-    if (outcome !== "installed" && outcome !== "partial") return;
-    const pages = this.#pages.doneBytes / this.#pageSizeBytes;
-    this.#pagesLeft -= pages;
-    if (actions.kinds[index] === ActionKind.zero) this.#stats.addZeroed(pages);
-    else this.#stats.addInstalled(pages);
-    if (actions.aheadPages[index]! > 0) this.#countAhead(actions, index, pages);
-  }
-
-  /** What a scan was given ahead counts as demanded: it would have been, in a moment. */
-  #countAhead(actions: ActionList, index: number, pages: number): void {
-    const demanded = actions.pageCounts[index]! - actions.aheadPages[index]!;
-    if (pages > demanded) this.#stats.addStreamed(pages - demanded);
-    if (this.#recorder === null) return;
-    for (let page = demanded; page < pages; page++) {
-      this.#recorder.record(actions.firstPages[index]! + page, this.lastActiveUs);
-    }
   }
 
   /** What action `index` has installed is woken with what comes next. */
@@ -451,23 +456,16 @@ export class WorkerSession {
   #noteWoken(nowUs: number): void {
     const sinceUs = this.lastActiveUs;
     this.lastActiveUs = monotonicUs();
-    const installs = this.#unwokenInstalls + this.#unwokenArrivals;
-    // None: a large copy was timed a moment ago, together with what is woken only now.
-    if (installs === 0) return;
-    this.#stats.addInstallTime((this.lastActiveUs - sinceUs) / installs, installs);
-    this.#stats.addLatency(this.lastActiveUs - nowUs, this.#unwokenInstalls);
-    this.#unwokenInstalls = 0;
-    if (this.#unwokenArrivals === 0) return;
-    this.#stats.addLatency(this.lastActiveUs - this.#neededSinceUs, this.#unwokenArrivals);
-    this.#unwokenArrivals = 0;
+    const arrivedUs = this.#arrival?.sinceUs ?? 0;
+    this.#ledger.woken(sinceUs, nowUs, arrivedUs, this.lastActiveUs);
   }
 
   /** Whether an action's faults have waited for the part whose arrival began this turn. */
   #isArrival(actions: ActionList, index: number): boolean {
-    if (this.#settledPart === NO_PART || actions.kinds[index] === ActionKind.zero) return false;
+    if (this.#arrival === null || actions.kinds[index] === ActionKind.zero) return false;
     const offset = actions.firstPages[index]! * this.#pageSizeBytes;
     const lengthBytes = actions.pageCounts[index]! * this.#pageSizeBytes;
-    return this.#bytes.touches(this.#settledPart, offset, lengthBytes);
+    return this.#bytes.touches(this.#arrival.part, offset, lengthBytes);
   }
 
   #follow(actions: ActionList, index: number, settlement: Settlement, outcome: Outcome): Turn {
@@ -500,7 +498,8 @@ export class WorkerSession {
   /** A page cannot be had: wait or poison it if that is the policy, else end the session. */
   #giveUp(actions: ActionList, index: number, address: number, outcome: Outcome): Turn {
     const page = actions.firstPages[index]!;
-    const loss = this.#lost.describe(outcome, address, page, this.#lossMessage);
+    const loss = this.#lost.describe(outcome, address, page, this.#arrival?.lossMessage ?? "");
+    this.#ledger.lose(actions, index, this.lastActiveUs);
     const turn = this.#lost.giveUp(actions, index, address, outcome, loss, this.lastActiveUs);
     if (turn === "failed") this.failure = loss;
     return turn;

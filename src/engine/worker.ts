@@ -10,18 +10,21 @@ import {
 } from "node:worker_threads";
 import { assert } from "../base/assert.ts";
 import { describeError, SysError } from "../base/errors.ts";
+import { Cause } from "../base/restore-causes.ts";
 import { ENOMEM } from "../linux/abi-posix.ts";
 import { monotonicUs } from "../linux/clock.ts";
 import { Epoll } from "../linux/epoll.ts";
 import { drainEventFd, signalEventFd } from "../linux/eventfd.ts";
 import { killByPidfd } from "../linux/process.ts";
-import { requestSlice } from "../linux/scheduling.ts";
+import { requestSlice, threadId } from "../linux/scheduling.ts";
 import { sched_yield } from "../linux/sys.ts";
 import { ActionList } from "../pager/actions.ts";
 import { SpinPacer, StepPacer } from "../pager/pacing.ts";
+import type { PartCost } from "../source/part-cost.ts";
 import { EventBatch } from "../uffd/events.ts";
 import { About } from "./intake.ts";
 import { PageBuffers } from "./page-buffers.ts";
+import { PartNeeds } from "./part-needs.ts";
 import type { Step } from "./session-prefault.ts";
 import { SurvivingBatch } from "./surviving-batches.ts";
 import type {
@@ -52,22 +55,6 @@ const SLICE_NS = 100_000;
 const SHORT_WAIT_US = 100;
 /** After the last page of a VM that is let go: what its kernel queued before must still be read. */
 const FAREWELL_US = 1e6;
-/**
- * Parts that the faults of one VM may have asked for at once: far more than vCPUs wait for, and
- * than stores answer at a time. What a VM with hundreds of threads needs beyond that waits.
- */
-const MAX_PARTS_PER_SESSION = 256;
-/** And those of all VMs of a worker: the main thread keeps a promise and a timer for each. */
-const MAX_PARTS_PER_WORKER = 4096;
-
-/** A part of an image that was asked for, and who waits for it. */
-interface Need {
-  sinceUs: number;
-  /** Whether faults wait for it, and not only what is to be installed ahead of them. */
-  isUrgent: boolean;
-  readonly sessions: Set<WorkerSession>;
-}
-
 class FaultWorker {
   readonly #port: MessagePort;
   readonly #controlFd: number;
@@ -76,8 +63,7 @@ class FaultWorker {
   readonly #pacer: SpinPacer;
   readonly #stepPacer = new StepPacer();
   readonly #tools: WorkerTools;
-  /** By part. */
-  readonly #needs = new Map<number, Need>();
+  readonly #needs: PartNeeds<WorkerSession>;
   /** Sessions with work that no event will announce, and when it is due (monotonicUs; 0: now). */
   readonly #unfinished = new Map<WorkerSession, number>();
   /** Sessions with pages to install ahead of their faults; the first is the next one's turn. */
@@ -89,6 +75,12 @@ class FaultWorker {
   #isStopping = false;
   #isSpinning = false;
   #lastActiveUs = 0;
+  /** Sessions that have had their turn since the last wait, and when the first had. */
+  #dispatched = 0;
+  #dispatchUs = 0;
+  #wasAsleep = false;
+  /** When a step ahead began, if nothing has come between; 0: none did. */
+  #stepUs = 0;
   /** How often the loop of `run` has begun. */
   #pass = 0;
 
@@ -96,6 +88,7 @@ class FaultWorker {
     this.#port = port;
     this.#controlFd = setup.controlFd;
     this.#pacer = new SpinPacer(setup.spin);
+    this.#needs = new PartNeeds((message) => this.#send(message));
     const survivor = setup.batchAddress === null ? null : new SurvivingBatch(setup.batchAddress);
     this.#tools = {
       batch: survivor?.batch ?? new EventBatch(),
@@ -110,12 +103,16 @@ class FaultWorker {
   }
 
   run(): void {
-    this.#send({ type: "ready" });
+    this.#send({ type: "ready", threadId: threadId() });
     for (this.#pass = 1; !this.#isStopping; this.#pass += 1) {
-      const count = this.#epoll.wait(this.#timeoutMs());
+      const timeoutMs = this.#timeoutMs();
+      const count = this.#epoll.wait(timeoutMs);
+      this.#wasAsleep = timeoutMs !== 0;
+      this.#dispatched = 0;
       for (let index = 0; index < count; index++) {
         this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index) as About);
       }
+      if (count === 0 || this.#wasAsleep) this.#stepUs = 0;
       if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
       if (this.#heldBack.size > 0) this.#relieve();
@@ -132,7 +129,7 @@ class FaultWorker {
     // The way of every fault of a VM for which nothing else is to be done: no walk, no iterator.
     const { size: held } = this.#heldBack;
     if (held + this.#unfinished.size + this.#ahead.size + this.#leaving.size === 0) return -1;
-    for (const session of this.#heldBack) if (this.#roomFor(session) > 0) return 0;
+    for (const session of this.#heldBack) if (this.#needs.roomFor(session) > 0) return 0;
     let earliestUs = Number.POSITIVE_INFINITY;
     for (const dueUs of this.#unfinished.values()) earliestUs = Math.min(earliestUs, dueUs);
     for (const dueUs of this.#leaving.values()) earliestUs = Math.min(earliestUs, dueUs);
@@ -159,11 +156,25 @@ class FaultWorker {
     }
     session.notify(about);
     const nowUs = monotonicUs();
+    this.#learn(session, nowUs);
     this.#pacer.observeGap(nowUs - this.#lastActiveUs);
     session.turnedInPass = this.#pass;
     this.#turn(session, nowUs);
     this.#lastActiveUs = session.lastActiveUs;
     this.#isSpinning = this.#pacer.budgetUs > 0;
+  }
+
+  /** Tells a session since when its faults wait, if the worker was busy when they came. */
+  #learn({ clock }: WorkerSession, nowUs: number): void {
+    if (this.#dispatched === 0) this.#dispatchUs = nowUs;
+    // A step ahead ended just before: on the average, they came in the middle of it.
+    const aheadUs = this.#stepUs === 0 ? 0 : this.#dispatchUs - this.#stepUs;
+    if (aheadUs > 0) clock.learn(this.#dispatchUs - aheadUs / 2, Cause.ahead);
+    // Those of other VMs came with the same wait, and had their turn before.
+    else if (this.#dispatched > 0) clock.learn(this.#dispatchUs, Cause.queue);
+    clock.isWakeUp = this.#wasAsleep;
+    this.#dispatched += 1;
+    this.#stepUs = 0;
   }
 
   #turn(session: WorkerSession, nowUs: number): void {
@@ -188,54 +199,20 @@ class FaultWorker {
 
   /** `session` lacks a part. Asks for it, unless it was asked for already, or it is too many. */
   #need(session: WorkerSession, part: number, isUrgent: boolean): NeedVerdict {
-    const need = this.#needs.get(part);
-    if (need === undefined) {
-      // What is installed ahead has a bound of its own, and no way to come back.
-      const verdict = isUrgent ? this.#mayAsk(session) : "asked";
-      if (verdict !== "asked") {
-        this.#heldBack.add(session);
-        return verdict;
-      }
-      this.#needs.set(part, { sinceUs: monotonicUs(), isUrgent, sessions: new Set([session]) });
-      session.askedParts += 1;
-      this.#send({ type: "need", part, isUrgent });
-      return "asked";
-    }
-    if (!need.sessions.has(session)) {
-      need.sessions.add(session);
-      session.askedParts += 1;
-    }
-    if (need.isUrgent || !isUrgent) return "asked";
-    need.isUrgent = true;
-    need.sinceUs = monotonicUs();
-    this.#send({ type: "hurry", part });
-    return "asked";
-  }
-
-  /** How many parts more a session may ask for. */
-  #roomFor(session: WorkerSession): number {
-    const own = MAX_PARTS_PER_SESSION - session.askedParts;
-    return Math.max(0, Math.min(own, MAX_PARTS_PER_WORKER - this.#needs.size));
-  }
-
-  #mayAsk(session: WorkerSession): NeedVerdict {
-    if (session.askedParts >= MAX_PARTS_PER_SESSION) return "heldBack";
-    return this.#needs.size >= MAX_PARTS_PER_WORKER ? "crowdedOut" : "asked";
+    const verdict = this.#needs.add(session, part, isUrgent);
+    if (verdict !== "asked") this.#heldBack.add(session);
+    return verdict;
   }
 
   /** The answer to a need: the faults that waited for the part are settled now. */
-  #settleNeed(part: number, lossMessage: string): void {
-    const need = this.#needs.get(part);
-    assert(need !== undefined, "a part that nobody needed");
-    // Whoever finds it missing again, in a moment, asks anew.
-    this.#needs.delete(part);
-    for (const session of need.sessions) session.askedParts -= 1;
-    for (const session of need.sessions) {
+  #settleNeed(part: number, lossMessage: string, cost: PartCost | null): void {
+    const { sinceUs, sessions } = this.#needs.take(part);
+    for (const session of sessions) {
       if (!session.isWatched) continue;
       session.prefault?.settlePart(part, lossMessage !== "");
       const nowUs = monotonicUs();
       const turn = attempt(session, () =>
-        session.turnForPart(part, need.sinceUs, nowUs, lossMessage),
+        session.turnForPart({ part, sinceUs, lossMessage, cost }, nowUs),
       );
       this.#conclude(session, turn, nowUs);
     }
@@ -250,7 +227,7 @@ class FaultWorker {
     let left = this.#heldBack.size;
     for (const session of this.#heldBack) {
       if (left-- === 0) return;
-      const room = this.#roomFor(session);
+      const room = this.#needs.roomFor(session);
       if (room === 0) continue;
       // To the end of the line, if it has to wait again.
       this.#heldBack.delete(session);
@@ -287,6 +264,7 @@ class FaultWorker {
       this.#ahead.delete(session);
       this.#ahead.add(session);
       this.#stepPacer.observeStep(nowUs);
+      this.#stepUs = nowUs;
       const step = attempt(session, () => session.stepAhead(nowUs));
       this.#concludeStep(session, step);
       return;
@@ -317,9 +295,10 @@ class FaultWorker {
 
   #endPrefault(session: WorkerSession, end: PrefaultEnd): void {
     if (session.prefault === null) return;
-    session.prefault = null;
+    const nowUs = monotonicUs();
+    session.endPrefault(nowUs);
     this.#ahead.delete(session);
-    const afterUs = monotonicUs() - session.attachedUs;
+    const afterUs = nowUs - session.attachedUs;
     this.#send({ type: "prefaulted", id: session.id, end, afterUs });
   }
 
@@ -377,10 +356,10 @@ class FaultWorker {
     } else if (message.type === "attach") {
       this.#attach(message.session);
     } else if (message.type === "arrived") {
-      this.#settleNeed(message.part, "");
+      this.#settleNeed(message.part, "", message.cost);
       this.#send({ type: "settled", part: message.part });
     } else if (message.type === "lost") {
-      this.#settleNeed(message.part, message.message);
+      this.#settleNeed(message.part, message.message, null);
     } else if (message.type === "ping") {
       this.#send({ type: "pong", number: message.number });
     } else {
@@ -388,6 +367,7 @@ class FaultWorker {
       if (session === undefined) return;
       if (message.type === "detach") this.#end(session, "detached");
       else if (message.type === "complete") this.#beginCompletion(session);
+      else if (message.type === "trace") session.clock.traceInto(message.ring);
       else if (message.type === "cancelPrefault") this.#endPrefault(session, "cancelled");
       // Only here is the pidfd sure to be the session's, which ends when its process has.
       else this.#send({ type: "killed", id: session.id, kill: killByPidfd(session.pidfd.fd) });

@@ -155,6 +155,7 @@ export const MADV_COLLAPSE = 25;
 
 const syscallNumbers = {
   x64: {
+    SYS_gettid: 186,
     SYS_userfaultfd: 323,
     SYS_pidfd_open: 434,
     SYS_pidfd_send_signal: 424,
@@ -167,6 +168,7 @@ const syscallNumbers = {
     SYS_prctl: 157,
   },
   arm64: {
+    SYS_gettid: 178,
     SYS_userfaultfd: 282,
     SYS_pidfd_open: 434,
     SYS_pidfd_send_signal: 424,

@@ -8,7 +8,7 @@ import { SCHED_BATCH, SCHED_OTHER, sched_attr } from "./abi-posix.ts";
 import { readU64, writeU64 } from "./layout.ts";
 import * as sys from "./sys.ts";
 
-const { SYS_sched_getattr, SYS_sched_setattr } = sys.abi.syscalls;
+const { SYS_gettid, SYS_sched_getattr, SYS_sched_setattr } = sys.abi.syscalls;
 const CALLING_THREAD = 0;
 /** The highest nice value there is: the lowest priority. */
 const NICEST = 19;
@@ -37,6 +37,11 @@ export function requestSlice(nanoseconds: number): boolean {
   writeU64(words, sched_runtime, nanoseconds);
   if (sys.syscall(SYS_sched_setattr, CALLING_THREAD, address, 0, 0) === -1) return false;
   return sliceOf(CALLING_THREAD) === nanoseconds;
+}
+
+/** The calling thread, as the kernel knows it. */
+export function threadId(): number {
+  return Number(sys.syscall(SYS_gettid, 0, 0, 0, 0));
 }
 
 /** The threads of this process at the moment. */

@@ -381,10 +381,10 @@ export const background = {
   write: inPool(f.write),
 } as const;
 
-/** Reads a byte in a thread of the libuv pool. */
-export async function touchInBackground(address: number): Promise<void> {
-  const target = new Scratch(8);
-  await background.memcpy(target.bytes, address, 1);
+/** Reads bytes, one as a rule, in a thread of the libuv pool. */
+export async function touchInBackground(address: number, lengthBytes = 1): Promise<void> {
+  const target = new Scratch(Math.max(8, lengthBytes));
+  await background.memcpy(target.bytes, address, lengthBytes);
 }
 
 type SyncfsAsync = (fd: number, done: (error: Error | null, result: number) => void) => void;

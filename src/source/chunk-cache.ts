@@ -8,12 +8,14 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { assert } from "../base/assert.ts";
+import { hasBit, setBit } from "../base/bitmap.ts";
 import { FaultlineError } from "../base/errors.ts";
 import { Durations } from "../base/histogram.ts";
 import type { ChunkId, Digest } from "../snapshot/chunk-id.ts";
 import { type ChunkArena, MAX_CHUNK_BYTES, MAX_CHUNKS } from "./chunk-arena.ts";
 import { type ChunkDescription, ChunkTable, idWords } from "./chunk-table.ts";
 import type { Urgency } from "./object-store.ts";
+import { PartBill, type PartCost, type ReadTrail } from "./part-cost.ts";
 
 /** Where stored chunks come from: a store, or several tiers of them. */
 export interface ChunkOrigin {
@@ -23,7 +25,12 @@ export interface ChunkOrigin {
    * The stored bytes, or null if there is no such chunk. Ends by its own deadlines. `isAgain`: what
    * it gave before was damaged, so no copy on the way will do, only the original.
    */
-  fetch(id: ChunkId, isAgain: boolean, urgency: Urgency): Promise<Uint8Array | null>;
+  fetch(
+    id: ChunkId,
+    isAgain: boolean,
+    urgency: Urgency,
+    trail?: ReadTrail,
+  ): Promise<Uint8Array | null>;
   /** A guest now waits for what was fetched ahead. */
   hurry(id: ChunkId): void;
 }
@@ -45,6 +52,8 @@ export interface CacheStatistics {
   loads: number;
   /** Of these, from what an earlier process had left in the arena: nothing was fetched. */
   adopted: number;
+  /** Of these, had been in the arena before, and were evicted. */
+  again: number;
   /** Of these, ahead of any demand. */
   prefetches: number;
   /** Stored bytes that came from origins. */
@@ -72,9 +81,11 @@ export interface ChunkCacheOptions {
 interface Load extends ChunkDescription {
   readonly number: number;
   readonly origins: ReadonlySet<ChunkOrigin>;
+  readonly bill: PartBill;
   /** How many wait for it. */
   waiting: number;
-  done: Promise<void>;
+  /** With what it took. */
+  done: Promise<PartCost>;
 }
 
 /** Fetched ahead at the same time; more is not begun. Far above what one fault asks for. */
@@ -94,6 +105,7 @@ export class ChunkCache {
   readonly statistics: CacheStatistics = {
     loads: 0,
     adopted: 0,
+    again: 0,
     prefetches: 0,
     fetchedBytes: 0,
     corrupt: 0,
@@ -106,6 +118,8 @@ export class ChunkCache {
   /** Numbers are never given to another chunk. */
   readonly #chunks = new ChunkTable();
   readonly #origins = new OriginSets();
+  /** A bit for each chunk that was ever brought into the arena. */
+  readonly #brought = new Uint8Array(MAX_CHUNKS / 8);
   /** By chunk number, what is under way. */
   readonly #loads = new Map<number, Load>();
   #prefetches = 0;
@@ -152,23 +166,23 @@ export class ChunkCache {
   /**
    * Resolves when the chunk is in the arena, and pinned once: the caller, or the worker that it
    * tells, has to unpin it. Without urgency, all demand goes before it.
+   * @returns what that took; null: it was there
    * @throws FaultlineError `unresolvable-page` if no origin has it whole
    */
-  async demand(number: number, urgency: Urgency = "demand"): Promise<void> {
+  async demand(number: number, urgency: Urgency = "demand"): Promise<PartCost | null> {
     assert(number < this.#chunks.count, "a chunk that nobody registered");
     if (this.arena.has(number)) {
       this.arena.pin(number);
-      return;
+      return null;
     }
     const known = this.#loads.get(number);
     if (known === undefined) {
-      await this.#begin(number, urgency, 1).done;
-      return;
+      return await this.#begin(number, urgency, 1).done;
     }
     known.waiting += 1;
     this.statistics.joined += 1;
     if (urgency === "demand") this.hurry(number);
-    await known.done;
+    return await known.done;
   }
 
   /** Somebody waits for a chunk that is on its way without urgency. */
@@ -191,12 +205,14 @@ export class ChunkCache {
   }
 
   #begin(number: number, urgency: Urgency, waiting: number): Load {
+    const bill = new PartBill(hasBit(this.#brought, number));
     const load: Load = {
       ...this.#chunks.describe(number),
       number,
       origins: this.#origins.of(this.#chunks.origins(number)),
       waiting,
-      done: Promise.resolve(),
+      bill,
+      done: Promise.resolve(bill),
     };
     this.#loads.set(number, load);
     load.done = this.#load(load, urgency);
@@ -204,7 +220,7 @@ export class ChunkCache {
   }
 
   /** Ends in the arena with a pin for each that waits, or throws. */
-  async #load(chunk: Load, urgency: Urgency): Promise<void> {
+  async #load(chunk: Load, urgency: Urgency): Promise<PartCost> {
     const { number } = chunk;
     try {
       const left = await this.#adopt(chunk);
@@ -213,6 +229,9 @@ export class ChunkCache {
       this.statistics.loads += 1;
       if (urgency === "prefetch") this.statistics.prefetches += 1;
       for (let pin = 0; pin < chunk.waiting; pin++) this.arena.pin(number);
+      if (chunk.bill.isAgain) this.statistics.again += 1;
+      setBit(this.#brought, number);
+      return chunk.bill.close();
     } catch (error) {
       if (chunk.waiting > 0) this.statistics.failed += 1;
       throw error;
@@ -277,20 +296,29 @@ export class ChunkCache {
 
   /** Failures are not measured: they tell of deadlines. */
   async #fetch(
-    { id }: Pick<ChunkDescription, "id">,
+    { id, bill }: Pick<Load, "id" | "bill">,
     origin: ChunkOrigin,
     isAgain: boolean,
     urgency: Urgency,
   ): Promise<Uint8Array | null> {
     const startMs = performance.now();
-    const stored = await origin.fetch(id, isAgain, urgency);
+    const trail: ReadTrail = { isNear: false };
+    let stored: Uint8Array | null;
+    try {
+      stored = await origin.fetch(id, isAgain, urgency, trail);
+    } finally {
+      // Failures cost as well.
+      bill[trail.isNear ? "nearUs" : "storeUs"] += (performance.now() - startMs) * 1000;
+    }
     this.statistics.fetchTimes.add((performance.now() - startMs) * 1000);
     return stored;
   }
 
   /** -1 if the bytes are damaged. */
   async #decode(stored: Uint8Array, chunk: Load, origin: ChunkOrigin): Promise<number> {
+    const startMs = performance.now();
     const place = await this.#makeRoom(chunk.sizeBytes);
+    chunk.bill.roomUs += (performance.now() - startMs) * 1000;
     const what = await this.#check(stored, chunk, place);
     if (what === null) return place;
     this.#tellCorrupt(chunk, origin.location, what);
@@ -303,7 +331,9 @@ export class ChunkCache {
     const startMs = performance.now();
     try {
       const what = await this.#options.decode(stored, chunk, this.arena.addressOf(place));
-      this.statistics.decodeTimes.add((performance.now() - startMs) * 1000);
+      const us = (performance.now() - startMs) * 1000;
+      this.statistics.decodeTimes.add(us);
+      chunk.bill.decodeUs += us;
       isRight = what === null;
       return what;
     } finally {

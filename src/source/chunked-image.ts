@@ -10,6 +10,7 @@ import { ZeroChunks } from "./chunk-codec.ts";
 import { ID_WORDS, idWords } from "./chunk-table.ts";
 import { type MappedChunks, ownerOfRun } from "./mapped-image.ts";
 import type { ObjectStore, Urgency } from "./object-store.ts";
+import type { ReadTrail } from "./part-cost.ts";
 import type { StoredImage } from "./stored-image.ts";
 
 export class ChunkedImage {
@@ -38,7 +39,7 @@ function originOf(store: ObjectStore): ChunkOrigin {
   if (origin === undefined) {
     origin = {
       location: store.location,
-      fetch: (id, isAgain, urgency) => fetchChunk(store, id, isAgain, urgency),
+      fetch: (id, isAgain, urgency, trail) => fetchChunk(store, id, isAgain, urgency, trail),
       hurry: (id) => store.hurry?.(chunkObjectName(id)),
     };
     origins.set(store, origin);
@@ -52,11 +53,12 @@ async function fetchChunk(
   id: ChunkId,
   isAgain: boolean,
   urgency: Urgency,
+  trail?: ReadTrail,
 ): Promise<Uint8Array | null> {
   const { signal } = new AbortController();
   const name = chunkObjectName(id);
   if (isAgain && store.refetch !== undefined) return await store.refetch(name, signal, urgency);
-  return await store.read(name, signal, urgency);
+  return await store.read(name, signal, urgency, trail);
 }
 
 interface Registered {

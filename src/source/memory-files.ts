@@ -15,6 +15,7 @@ import { MappedRegion } from "../linux/memory.ts";
 import { flattenLayers } from "../snapshot/layers.ts";
 import type { FileIdentity } from "../snapshot/session-file.ts";
 import { withDeadline } from "./deadline.ts";
+import { PartBill, type PartCost } from "./part-cost.ts";
 import { assertLayerOf, SnapshotFile } from "./snapshot-file.ts";
 import { BLOCK_BYTES, markWarm, newResidencyNotes, type ResidencyNotes } from "./warm-blocks.ts";
 
@@ -133,9 +134,11 @@ export class MemoryFiles {
 
   /**
    * Reads a part from its disk into the page cache, where fault workers copy it from.
+   * @returns what that took
    * @throws FaultlineError `unresolvable-page` if it cannot be read, or not in time
    */
-  async load(part: number): Promise<void> {
+  async load(part: number): Promise<PartCost> {
+    const bill = new PartBill();
     const layer = this.layers.firstParts.findLastIndex((first) => first <= part);
     const { path, fd } = this.#files[layer]!.file;
     const block = part - this.layers.firstParts[layer]!;
@@ -154,6 +157,8 @@ export class MemoryFiles {
       );
     }
     markWarm(this.layers.residency[layer]!, block, Math.floor(monotonicUs() / 1e6));
+    bill.diskUs = monotonicUs() - bill.fromUs;
+    return bill.close();
   }
 
   /**

@@ -11,6 +11,7 @@
  *
  * The tree is casync's own, so `casync extract ROOT/NAME.caibx FILE` finds the chunks by itself.
  */
+import type { ReadTrail } from "./part-cost.ts";
 
 export interface StoredObject {
   /** Relative to the store's root, `/` between parts. */
@@ -36,8 +37,16 @@ export type Urgency = "demand" | "prefetch";
 export interface ObjectStore {
   /** As users write it: `dir:/var/lib/images`, `https://…`, `s3://bucket/prefix`. */
   readonly location: string;
-  /** The whole object, or null if there is none. Stores that queue serve `demand` first. */
-  read(name: string, signal: AbortSignal, urgency?: Urgency): Promise<Uint8Array | null>;
+  /**
+   * The whole object, or null if there is none. Stores that queue serve `demand` first; those that
+   * keep copies nearer note in `trail` if it was one.
+   */
+  read(
+    name: string,
+    signal: AbortSignal,
+    urgency?: Urgency,
+    trail?: ReadTrail,
+  ): Promise<Uint8Array | null>;
   exists(name: string, signal: AbortSignal): Promise<boolean>;
   /** Atomic and durable: readers see the old object or the new one, whole; also after a crash. */
   write(name: string, bytes: Uint8Array, signal: AbortSignal): Promise<void>;

@@ -13,6 +13,7 @@
 import { NearChunks, type TierCounters, type TierOptions } from "./near-chunks.ts";
 import { isChunkName } from "./object-name.ts";
 import type { ListDepth, ObjectStore, StoredObject, Urgency } from "./object-store.ts";
+import type { ReadTrail } from "./part-cost.ts";
 import { SharedReads } from "./shared-reads.ts";
 
 export type { TierCounters, TierOptions } from "./near-chunks.ts";
@@ -44,10 +45,14 @@ export class TierStore implements ObjectStore {
     name: string,
     signal: AbortSignal,
     urgency: Urgency = "demand",
+    trail?: ReadTrail,
   ): Promise<Uint8Array | null> {
     if (!isChunkName(name)) return await this.#far.read(name, signal, urgency);
-    const start = async (shared: AbortSignal): Promise<Uint8Array | null> =>
-      (await this.#near.read(name, shared)) ?? (await this.#fetch(name, shared, urgency, false));
+    const start = async (shared: AbortSignal): Promise<Uint8Array | null> => {
+      const near = await this.#near.read(name, shared);
+      if (trail !== undefined) trail.isNear = near !== null;
+      return near ?? (await this.#fetch(name, shared, urgency, false));
+    };
     return await this.#reads.read(name, signal, urgency, start, () => this.hurry(name));
   }
 

@@ -4,9 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { closeSync, copyFileSync, openSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, writeFileSync } from "node:fs";
 import { after, before, describe, type TestContext, test } from "node:test";
-import { cachedBytes } from "../../src/linux/file.ts";
+import { cachedBytesOf, coolFile } from "../support/cool-file.ts";
 import {
   overlay,
   Random,
@@ -20,22 +20,6 @@ import { ServeProcess } from "../support/serve-process.ts";
 import { runVmm } from "../support/vmm-process.ts";
 
 const PAGE_COUNT = 4096;
-
-/** Takes a file out of the page cache. False if it stays there: tmpfs, or an old kernel. */
-function cool(path: string): boolean {
-  const options = ["oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"];
-  execFileSync("dd", [`of=${path}`, ...options]);
-  return cachedOf(path) === 0;
-}
-
-function cachedOf(path: string): number {
-  const fd = openSync(path, "r");
-  try {
-    return cachedBytes(fd, 0, statSync(path).size);
-  } finally {
-    closeSync(fd);
-  }
-}
 
 describe("cold memory files", requires("userfaultfd", "cc"), () => {
   const folder = new TestFolder();
@@ -63,7 +47,7 @@ describe("cold memory files", requires("userfaultfd", "cc"), () => {
     file: string,
   ) {
     for (const path of [base, diff]) {
-      if (!cool(path)) {
+      if (!coolFile(path)) {
         t.skip("this file system, or this kernel, does not let go of cached pages");
         return null;
       }
@@ -77,7 +61,7 @@ describe("cold memory files", requires("userfaultfd", "cc"), () => {
     const line = await restore(t, [], ["--threads", "4", "--touch", "random:2000"], expected);
     if (line === null) return;
     assert.ok(Number(line.awaitedPages) > 50, `${line.awaitedPages} pages waited for the disk`);
-    assert.ok(cachedOf(base) > 0);
+    assert.ok(cachedBytesOf(base) > 0);
   });
 
   test("with a diff above them, of which pages are assembled", async (t) => {

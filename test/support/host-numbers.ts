@@ -63,7 +63,7 @@ export function hostNumbers(vmCount = VMS): HostNumbers {
       { memory: "web", kind: "image", sizeBytes: 1, dataBytes: 1, sessions: 0 },
     ],
     cache: {
-      ...{ loads: 9, adopted: 1, prefetches: 3, joined: 2, corrupt: 0, failed: 0 },
+      ...{ loads: 9, adopted: 1, again: 0, prefetches: 3, joined: 2, corrupt: 0, failed: 0 },
       ...{ fetchedBytes: 4096, chunks: 9, candidates: 1, usedBytes: 4096, sizeBytes: 8192 },
       ...{ evictions: 0, fetchTimes: times, decodeTimes: times },
     },

@@ -1,0 +1,113 @@
+/**
+ * What the kernel takes to tell us of a fault and to let its thread go on, on this host: time that
+ * guests wait for and that no fault worker sees. Measured once, on memory of our own, so that
+ * restore reports can say how much of a restore it was.
+ *
+ * A thread of ours touches missing pages and then the same pages again; what the first takes longer
+ * and the fault worker has not counted was spent on the way.
+ */
+import { FaultlineError } from "../base/errors.ts";
+import { SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { Session } from "../engine/session.ts";
+import { MAX_SURVIVAL_ID } from "../engine/surviving-batches.ts";
+import { monotonicUs } from "../linux/clock.ts";
+import { MappedRegion } from "../linux/memory.ts";
+import { openPidfd } from "../linux/process.ts";
+import { getpagesize, touchInBackground } from "../linux/sys.ts";
+import { flattenLayers } from "../snapshot/layers.ts";
+import { RegionMap } from "../snapshot/regions.ts";
+import { withDeadline } from "../source/deadline.ts";
+import { Userfaultfd } from "../uffd/userfaultfd.ts";
+
+/** Microseconds of one fault, besides what its worker does. */
+export interface FaultTrips {
+  /** The worker slept, and had to be woken. */
+  readonly asleepUs: number;
+  /** One fault came after the other. */
+  readonly busyUs: number;
+}
+
+/** Where a process may not create a userfaultfd, nothing is known. */
+export const unknownTrips: FaultTrips = { asleepUs: 0, busyUs: 0 };
+
+const SINGLE_TOUCHES = 9;
+/** So many until a worker spins, if it ever does. */
+const WARM_UP_PAGES = 32;
+/** The quickest batch counts: it says what is spent in any case. */
+const BUSY_BATCHES = 3;
+const BUSY_PAGES = 32;
+const PAGES = SINGLE_TOUCHES + WARM_UP_PAGES + BUSY_BATCHES * BUSY_PAGES;
+const DEADLINE_MS = 5000;
+
+/** Takes a few milliseconds. */
+export async function measureTrips(engine: Engine): Promise<FaultTrips> {
+  const pageBytes = Math.max(SMALL_PAGE_BYTES, getpagesize());
+  let uffd: Userfaultfd;
+  try {
+    uffd = Userfaultfd.create({ via: "syscall", userModeOnly: true, features: ["eventRemove"] });
+  } catch (error) {
+    if (error instanceof FaultlineError) return unknownTrips;
+    throw error;
+  }
+  using memory = MappedRegion.anonymous(PAGES * pageBytes);
+  uffd.register(memory.address, memory.sizeBytes, ["missing"]);
+  const { address: baseHostAddress, sizeBytes } = memory;
+  const session = engine.attach({
+    ...{ pid: process.pid, userfaultfd: uffd, pidfd: openPidfd(process.pid), socket: null },
+    regions: new RegionMap([{ baseHostAddress, sizeBytes, imageOffset: 0 } as never], pageBytes),
+    image: {
+      runs: flattenLayers(sizeBytes, []),
+      ...{ fds: [], addresses: [], residency: [], firstParts: [] },
+    },
+    onError: "kill",
+    survivalId: MAX_SURVIVAL_ID - 1,
+    // Each page is to be a fault of its own.
+    streams: false,
+  });
+  try {
+    const touched = touchAll(session, memory.address, pageBytes);
+    return await withDeadline(touched, DEADLINE_MS, "The fault worker answered no fault");
+  } finally {
+    engine.detach(session);
+    await session.ended;
+  }
+}
+
+async function touchAll(session: Session, address: number, pageBytes: number): Promise<FaultTrips> {
+  const singles: number[] = [];
+  for (let page = 0; page < SINGLE_TOUCHES; page++) {
+    singles.push(await tripUs(session, address + page * pageBytes, 1, 1));
+  }
+  const warmUp = address + SINGLE_TOUCHES * pageBytes;
+  await touchInBackground(warmUp, WARM_UP_PAGES * pageBytes);
+  let busyUs = Number.POSITIVE_INFINITY;
+  for (let batch = 0; batch < BUSY_BATCHES; batch++) {
+    const first = warmUp + (WARM_UP_PAGES + batch * BUSY_PAGES) * pageBytes;
+    const us = await tripUs(session, first, BUSY_PAGES * pageBytes, BUSY_PAGES);
+    busyUs = Math.min(busyUs, us);
+  }
+  singles.sort((a, b) => a - b);
+  const asleepUs = singles[Math.floor(singles.length / 2)]!;
+  return { asleepUs, busyUs: Math.min(busyUs, asleepUs) };
+}
+
+/** Of each of so many faults. */
+async function tripUs(
+  { stats }: Session,
+  address: number,
+  lengthBytes: number,
+  faults: number,
+): Promise<number> {
+  const countedBeforeUs = stats.totalUs("fault");
+  const missingUs = await touchUs(address, lengthBytes);
+  const countedUs = stats.totalUs("fault") - countedBeforeUs;
+  const presentUs = await touchUs(address, lengthBytes);
+  return Math.max(0, (missingUs - presentUs - countedUs) / faults);
+}
+
+async function touchUs(address: number, lengthBytes: number): Promise<number> {
+  const beganUs = monotonicUs();
+  await touchInBackground(address, lengthBytes);
+  return monotonicUs() - beganUs;
+}
