@@ -43,6 +43,7 @@ import { snapshots } from "./snapshots.ts";
 import { formatReport } from "./support/print.ts";
 import { PromiseRun } from "./support/promise-run.ts";
 import type { Report } from "./support/report.ts";
+import { watching } from "./watching.ts";
 import { workingSet } from "./working-set.ts";
 
 const EXIT_USAGE = 2;
@@ -67,6 +68,7 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   "restore-guest": restoreGuest,
   "daemon-create": daemonCreate,
   "daemon-faults": daemonFaults,
+  watching,
   "daemon-fleet": daemonFleet,
   "daemon-flood": daemonFlood,
 };

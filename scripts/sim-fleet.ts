@@ -3,6 +3,7 @@
  * of them: so all seeds below the lowest that failed have been run, on whatever machine.
  */
 import { Worker } from "node:worker_threads";
+import type { Demands } from "../src/sim/passage.ts";
 import { Tally } from "../src/sim/tally.ts";
 import type { SimOptions } from "./sim-options.ts";
 import type { SimChunk, SimChunkResult, SimWorkerSetup } from "./sim-worker.ts";
@@ -26,13 +27,15 @@ export class SimFleet {
   doneSeeds = 0;
   failure: Finding | null = null;
   readonly #options: SimOptions;
+  readonly #demands: Demands | null;
   readonly #onProgress: () => void;
   readonly #workers: Worker[] = [];
   #nextSeed: number;
   #isStopped = false;
 
-  constructor(options: SimOptions, onProgress: () => void) {
+  constructor(options: SimOptions, demands: Demands | null, onProgress: () => void) {
     this.#options = options;
+    this.#demands = demands;
     this.#onProgress = onProgress;
     this.#nextSeed = options.fromSeed;
   }
@@ -57,7 +60,8 @@ export class SimFleet {
   async #lane(): Promise<void> {
     const { stage, steps, without, mutant } = this.#options;
     const current = new Int32Array(new SharedArrayBuffer(4)).fill(-1);
-    const setup: SimWorkerSetup = { stage, steps, without, mutant, current };
+    const demands = this.#demands;
+    const setup: SimWorkerSetup = { stage, steps, without, mutant, demands, current };
     const worker = new Worker(new URL("./sim-worker.js", import.meta.url), { workerData: setup });
     this.#workers.push(worker);
     let watch: NodeJS.Timeout | undefined;

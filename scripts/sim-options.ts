@@ -17,6 +17,8 @@ export interface SimOptions {
   readonly jobs: number;
   readonly without: readonly string[];
   readonly mutant: string | null;
+  /** A file whose guest is played. */
+  readonly demandsPath: string | null;
   readonly hasTrace: boolean;
   readonly asJson: boolean;
   readonly wantsHelp: boolean;
@@ -39,6 +41,8 @@ Runs the real planner and page table in virtual worlds made from seeds, and chec
   --without LIST   switch off kinds of trouble: ${listed(stages.uffd.troubles)}
                    with --userfault: ${listed(stages.userfault.troubles)}
   --mutant NAME    test a handler that is wrong on purpose; a wrong NAME lists them
+  --demands FILE   the first VM's guest does what a recorded one did: a passage of FILE, which is of
+                   \`faultline trace record\` or export --replay
   --trace          print everything that happens; needs --seed
   --jobs N         threads (one per CPU)
   --json           the summary for machines
@@ -59,6 +63,9 @@ export function parseSimOptions(argv: readonly string[]): SimOptions {
   if (values.trace === true && values.json === true) {
     throw bad("--trace and --json exclude each other: leave out one of them.");
   }
+  if (values.demands !== undefined && values.userfault === true) {
+    throw bad("--demands plays guests of the other kind of VM: leave out --userfault.");
+  }
   const defaultSeeds = seed === undefined ? "1000" : "1";
   const seedCount = wholeNumber("--seeds", 1, MAX_SEED)(seeds ?? defaultSeeds);
   const stage = values.userfault === true ? "userfault" : "uffd";
@@ -71,6 +78,7 @@ export function parseSimOptions(argv: readonly string[]): SimOptions {
     jobs: wholeNumber("--jobs", 1, MAX_JOBS)(jobs ?? String(availableParallelism())),
     without: (values.without?.split(",") ?? []).map(oneOf("--without", stages[stage].troubles)),
     mutant: values.mutant === undefined ? null : mutantName(stage, values.mutant),
+    demandsPath: values.demands ?? null,
     hasTrace: values.trace === true,
     asJson: values.json === true,
     wantsHelp: values.help === true,
@@ -91,6 +99,7 @@ function parse(argv: readonly string[]) {
         steps: text,
         without: text,
         mutant: text,
+        demands: text,
         jobs: text,
         trace: flag,
         json: flag,

@@ -1,6 +1,7 @@
 /** A thread of `npm run sim`: runs the worlds it is told to, one chunk of seeds after the other. */
 import { parentPort, workerData } from "node:worker_threads";
 import { assert } from "../src/base/assert.ts";
+import type { Demands } from "../src/sim/passage.ts";
 import { type StageName, stages } from "../src/sim/stage.ts";
 import { Tally } from "../src/sim/tally.ts";
 
@@ -9,6 +10,7 @@ export interface SimWorkerSetup {
   readonly steps: number;
   readonly without: readonly string[];
   readonly mutant: string | null;
+  readonly demands: Demands | null;
   /** Where the thread writes the seed it is at, so that a world without end can be named. */
   readonly current: Int32Array;
 }
@@ -27,13 +29,13 @@ export interface SimChunkResult {
 
 assert(parentPort !== null, "this file is a worker's entry");
 const port = parentPort;
-const { stage, steps, without, mutant, current } = workerData as SimWorkerSetup;
+const { stage, steps, without, mutant, demands, current } = workerData as SimWorkerSetup;
 
 function runChunk({ from, end }: SimChunk): SimChunkResult {
   const tally = new Tally();
   for (let seed = from; seed < end; seed++) {
     Atomics.store(current, 0, seed);
-    const message = stages[stage].judge({ seed, steps, without, mutant, tally });
+    const message = stages[stage].judge({ seed, steps, without, mutant, demands, tally });
     if (message !== null) {
       return { doneSeeds: seed - from + 1, counts: tally.toJSON(), failure: { seed, message } };
     }

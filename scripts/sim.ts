@@ -4,9 +4,11 @@
  * the command that replays it. docs/TESTING.md has more.
  */
 import { ExitCode, FaultlineError } from "../src/base/errors.ts";
+import type { Demands } from "../src/sim/passage.ts";
 import type { ShortFailure } from "../src/sim/shrink.ts";
 import { stages } from "../src/sim/stage.ts";
 import { Tally } from "../src/sim/tally.ts";
+import { readDemands } from "./sim-demands.ts";
 import { type Finding, SimFleet } from "./sim-fleet.ts";
 import { parseSimOptions, type SimOptions, usage } from "./sim-options.ts";
 import { printSummary, type SimSummary } from "./sim-report.ts";
@@ -27,11 +29,13 @@ async function main(): Promise<number> {
     console.log(usage);
     return ExitCode.ok;
   }
+  const demands = options.demandsPath === null ? null : readDemands(options.demandsPath);
   const startMs = performance.now();
-  const result = options.seedCount === 1 ? runOne(options) : await runMany(options);
+  const isOne = options.seedCount === 1;
+  const result = isOne ? runOne(options, demands) : await runMany(options, demands);
   const durationSeconds = (performance.now() - startMs) / 1000;
   const { doneSeeds, tally, finding, isInterrupted } = result;
-  const failure = finding === null ? null : shorten(options, finding);
+  const failure = finding === null ? null : shorten(options, demands, finding);
   const summary: SimSummary = {
     fromSeed: options.fromSeed,
     seeds: doneSeeds,
@@ -49,18 +53,20 @@ async function main(): Promise<number> {
 }
 
 /** One world, in this thread. */
-function runOne(options: SimOptions): SimResult {
+function runOne(options: SimOptions, demands: Demands | null): SimResult {
   const tally = new Tally();
   const { fromSeed: seed, steps, without, mutant } = options;
   const trace = options.hasTrace ? (line: string) => console.log(line) : null;
-  const message = stages[options.stage].judge({ seed, steps, without, mutant, tally, trace });
+  const message = stages[options.stage].judge({
+    ...{ seed, steps, without, mutant, demands, tally, trace },
+  });
   const finding = message === null ? null : { seed, message, hasEnd: true };
   return { doneSeeds: 1, tally, finding, isInterrupted: false };
 }
 
-async function runMany(options: SimOptions): Promise<SimResult> {
+async function runMany(options: SimOptions, demands: Demands | null): Promise<SimResult> {
   let shownMs = 0;
-  const fleet = new SimFleet(options, () => {
+  const fleet = new SimFleet(options, demands, () => {
     if (!process.stderr.isTTY || performance.now() - shownMs < PROGRESS_EVERY_MS) return;
     shownMs = performance.now();
     process.stderr.write(`\r${fleet.doneSeeds} of ${options.seedCount} seeds `);
@@ -84,16 +90,21 @@ async function runMany(options: SimOptions): Promise<SimResult> {
 }
 
 /** The shortest form of what was found. A replay with its trace is short already. */
-function shorten(options: SimOptions, { seed, message, hasEnd }: Finding): ShortFailure {
+function shorten(
+  options: SimOptions,
+  demands: Demands | null,
+  { seed, message, hasEnd }: Finding,
+): ShortFailure {
   const { steps, without, mutant } = options;
   if (options.hasTrace || !hasEnd) return { seed, steps, without, message, trace: [] };
   if (!options.asJson) process.stderr.write(`seed ${seed}: ${message}\nMaking it shorter …\n`);
-  return stages[options.stage].shrink({ seed, steps, without, mutant });
+  return stages[options.stage].shrink({ seed, steps, without, mutant, demands });
 }
 
 function replayOf(options: SimOptions, { seed, steps, without }: ShortFailure): string {
   const words = ["npm run sim --", `--seed ${seed}`, `--steps ${steps}`];
   if (without.length > 0) words.push(`--without ${without.join(",")}`);
+  if (options.demandsPath !== null) words.push(`--demands ${options.demandsPath}`);
   if (options.stage === "userfault") words.push("--userfault");
   if (options.mutant !== null) words.push(`--mutant ${options.mutant}`);
   return [...words, "--trace"].join(" ");

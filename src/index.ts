@@ -6,7 +6,8 @@
  * - Ask the kernel what it allows: `probeKernel`.
  * - Speak the protocol of VMs with KVM Userfault: `parseAnyHandshake`, `ApfRing`; ask whether the
  *   kernel has it: `probeUserfault`.
- * - Ask a daemon for sessions: `ControlClient`; be one: `ControlServer`.
+ * - Ask a daemon for sessions: `ControlClient`; be one: `ControlServer`. Read what it has recorded
+ *   of a VM: `readRecording`.
  * - Read and write stores of images: `openStore`, with a `TierStore` to keep chunks near.
  */
 export { AssertionError } from "./base/assert.ts";
@@ -33,6 +34,7 @@ export type {
   SessionSpec,
   SessionView,
   StoreStatistics,
+  TraceStream,
   VmView,
 } from "./daemon/host-service.ts";
 export { createLogger, type LogFormat, type Logger, type LogLevel } from "./daemon/log.ts";
@@ -79,6 +81,14 @@ export { PolicyStore } from "./source/store-policy.ts";
 export { readLatencyMs, type StoreCounters, type StoreStats } from "./source/store-stats.ts";
 export { type TierCounters, type TierOptions, TierStore } from "./source/tier-store.ts";
 export type { Timing } from "./source/timing.ts";
+export { readRecording } from "./trace/read-recording.ts";
+export type {
+  Ending,
+  RecordedRegion,
+  Recording,
+  RecordingHeader,
+  TraceRecords,
+} from "./trace/recording.ts";
 export { adoptUserfaultfd } from "./uffd/adopt.ts";
 export type { CreateOptions, CreateVia } from "./uffd/create.ts";
 export {

@@ -30,6 +30,8 @@ export interface DaemonStart {
   readonly flags?: readonly string[];
   /** Words before the command line, such as `taskset -c 1`. */
   readonly prefix?: readonly string[];
+  /** `dist` of another checkout; default: this one's. */
+  readonly builtAt?: string;
 }
 
 /** The processes of a daemon. */
@@ -41,14 +43,17 @@ export interface DaemonPids {
 
 export class BenchDaemon {
   readonly client: ControlClient;
+  readonly controlPath: string;
   readonly #child: Child;
   readonly #logPath: string;
 
-  private constructor(run: PromiseRun, { memoryPath, flags = [], prefix = [] }: DaemonStart) {
+  private constructor(run: PromiseRun, start: DaemonStart) {
+    const { memoryPath, flags = [], prefix = [], builtAt = builtRoot } = start;
     const runFolder = run.newPath("run");
-    this.client = new ControlClient({ socketPath: join(runFolder, "control.sock") });
+    this.controlPath = join(runFolder, "control.sock");
+    this.client = new ControlClient({ socketPath: this.controlPath });
     this.#logPath = run.newPath("log");
-    const main = join(builtRoot, "src", "cli", "main.js");
+    const main = join(builtAt, "src", "cli", "main.js");
     const places = ["--run-folder", runFolder, "--memory-folder", dirname(memoryPath)];
     const log = openSync(this.#logPath, "wx");
     this.#child = new Child(
@@ -83,14 +88,19 @@ export class BenchDaemon {
     return { supervisor, pager, standby };
   }
 
-  /** Runs one guest to its end in a session of its own. Throws if a single word was wrong. */
+  /**
+   * Runs one guest to its end in a session of its own. Throws if a single word was wrong.
+   * `onCreated` is called when there is a session, and no guest yet.
+   */
   async timeFaults(
     run: PromiseRun,
     plan: GuestPlan,
     spec: Partial<SessionSpec> = {},
+    onCreated: () => void = () => {},
   ): Promise<FaultTimes> {
     const { memoryPath } = plan;
     const { id, socketPath } = await this.client.createSession({ memory: memoryPath, ...spec });
+    onCreated();
     await using guest = new Child(faulterCommand(run, socketPath, plan));
     const times = await answerOf<FaultTimes>(guest, null);
     assertRight(times, null);

@@ -43,7 +43,7 @@ export const errorCodes = {
     ExitCode.failed,
     "The handler under test did not start, answer, or give the right bytes.",
   ],
-  "trace-corrupt": [ExitCode.badSnapshot, "A benchmark's trace file does not hold what it should."],
+  "trace-corrupt": [ExitCode.badSnapshot, "A trace's file does not hold what it should."],
   "no-compiler": [
     ExitCode.noAccess,
     "A C program that a benchmark or a test plays with cannot be built.",

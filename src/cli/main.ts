@@ -11,6 +11,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["restore", async () => (await import("./restore.ts")).restoreCommand()],
   ["ps", async () => (await import("./ps.ts")).psCommand()],
   ["show", async () => (await import("./ps.ts")).showCommand()],
+  ["trace", async () => (await import("./trace.ts")).traceCommand()],
   ["top", async () => (await import("./top.ts")).topCommand()],
   ["complete", async () => (await import("./session-control.ts")).completeCommand()],
   ["detach", async () => (await import("./session-control.ts")).detachCommand()],

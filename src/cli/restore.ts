@@ -35,6 +35,7 @@ interface RestoreFlags extends ControlFlags {
   readonly connectWithin?: number;
   readonly recordFor?: number;
   readonly asyncFaults: boolean;
+  readonly trace: boolean;
   readonly state?: string;
   readonly firecracker?: string;
   readonly jailer?: string;
@@ -79,6 +80,11 @@ export function restoreCommand(): Command {
     .option(
       "--async-faults",
       "listen on apf.socket beside the socket: for VMs with KVM Userfault",
+      false,
+    )
+    .option(
+      "--trace",
+      "trace what is done for the VM from its coming on: `faultline trace`",
       false,
     );
   return withControlOptions(withVmmOptions(command))
@@ -154,6 +160,7 @@ function specOf(memory: string, flags: RestoreFlags, jail: Jail | null): Session
     ...(flags.connectWithin === undefined ? {} : { connectWithinS: flags.connectWithin }),
     ...(flags.recordFor === undefined ? {} : { recordForS: flags.recordFor }),
     ...(flags.asyncFaults ? { asyncFaults: true } : {}),
+    ...(flags.trace ? { trace: true } : {}),
     ...(Object.keys(flags.label).length === 0 ? {} : { labels: flags.label }),
   };
 }

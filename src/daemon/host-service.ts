@@ -34,6 +34,8 @@ export interface SessionSpec {
    * `socketPath` the session has a folder of its own. Default: no.
    */
   readonly asyncFaults?: boolean;
+  /** Trace what is done for the VM from its coming on, for `recordTrace`. Default: no. */
+  readonly trace?: boolean;
   /** The caller's own words for it; they come back in views and logs. */
   readonly labels?: Readonly<Record<string, string>>;
 }
@@ -160,6 +162,15 @@ export interface StoreStatistics {
   readonly readMs: { readonly p50: number; readonly p99: number };
 }
 
+/** The file of a recording as it grows. */
+export interface TraceStream {
+  readonly pieces: AsyncIterable<Uint8Array>;
+  /** Ends it soon, and whole. */
+  end(): void;
+  /** Nothing more is wanted: to be called in any case, also at its end. */
+  close(): void;
+}
+
 export interface HostService {
   view(): HostView;
   statistics(): HostStatistics;
@@ -183,6 +194,12 @@ export interface HostService {
   detachSession(id: string, isForced: boolean): Promise<SessionView>;
   /** Kills the VM's process. Of a session that waits for its VM: ends it. */
   killSession(id: string): Promise<SessionView>;
+  /**
+   * Records what is done for the session's VM, for so long at most. Begins now, with what was
+   * traced already.
+   * @throws FaultlineError `conflict` without a VM, `limit`
+   */
+  recordTrace(id: string, forMs: number): TraceStream;
   images(): readonly ImageView[];
   /** Brings into memory what restores of it need. */
   prefetchImage(memory: string): Promise<PrefetchView>;

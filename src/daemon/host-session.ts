@@ -40,6 +40,7 @@ import {
 } from "./session-record.ts";
 import { describeSession, tellTroubles } from "./session-report.ts";
 import type { SessionSockets } from "./session-sockets.ts";
+import type { SessionTraces } from "./session-traces.ts";
 
 /** What all sessions share. */
 export interface SessionSurroundings {
@@ -47,6 +48,7 @@ export interface SessionSurroundings {
   readonly keeper: Keeper;
   readonly log: Logger;
   readonly tally: HostTally;
+  readonly traces: SessionTraces;
   readonly handshakeTimeoutMs: number;
   readonly allowedUids: readonly number[];
   /** Which pager of this daemon this is: the first is 1. */
@@ -360,6 +362,7 @@ export class HostSession {
       isTakeover,
       prefault: plan.prefault,
       userfault: vm.userfault,
+      trace: this.#around.traces.begin(this.id, record.trace),
       ...(plan.recordForUs === undefined ? {} : { recordForUs: plan.recordForUs }),
     });
     this.#vm = { engineSession: session, attachment };

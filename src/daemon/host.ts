@@ -21,6 +21,7 @@ import {
   SESSION_ID,
   type SessionSpec,
   type SessionView,
+  type TraceStream,
 } from "./host-service.ts";
 import { HostSession, type SessionSurroundings } from "./host-session.ts";
 import type { HostTally } from "./host-tally.ts";
@@ -32,6 +33,7 @@ import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { keepRecord, type SessionRecord } from "./session-record.ts";
 import { defaultSocketPath, SessionSockets } from "./session-sockets.ts";
+import { SessionTraces } from "./session-traces.ts";
 import type { DaemonSettings } from "./settings.ts";
 
 export interface HostParts {
@@ -63,6 +65,7 @@ export class Host implements HostService {
   readonly #reserved = new Set<string>();
   readonly #ended: SessionView[] = [];
   readonly #refusals: RefusalLog;
+  readonly #traces: SessionTraces;
   /** Never given to two sessions that one pager has. */
   #nextSurvivalId = 1;
   #isDraining = false;
@@ -73,11 +76,12 @@ export class Host implements HostService {
     const { settings, engine, keeper, log, tally, generation, memoryHost: host } = parts;
     this.socketFolder = join(settings.runFolder, "sessions");
     this.#refusals = new RefusalLog(log);
+    this.#traces = new SessionTraces(engine);
     this.memories = new HostMemories({
       ...{ host, engine, keeper, log, collapse: settings.collapse },
     });
     this.surroundings = {
-      ...{ engine, keeper, log, tally, generation },
+      ...{ engine, keeper, log, tally, generation, traces: this.#traces },
       handshakeTimeoutMs: settings.handshakeTimeoutMs,
       allowedUids: settings.allowedUids,
       onEnded: (session) => this.#forget(session),
@@ -128,12 +132,14 @@ export class Host implements HostService {
     try {
       const { settings } = this.#parts;
       if ((spec.onError ?? settings.onError) === "poison") assertPoisonable();
+      if (spec.trace === true) this.#traces.keep(id);
       const place = allowedMemory(spec.memory, spec.layers ?? [], settings);
       const socketPath = this.#socketPath(id, spec);
       memory = await this.memories.use(place.memory, place.layers);
       return this.#open(this.#recordOf(id, spec, socketPath, memory), memory);
     } catch (error) {
       if (memory !== undefined) this.memories.release(memory);
+      this.#traces.forget(id);
       throw error;
     } finally {
       this.#reserved.delete(id);
@@ -185,6 +191,12 @@ export class Host implements HostService {
     return this.#viewOf(session);
   }
 
+  recordTrace(id: string, forMs: number): TraceStream {
+    const { record, vm } = this.#attached(id);
+    const { engineSession } = vm!;
+    return this.#traces.record({ id, memory: record.memory, engineSession }, forMs);
+  }
+
   images(): readonly ImageView[] {
     return this.memories.all.map(viewOfMemory);
   }
@@ -218,6 +230,7 @@ export class Host implements HostService {
   /** One of an earlier pager's, or of this one's. */
   add(session: HostSession): void {
     this.#sessions.set(session.id, session);
+    if (session.record.trace) this.#traces.keep(session.id);
     this.#nextSurvivalId = Math.max(this.#nextSurvivalId, session.record.survivalId + 1);
   }
 
@@ -333,6 +346,7 @@ export class Host implements HostService {
       connectWithinS: spec.connectWithinS ?? settings.connectWithinS,
       recordForS: spec.recordForS ?? settings.recordForS,
       asyncFaults: spec.asyncFaults ?? false,
+      trace: spec.trace ?? false,
       labels: { ...spec.labels },
       createdMs: Date.now(),
     };
@@ -363,6 +377,7 @@ export class Host implements HostService {
     this.#ended.push(this.#viewOf(session));
     if (this.#ended.length > MAX_ENDED) this.#ended.shift();
     this.memories.release(session.memory);
+    this.#traces.forget(session.id);
     if (this.#sessions.size === 0) this.#onEmpty();
   }
 }

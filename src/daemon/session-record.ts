@@ -34,6 +34,7 @@ const record = v.object({
   recordForS: whole,
   /** Absent in records of earlier versions. */
   asyncFaults: v.optional(v.boolean(), false),
+  trace: v.optional(v.boolean(), false),
   labels: v.record(v.string(), v.string()),
   createdMs: v.number(),
 });

@@ -4,6 +4,7 @@
  */
 import type { Trouble } from "./climate.ts";
 import { HandlerFailure, WrongPage } from "./failures.ts";
+import type { Demands } from "./passage.ts";
 import type { Tally } from "./tally.ts";
 import { runWorld, troublesOf, type WorldOptions } from "./world.ts";
 
@@ -17,6 +18,7 @@ export interface PlayOptions<Trouble extends string, Parts> {
   readonly steps: number;
   readonly without?: readonly Trouble[];
   readonly parts?: Parts;
+  readonly demands?: Demands | null;
   readonly trace?: ((line: string) => void) | null;
   readonly tally?: Tally;
 }

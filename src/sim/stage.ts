@@ -4,6 +4,7 @@
  */
 import { troubles } from "./climate.ts";
 import { mutants } from "./mutants.ts";
+import type { Demands } from "./passage.ts";
 import { judgeBy, type ShortFailure, shrinkBy, type Theatre } from "./shrink.ts";
 import { type Sight, sights, type Tally, userfaultSights } from "./tally.ts";
 import { userfaultTroubles } from "./userfault/climate.ts";
@@ -18,6 +19,8 @@ export interface StagedWorld {
   readonly without: readonly string[];
   /** Null: the real handler. */
   readonly mutant: string | null;
+  /** What a guest does first, where the stage can play it. */
+  readonly demands?: Demands | null;
   readonly tally?: Tally;
   readonly trace?: ((line: string) => void) | null;
 }

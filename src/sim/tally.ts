@@ -143,9 +143,17 @@ export const userfaultSights = [
   "VM on a memfd",
 ] as const;
 
-export type Sight = (typeof sights)[number] | (typeof userfaultSights)[number];
+/** Where worlds play what a recorded guest did. */
+const replaySights = ["touch of a recording"] as const;
 
-const allSights: readonly Sight[] = [...new Set<Sight>([...sights, ...userfaultSights])];
+export type Sight =
+  | (typeof sights)[number]
+  | (typeof userfaultSights)[number]
+  | (typeof replaySights)[number];
+
+const allSights: readonly Sight[] = [
+  ...new Set<Sight>([...sights, ...userfaultSights, ...replaySights]),
+];
 
 /** `sightOf.outcome.partial` is "outcome: partial": put together once, not at every call. */
 function sightsNamed<Name extends string, Kind extends string>(

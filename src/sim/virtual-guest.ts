@@ -4,6 +4,7 @@
  * PURE.
  */
 import type { Climate } from "./climate.ts";
+import type { Passage } from "./passage.ts";
 import type { Random } from "./random.ts";
 import type { Tally } from "./tally.ts";
 import type { VirtualKernel } from "./virtual-kernel.ts";
@@ -17,14 +18,23 @@ export class VirtualGuest {
   readonly #random: Random;
   readonly #climate: Climate;
   readonly #tally: Tally;
+  /** What it touches first; null: it does as chance will have it. */
+  readonly #passage: Passage | null;
   #isCalm = false;
   #mayExit = true;
 
-  constructor(kernel: VirtualKernel, random: Random, climate: Climate, tally: Tally) {
+  constructor(
+    kernel: VirtualKernel,
+    random: Random,
+    climate: Climate,
+    tally: Tally,
+    passage: Passage | null = null,
+  ) {
     this.#kernel = kernel;
     this.#random = random;
     this.#climate = climate;
     this.#tally = tally;
+    this.#passage = passage;
   }
 
   get isCalm(): boolean {
@@ -44,7 +54,7 @@ export class VirtualGuest {
   }
 
   /** Something happens: mostly a guest thread goes on. */
-  step(): void {
+  step(nowUs: number): void {
     const kernel = this.#kernel;
     if (this.#isCalm) return;
     if (kernel.isDead) {
@@ -66,7 +76,7 @@ export class VirtualGuest {
     else if (falls(death)) this.#die();
     else if (kernel.removals.length > 0 && this.#random.chance(0.3)) {
       kernel.advance(this.#random.pick(kernel.removals));
-    } else this.#goOn();
+    } else this.#goOn(nowUs);
   }
 
   /** Every thread touches a page before the handler runs at all, `stride` pages apart. */
@@ -100,10 +110,17 @@ export class VirtualGuest {
     return isSleeping && removals.length === 0 && !isReadable;
   }
 
-  #goOn(): void {
+  #goOn(nowUs: number): void {
     const thread = this.#random.pick(this.#kernel.threads);
     if (thread.state === "waiting") return;
-    if (thread.state === "idle") {
+    if (thread.state === "idle" && this.#passage?.isOver === false) {
+      const busy = this.#kernel.threads.filter(({ state }) => state !== "idle").length;
+      const page = this.#passage.touch(busy, nowUs);
+      if (page === null) return;
+      this.#tally.add("touch of a recording");
+      thread.page = page;
+      thread.isWrite = this.#random.chance(0.3);
+    } else if (thread.state === "idle") {
       // Guests walk through memory, jump elsewhere, and walk on.
       const next = this.#random.chance(0.7)
         ? thread.page + 1

@@ -11,6 +11,7 @@ import { RegionMap } from "../snapshot/regions.ts";
 import type { Climate } from "./climate.ts";
 import { HandlerFailure } from "./failures.ts";
 import { PageOracle } from "./page-oracle.ts";
+import type { Passage } from "./passage.ts";
 import type { Random } from "./random.ts";
 import type { Tally } from "./tally.ts";
 import { VirtualGuest } from "./virtual-guest.ts";
@@ -35,6 +36,8 @@ export interface VmOptions {
   /** Shortages last long enough for the session to give pages up. */
   readonly hasLongShortages: boolean;
   readonly parts: HandlerParts;
+  /** What its guest touches first; null: whatever chance says. */
+  readonly passage: Passage | null;
   readonly store: VirtualStore;
   readonly need: SessionOptions["need"];
   readonly tally: Tally;
@@ -63,7 +66,7 @@ export class VirtualVm {
       : random.pick([SMALL_PAGE_BYTES, 16 * KIB, HUGE_PAGE_BYTES]);
     const image = new VirtualImage(random, {
       pageSizeBytes,
-      pageCount: climate.crowd ? 2600 : random.between(4, 32),
+      pageCount: options.passage?.pageCount ?? (climate.crowd ? 2600 : random.between(4, 32)),
       partsPerPage: pageSizeBytes === SMALL_PAGE_BYTES ? 1 : 2,
       hasUnreadablePages: climate.unreadable,
       far: climate.far ? { store: options.store, grain: random.pick([1, 2, 5, 16]) } : null,
@@ -86,7 +89,7 @@ export class VirtualVm {
       trace: options.trace,
     });
     this.kernel.isShort = isFamine && climate.shortage > 0;
-    this.guest = new VirtualGuest(this.kernel, random, climate, tally);
+    this.guest = new VirtualGuest(this.kernel, random, climate, tally, options.passage);
     this.batchCapacity = climate.crowd ? 64 : random.pick([1, 2, 8, 64]);
     this.session = this.#makeSession(random, options, pageSizeBytes, policy);
     this.#introduce(options.trace, pageSizeBytes, policy);

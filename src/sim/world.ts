@@ -14,6 +14,7 @@ import {
 } from "./climate.ts";
 import { HandlerFailure } from "./failures.ts";
 import { FairnessOracle } from "./fairness.ts";
+import { type Demands, Passage } from "./passage.ts";
 import { Random } from "./random.ts";
 import { sightOf, Tally } from "./tally.ts";
 import type { VirtualKernel } from "./virtual-kernel.ts";
@@ -38,6 +39,8 @@ export interface WorldOptions {
   readonly without?: readonly Trouble[];
   /** The handler to test; by default the real one. */
   readonly parts?: WorldParts;
+  /** What the guest of the first VM does, a passage of it; then it does as chance will have it. */
+  readonly demands?: Demands | null;
   readonly trace?: ((line: string) => void) | null;
   /** Where to count what happens; with it, even a run that fails leaves its counts. */
   readonly tally?: Tally;
@@ -99,7 +102,7 @@ class World implements WorkerWatcher {
       if (climate.crowd || this.#random.chance(0.3)) guest.stampede(this.#random.between(1, 2));
     }
     for (let step = 0; step < steps && this.#worker.sessionCount > 0; step++) {
-      this.#random.pick(this.#vms).guest.step();
+      this.#random.pick(this.#vms).guest.step(this.#nowUs);
       this.#nowUs += this.#stepUs;
       if (this.#random.chance(this.#turnShare)) this.#worker.round(this.#nowUs);
       if (this.#random.chance(this.#answerShare)) this.#answer(false);
@@ -201,8 +204,10 @@ class World implements WorkerWatcher {
   #makeVm(index: number, climate: Climate, isFamine: boolean, options: WorldOptions): VirtualVm {
     const name = `VM ${index}`;
     const trace = this.#trace;
+    const { demands = null } = options;
     const vm = new VirtualVm(this.#random, {
       name,
+      passage: index === 0 && demands !== null ? new Passage(this.#random, demands) : null,
       climate,
       isFamine,
       hasLongShortages: this.#stepUs > 20,
@@ -226,7 +231,7 @@ class World implements WorkerWatcher {
   #beforeCall(): void {
     this.#fairness.called();
     for (let steps = this.#random.below(STEPS_PER_CALL + 1); steps > 0; steps--) {
-      this.#random.pick(this.#vms).guest.step();
+      this.#random.pick(this.#vms).guest.step(this.#nowUs);
     }
   }
 }

@@ -8,6 +8,7 @@ import type { Keeper } from "../../src/daemon/keeper.ts";
 import { createLogger } from "../../src/daemon/log.ts";
 import { MemoryHost } from "../../src/daemon/memory-host.ts";
 import type { SessionRecord } from "../../src/daemon/session-record.ts";
+import { SessionTraces } from "../../src/daemon/session-traces.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import type { OwnedFd } from "../../src/linux/fd.ts";
@@ -66,6 +67,7 @@ class SessionStage implements AsyncDisposable {
     const tally = HostTally.open(this.keeper, null);
     this.session = new HostSession(recordOf(memory), memory, null, {
       ...{ engine, keeper: this.keeper, log, tally, generation: 1 },
+      traces: new SessionTraces(engine),
       ...{ handshakeTimeoutMs: 5000, allowedUids: [] },
       onEnded: () => {},
       onRefused: (_, reason) => void this.refusals.push(reason),
@@ -108,7 +110,7 @@ function recordOf({ memory, entry }: HostMemory): SessionRecord {
   return {
     ...{ id: "one", survivalId: 1, memoryEntry: entry, memory, layers: [], onError: "kill" },
     ...{ prefault: "off", socketPath: "", owner: null, allowedUids: [], connectWithinS: 0 },
-    ...{ recordForS: 0, asyncFaults: false, labels: {}, createdMs: 0 },
+    ...{ recordForS: 0, asyncFaults: false, trace: false, labels: {}, createdMs: 0 },
   };
 }
 

@@ -2,10 +2,14 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { describe, test } from "node:test";
+import { linuxTracePath } from "../../src/bench/traces.ts";
 import { repositoryRoot } from "../../src/kit/paths.ts";
+import { TestFolder } from "../support/fixtures.ts";
+import { blocksOf, type Row } from "../support/recordings.ts";
 
 const program = join(repositoryRoot, "dist/scripts/sim.js");
 const TIMEOUT_MS = 60_000;
@@ -16,6 +20,14 @@ function sim(...args: readonly string[]) {
     timeout: TIMEOUT_MS,
   });
   return { status, stdout, stderr };
+}
+
+/** A guest with one vCPU, that computes for 50 us after each page. */
+function demandsOf(pages: readonly number[]): Row[] {
+  return pages.flatMap((page, index): Row[] => [
+    [index * 100, "demand", "guest", page, 1, 0],
+    [index * 100 + 50, "copy", "install", page, 1, 500],
+  ]);
 }
 
 describe("npm run sim", () => {
@@ -60,6 +72,38 @@ describe("npm run sim", () => {
     assert.match(failure.message, /waits for ever/);
     assert.match(failure.replay, / --userfault --mutant takeover-without-resume --trace$/);
     assert.equal(sim(...failure.replay.split(" ").slice(4)).status, 1);
+  });
+
+  test("plays what a guest did of whom there is a recording, and says so in the replay", () => {
+    using folder = new TestFolder();
+    const recording = folder.at("guest.fltrace");
+    writeFileSync(recording, Buffer.concat(blocksOf(demandsOf([7, 8, 9, 300, 2, 512]))));
+    for (const file of [recording, linuxTracePath]) {
+      const args = ["--seeds", "60", "--steps", "300", "--demands", file];
+      const { status, stdout, stderr } = sim(...args, "--json");
+      assert.equal(status, 0, stderr);
+      assert.ok(JSON.parse(stdout).seen["touch of a recording"] > 200, file);
+      const found = sim(...args, "--mutant", "eagain-treated-as-done", "--json");
+      const { failure } = JSON.parse(found.stdout);
+      assert.match(failure.message, /wait for ever/);
+      assert.ok(failure.replay.includes(` --demands ${file} `));
+      assert.equal(sim(...failure.replay.split(" ").slice(4)).status, 1);
+    }
+  });
+
+  test("touches what was recorded, in its order", () => {
+    using folder = new TestFolder();
+    const file = folder.at("guest.fltrace");
+    writeFileSync(file, Buffer.concat(blocksOf(demandsOf([512, 7, 9, 8, 300]))));
+    const calm = "--without remove,signal,layout,shortage,death,refill,race,unreadable,far,ahead";
+    const { stdout } = sim(
+      ...["--seed", "4", "--steps", "5000", "--demands", file, "--trace"],
+      ...`${calm},flood,crowd,neighbours`.split(" "),
+    );
+    const touched = [...stdout.matchAll(/thread \d+ (?:reads|writes) page (\d+):/g)];
+    // Gaps of more than two pages are two wide.
+    const first = new Set(touched.map(([, page]) => Number(page)));
+    assert.deepEqual([...first].slice(0, 5), [10, 2, 4, 3, 7]);
   });
 
   test("tells machines the same", () => {
@@ -110,6 +154,9 @@ describe("npm run sim refuses", () => {
     ["--trace", /^--trace prints one world: add --seed S\./],
     ["--seed 1 --seeds 2", /^--seed 1 is one world: leave out --seeds/],
     ["--seed 1 --trace --json", /^--trace and --json exclude each other/],
+    ["--demands none", /^--demands none cannot be read: ENOENT/],
+    ["--demands package.json", /^package\.json holds no recording of this version/],
+    ["--demands x --userfault", /^--demands plays guests of the other kind of VM/],
     ["--fast", /^Unknown option '--fast'\. See npm run sim -- --help\./],
   ];
   for (const [args, message] of refusals) {

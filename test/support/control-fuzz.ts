@@ -45,6 +45,7 @@ const fields = [
   "connectWithinS",
   "recordForS",
   "asyncFaults",
+  "trace",
   "labels",
 ];
 const tokens = ["[", "]", "{", "}", ",", ":", '"', "\\", "0", "-", "e", "null", "\0", "é", "\xff"];
@@ -171,8 +172,8 @@ const makers: readonly ((random: Random) => FuzzCase)[] = [
     const field = random.pick(fields);
     const memory = field === "memory" ? "" : '"memory":"/a",';
     const picked = random.pick(wrongValues);
-    // Of the one field that may be true.
-    const value = field === "asyncFaults" && picked === "true" ? '"true"' : picked;
+    // Of the fields that may be true.
+    const value = ["asyncFaults", "trace"].includes(field) && picked === "true" ? '"true"' : picked;
     return wrong(`wrong ${field}`, post(`{${memory}"${field}":${value}}`));
   },
   (random) => {

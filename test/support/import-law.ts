@@ -42,9 +42,10 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   pager: { mayImport: ["base"], mayImportTypes: ["snapshot"], isPure: true },
   protocol: { mayImport: ["linux", "snapshot/regions", "base"] },
   engine: { mayImport: ["uffd", "linux", "pager", "protocol", "source", "snapshot", "base"] },
+  trace: { mayImport: ["base"], isPure: true },
   // It must not crash with what it supervises.
   supervisor: { mayImport: ["linux", "base"] },
-  daemon: { mayImport: ["supervisor", ...EVERYTHING_BELOW_DAEMON] },
+  daemon: { mayImport: ["supervisor", "trace", ...EVERYTHING_BELOW_DAEMON] },
   tinyvm: { mayImport: ["linux", "uffd", "base"] },
   kit: { mayImport: ["linux", "base"] },
   conformance: { mayImport: ["kit", "tinyvm", "uffd", "linux", "base"] },
@@ -54,6 +55,7 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
     mayImport: [
       "daemon",
       "supervisor",
+      "trace",
       "image",
       "tinyvm",
       "sim",

@@ -2,6 +2,7 @@
  * A `HostService` whose sessions are entries of a table: what the control API is tested against
  * where no VM is needed. It keeps the rules that the interface states.
  */
+import { Readable } from "node:stream";
 import { FaultlineError } from "../../src/base/errors.ts";
 import type {
   HostService,
@@ -12,8 +13,10 @@ import type {
   SessionEndView,
   SessionSpec,
   SessionView,
+  TraceStream,
   VmView,
 } from "../../src/daemon/host-service.ts";
+import { blocksOf, header } from "./recordings.ts";
 
 const SIZE_BYTES = 2 ** 20;
 const PAGES = SIZE_BYTES / 4096;
@@ -119,6 +122,14 @@ export class TableHost implements HostService {
 
   async killSession(id: string): Promise<SessionView> {
     return this.end(id, this.session(id).state === "waiting" ? "cancelled" : "killed");
+  }
+
+  /** A recording without records. */
+  recordTrace(id: string): TraceStream {
+    const { vm } = this.#attached(id);
+    const { pageSizeBytes } = vm;
+    const pieces = blocksOf([], { of: { ...header, session: id, pid: vm.pid, pageSizeBytes } });
+    return { pieces: Readable.from(pieces), end: () => undefined, close: () => undefined };
   }
 
   images(): readonly ImageView[] {

@@ -19,6 +19,7 @@ const all: Required<SessionSpec> = {
   connectWithinS: 0.5,
   recordForS: 0,
   asyncFaults: true,
+  trace: true,
   labels: { "example.org/tenant": "7", empty: "" },
 };
 

@@ -20,6 +20,7 @@ import type {
 import { HttpError } from "./problem.ts";
 import { type Route, type RouteAnswer, type RouteInput, type RouteName, routes } from "./routes.ts";
 import { schemas } from "./schemas.ts";
+import { askForStream } from "./stream-transport.ts";
 import { AnswerLost, askOnce, type ControlAnswer } from "./transport.ts";
 
 export interface ControlClientOptions {
@@ -82,6 +83,26 @@ export class ControlClient {
 
   async session(id: string): Promise<SessionView> {
     return await this.#ask("session", { id });
+  }
+
+  /**
+   * The file of a recording, piece by piece, until its time is over, the session ends, or `signal`
+   * says so: then, and where the daemon is gone, its end is missing, and reading it throws.
+   */
+  async traceSession(
+    id: string,
+    seconds: number,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Uint8Array>> {
+    const input: Input<"traceSession"> = { id, query: { seconds: String(seconds) } };
+    const path = pathOf(routes.traceSession, input as Input<RouteName>);
+    const asked = { path, deadlineMs: this.#deadlineMs, signal };
+    const response = await askForStream(this.#socketPath, asked);
+    const { statusCode = 0 } = response;
+    if (statusCode !== routes.traceSession.status) {
+      throw refusal(statusCode, Buffer.concat(await response.toArray()).toString());
+    }
+    return response;
   }
 
   async completeSession(id: string): Promise<SessionView> {

@@ -2,6 +2,7 @@
 import type { HostService, SessionView } from "../host-service.ts";
 import { HttpError } from "./problem.ts";
 import type { RouteAnswer, RouteInput, RouteName } from "./routes.ts";
+import { StreamAnswer } from "./streams.ts";
 
 /** What operations work with. */
 export interface OperationContext {
@@ -11,6 +12,8 @@ export interface OperationContext {
   /** While VMs are taken over from a pager that has died, nothing new is begun. */
   readonly isTakingOver?: () => boolean;
 }
+
+const LONGEST_TRACE_S = 3600;
 
 type Operations = {
   readonly [Name in RouteName]: (
@@ -37,6 +40,10 @@ export const operations: Operations = {
     };
   },
   session: ({ service }, { id }) => plain(service.session(id)),
+  traceSession: ({ service }, { id, query }) => {
+    const seconds = Number(query.seconds ?? LONGEST_TRACE_S);
+    return new StreamAnswer(service.recordTrace(id, seconds * 1000));
+  },
   completeSession: ({ service }, { id }) => plain(service.completeSession(id)),
   detachSession: async ({ service }, { id, body }) =>
     plain(await service.detachSession(id, body.force ?? false)),

@@ -57,6 +57,17 @@ export const routes = {
     problems: [404],
     isRepeatable: true,
   },
+  traceSession: {
+    method: "GET",
+    path: "/v1/sessions/{id}/trace",
+    summary:
+      "A recording of what is done for the VM, as it grows (docs/FORMAT.md): 3600 s at most.",
+    query: schemas.TraceQuery,
+    status: 200,
+    answer: "application/octet-stream",
+    problems: [404, 409],
+    isRepeatable: false,
+  },
   completeSession: {
     method: "POST",
     path: "/v1/sessions/{id}/complete",

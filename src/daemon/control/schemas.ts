@@ -68,6 +68,7 @@ const sessionSpec = v.strictObject({
   connectWithinS: v.exactOptional(secondsUpTo(DAY_S)),
   recordForS: v.exactOptional(secondsUpTo(HOUR_S)),
   asyncFaults: v.exactOptional(v.boolean()),
+  trace: v.exactOptional(v.boolean()),
   labels: v.exactOptional(v.pipe(labels, v.maxEntries(MAX_LABELS))),
 });
 
@@ -78,6 +79,11 @@ const sessionQuery = v.strictObject({
   ),
 });
 
+/** Whole seconds: 1 to 3600. */
+const TRACE_SECONDS = /^([1-9]\d{0,2}|[12]\d{3}|3[0-5]\d{2}|3600)$/;
+const traceQuery = v.strictObject({
+  seconds: v.exactOptional(v.pipe(v.string(), v.regex(TRACE_SECONDS, "1 to 3600"))),
+});
 const metricsQuery = v.strictObject({ sessions: v.exactOptional(v.picklist(["true", "false"])) });
 
 const detachOptions = v.strictObject({ force: v.exactOptional(v.boolean()) });
@@ -217,6 +223,7 @@ export const schemas = {
   HostStatistics: hostStatistics,
   StoreStatistics: storeStatistics,
   MetricsQuery: metricsQuery,
+  TraceQuery: traceQuery,
   HealthView: healthView,
   VersionView: versionView,
   ReloadView: reloadView,

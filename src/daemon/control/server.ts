@@ -15,6 +15,7 @@ import { HttpError, PROBLEM_TYPE, problemOf } from "./problem.ts";
 import { readBody } from "./request-body.ts";
 import { findRoute, type Match, parseBody, parseQuery } from "./router.ts";
 import type { RouteInput } from "./routes.ts";
+import { StreamAnswer, sendStream } from "./streams.ts";
 
 /** Connections that wait to be accepted: as many as there may be at once. */
 const BACKLOG = 256;
@@ -28,6 +29,12 @@ export interface ControlOptions extends OperationContext {
   readonly limits?: Partial<ControlLimits>;
 }
 
+interface StreamedAnswer {
+  readonly status: number;
+  readonly type: string;
+  readonly stream: StreamAnswer;
+}
+
 type Operation = (context: OperationContext, input: RouteInput) => unknown;
 
 export class ControlServer {
@@ -37,6 +44,7 @@ export class ControlServer {
   readonly #server: Server;
   readonly #file: SocketFile | null;
   readonly #unanswered = new Set<ServerResponse>();
+  readonly #streams = new Set<StreamAnswer>();
   #waiting = 0;
   /** Closed, or answered with 429, as too many came at once. */
   refusedConnections = 0;
@@ -78,6 +86,7 @@ export class ControlServer {
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeIdleConnections();
+    for (const { source } of this.#streams) source.end();
     this.#file?.close();
     const timer = setTimeout(() => this.#server.closeAllConnections(), this.#limits.closeTimeoutMs);
     await closed;
@@ -104,7 +113,12 @@ export class ControlServer {
     response.once("close", () => this.#unanswered.delete(response));
     let answer: HttpAnswer;
     try {
-      answer = await this.#answer(request);
+      const result = await this.#answer(request);
+      if ("stream" in result) {
+        await this.#send(response, result);
+        return;
+      }
+      answer = result;
     } catch (error) {
       answer = this.#problem(request, error);
     }
@@ -114,16 +128,28 @@ export class ControlServer {
     sendAnswer(response, answer, this.#limits);
   }
 
-  async #answer(request: IncomingMessage): Promise<HttpAnswer> {
+  async #send(response: ServerResponse, { status, type, stream }: StreamedAnswer): Promise<void> {
+    this.#streams.add(stream);
+    try {
+      await sendStream(response, { status, type }, stream, this.#limits);
+    } finally {
+      this.#streams.delete(stream);
+    }
+  }
+
+  async #answer(request: IncomingMessage): Promise<HttpAnswer | StreamedAnswer> {
     const { method = "", url = "" } = request;
     const match = findRoute(method, url);
     const { route, id } = match;
     const query = parseQuery(route, url);
     const body = parseBody(route, await readBody(request, route, this.#limits.bodyBytes));
     const result = await this.#carryOut(match, { id, query, body } as RouteInput);
+    const { status } = route;
+    if (result instanceof StreamAnswer)
+      return { status, type: String(route.answer), stream: result };
     const isText = typeof route.answer === "string" && !route.answer.includes("json");
     return {
-      status: route.status,
+      status,
       type: typeof route.answer === "string" ? route.answer : "application/json",
       text: isText ? String(result) : `${JSON.stringify(result)}\n`,
     };

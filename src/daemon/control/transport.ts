@@ -78,14 +78,15 @@ export async function askOnce(socketPath: string, asked: ControlRequest): Promis
   });
 }
 
-function noAnswer(socketPath: string, deadlineMs: number): FaultlineError {
+export function noAnswer(socketPath: string, deadlineMs: number): FaultlineError {
   return new FaultlineError(
     "no-daemon",
     `The daemon at ${socketPath} did not answer within ${deadlineMs / 1000} s. Look at its log.`,
   );
 }
 
-function whyNot(socketPath: string, error: unknown): FaultlineError {
+export function whyNot(socketPath: string, error: unknown): FaultlineError {
+  if (error instanceof FaultlineError) return error;
   const { code } = error as NodeJS.ErrnoException;
   switch (code) {
     case "ENOENT":

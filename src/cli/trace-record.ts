@@ -1,0 +1,118 @@
+/**
+ * `faultline trace record`: writes what comes to a file. However it ends, the file is whole: what
+ * is no whole block is cut off, and an end that did not come is added.
+ */
+import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
+import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
+import { encodeEnd } from "../trace/block-writer.ts";
+import type { Ending } from "../trace/recording.ts";
+import { RecordingScanner } from "../trace/scanner.ts";
+import { type ControlFlags, findSession, openClient, print } from "./control-options.ts";
+import { describeEnding } from "./trace-text.ts";
+
+export interface RecordOptions extends ControlFlags {
+  readonly output?: string;
+  /** Seconds. */
+  readonly for: number;
+}
+
+const REDRAW_MS = 100;
+const CLEAR_LINE = "\r\u001b[K";
+
+/** Returns the exit code. */
+export async function recordToFile(vm: string, options: RecordOptions): Promise<number> {
+  const client = openClient(options);
+  const { id } = await findSession(client, vm);
+  const path = options.output ?? `${id}.fltrace`;
+  const stop = new AbortController();
+  const interrupt = (): void => stop.abort();
+  process.once("SIGINT", interrupt);
+  process.once("SIGTERM", interrupt);
+  try {
+    // Asked first: where that fails, there is no file.
+    const pieces = await client.traceSession(id, options.for, stop.signal);
+    using file = new RecordingFile(path);
+    const failure = await file.take(pieces);
+    const ending = file.finish(stop.signal.aborted ? "interrupted" : "broken");
+    const { records, lost, wholeBytes } = file.scanner;
+    const result = { file: path, session: id, records, lost, sizeBytes: wholeBytes, ending };
+    const size = formatBytes(wholeBytes);
+    const text = `${path}: ${records} records, ${lost} lost, ${size}; ${describeEnding(ending)}\n`;
+    print(options, result, text);
+    if (ending !== "broken") return ExitCode.ok;
+    process.stderr.write(
+      `faultline: The pager died or was replaced in the middle (${describeError(failure)}). ` +
+        `${path} has what came until then; record again for what comes now.\n`,
+    );
+    return ExitCode.failed;
+  } finally {
+    process.off("SIGINT", interrupt);
+    process.off("SIGTERM", interrupt);
+  }
+}
+
+class RecordingFile {
+  readonly scanner: RecordingScanner;
+  readonly #fd: number;
+  #sizeBytes = 0;
+  #drawnMs = 0;
+
+  constructor(path: string) {
+    this.scanner = new RecordingScanner(path);
+    try {
+      this.#fd = openSync(path, "w");
+    } catch (error) {
+      throw new FaultlineError("bad-option", `${path} cannot be written: ${describeError(error)}.`);
+    }
+  }
+
+  /** Until there is no more. Returns why it broke off, if it did. */
+  async take(pieces: AsyncIterable<Uint8Array>): Promise<unknown> {
+    const broken = pieces[Symbol.asyncIterator]();
+    for (;;) {
+      let piece: IteratorResult<Uint8Array>;
+      try {
+        piece = await broken.next();
+      } catch (error) {
+        return error;
+      }
+      if (piece.done === true) return null;
+      this.#write(piece.value);
+      this.scanner.push(piece.value);
+      this.#draw();
+    }
+  }
+
+  /** Ends the file as `ending` says, if it has no end yet. Returns how it ends. */
+  finish(ending: Ending): Ending {
+    if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE);
+    const { header, wholeBytes } = this.scanner;
+    if (this.scanner.ending !== null || header === null) return this.scanner.ending ?? ending;
+    ftruncateSync(this.#fd, wholeBytes);
+    this.#sizeBytes = wholeBytes;
+    const end = encodeEnd(ending);
+    this.#write(end);
+    return ending;
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+
+  #write(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; ) {
+      at += writeSync(this.#fd, bytes, at, bytes.length - at, this.#sizeBytes + at);
+    }
+    this.#sizeBytes += bytes.length;
+  }
+
+  #draw(): void {
+    const nowMs = performance.now();
+    if (!process.stderr.isTTY || nowMs - this.#drawnMs < REDRAW_MS) return;
+    this.#drawnMs = nowMs;
+    const { records, lost } = this.scanner;
+    const size = formatBytes(this.#sizeBytes);
+    process.stderr.write(`${CLEAR_LINE}${records} records, ${lost} lost, ${size}  (Ctrl-C ends)`);
+  }
+}
