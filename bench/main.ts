@@ -28,6 +28,8 @@ import { daemonCreate } from "./daemon-create.ts";
 import { daemonFaults } from "./daemon-faults.ts";
 import { daemonFleet } from "./daemon-fleet.ts";
 import { daemonFlood } from "./daemon-flood.ts";
+import { dashboard } from "./dashboard.ts";
+import { dashboardPage } from "./dashboard-page.ts";
 import { dirty } from "./dirty.ts";
 import { fanOut } from "./fan-out.ts";
 import { farStore } from "./far-store.ts";
@@ -71,6 +73,8 @@ const promises: Readonly<Record<string, (run: PromiseRun) => Promise<Report>>> =
   watching,
   "daemon-fleet": daemonFleet,
   "daemon-flood": daemonFlood,
+  dashboard,
+  "dashboard-page": dashboardPage,
 };
 const smokeSettings: Settings = {
   rounds: 1,

@@ -4,8 +4,9 @@
  *   [unit | kernel | … | FILE]…`
  *
  * Node's own runner does the work, one `run()` per file, so that a file which wedges or dies can be
- * ended and told apart from the others on every Node version. Files of kernel, e2e and conformance
- * share a machine's memory and sockets: they run one after the other, the rest in parallel.
+ * ended and told apart from the others on every Node version. Files of kernel, e2e, conformance
+ * and browser share a machine's memory and sockets: they run one after the other, the rest in
+ * parallel.
  * The last line is always `N passed, N failed, N skipped`.
  */
 import { spawnSync } from "node:child_process";
@@ -21,7 +22,7 @@ import { FileTally, groupByReason, type Skip } from "./test-tally.ts";
 /** No file needs a quarter of it; a wedged one must end before its CI job does. */
 const DEFAULT_TIMEOUT_SECONDS = 120;
 const GRACE_MS = 3000;
-const SERIAL_FOLDERS = ["kernel", "e2e", "conformance"];
+const SERIAL_FOLDERS = ["kernel", "e2e", "conformance", "browser"];
 
 const root = resolve(import.meta.dirname, "../..");
 const builtTests = join(root, "dist", "test");

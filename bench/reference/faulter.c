@@ -2,7 +2,7 @@
  * faulter: the measuring stand-in for a guest. It asks a page-fault handler for pages and times every answer.
  *
  *   faulter SOCKET|--mapping MEMORY_FILE FAULTS [--threads N] [--order sequential|random] [--seed N] [--cpu N]
- *           [--pause US] [--out FILE]
+ *           [--pause US] [--file read|late] [--out FILE]
  *
  * It restores as peer.h says, with the handler that listens on SOCKET. Then it reads one 8-byte word in each of FAULTS
  * distinct pages, and afterwards every word is compared with the file.
@@ -15,6 +15,8 @@
  *   --seed N     for --order random (default 1)
  *   --cpu N      pin the touching threads to this CPU
  *   --pause US   each thread sleeps for so long between two faults (default 0)
+ *   --file F     read: all of MEMORY_FILE is read beforehand (default); late: only what is compared, in the end, which
+ *                is for files larger than memory
  *   --out FILE   every latency in nanoseconds, in order of touching, thread after thread, one a line
  *
  * Prints one line of JSON:
@@ -50,6 +52,7 @@ struct options {
   bool random_order;
   uint64_t seed;
   uint64_t pause_us;
+  bool reads_late;
   const char *out_path;
 };
 
@@ -58,7 +61,7 @@ struct options {
 static struct options parse_options(int argc, char **argv) {
   if (argc < 4)
     die("usage: faulter SOCKET|--mapping MEMORY_FILE FAULTS [--threads N] [--order sequential|random] [--seed N] "
-        "[--cpu N] [--pause US] [--out FILE]");
+        "[--cpu N] [--pause US] [--file read|late] [--out FILE]");
   struct options o = {.socket_path = argv[1], .memory_path = argv[2], .threads = 1, .cpu = -1, .seed = 1};
   if (strcmp(argv[1], "--mapping") == 0) o.socket_path = NULL;
   o.faults = parse_number("FAULTS", argv[3]);
@@ -79,6 +82,9 @@ static struct options parse_options(int argc, char **argv) {
       o.seed = parse_number(name, value);
     } else if (strcmp(name, "--pause") == 0) {
       o.pause_us = parse_number(name, value);
+    } else if (strcmp(name, "--file") == 0) {
+      if (strcmp(value, "read") != 0 && strcmp(value, "late") != 0) die("--file: '%s' is neither read nor late", value);
+      o.reads_late = strcmp(value, "late") == 0;
     } else if (strcmp(name, "--out") == 0) {
       o.out_path = value;
     } else {
@@ -218,7 +224,7 @@ int main(int argc, char **argv) {
   struct options o = parse_options(argc, argv);
   if (o.cpu >= 0) pin_to_cpu(o.cpu);
   size_t size;
-  const char *expected = map_memory_file(o.memory_path, PROT_READ, MAP_POPULATE, &size);
+  const char *expected = map_memory_file(o.memory_path, PROT_READ, o.reads_late ? 0 : MAP_POPULATE, &size);
   uint64_t pages = size / PAGE_SIZE;
   if (o.faults > pages)
     die("FAULTS: %" PRIu64 " wanted, but %s has only %" PRIu64 " pages", o.faults, o.memory_path, pages);

@@ -3,7 +3,17 @@
  * missed target is a finding, not a failure: the process still exits with 0.
  */
 
-export type Unit = "µs" | "ms" | "MiB" | "KiB" | "ticks" | "times" | "fds" | "faults/s" | "per s";
+export type Unit =
+  | "µs"
+  | "ms"
+  | "MiB"
+  | "KiB"
+  | "ticks"
+  | "times"
+  | "fds"
+  | "faults/s"
+  | "per s"
+  | "%";
 
 /** `ratio`: ours over theirs. Either way, less is better. */
 export interface Target {

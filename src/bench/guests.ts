@@ -34,6 +34,8 @@ export interface GuestPlan {
   readonly seed?: number;
   /** Between two faults of a thread. */
   readonly pauseUs?: number;
+  /** The file is not read beforehand: it is larger than memory. */
+  readonly readsLate?: boolean;
   readonly cpu?: number;
 }
 
@@ -41,14 +43,16 @@ export interface GuestPlan {
 export function faulterCommand(
   workspace: Workspace,
   socketPath: string | null,
-  { memoryPath, faults, order, threads = 1, seed = 1, pauseUs = 0, cpu }: GuestPlan,
+  plan: GuestPlan,
 ): string[] {
+  const { memoryPath, faults, order, threads = 1, seed = 1, pauseUs = 0, cpu } = plan;
   return [
     workspace.program("faulter"),
     ...[socketPath ?? "--mapping", memoryPath, String(faults), "--order", order],
     ...(order === "random" ? ["--seed", String(seed)] : []),
     ...(threads === 1 ? [] : ["--threads", String(threads)]),
     ...(pauseUs === 0 ? [] : ["--pause", String(pauseUs)]),
+    ...(plan.readsLate === true ? ["--file", "late"] : []),
     ...(cpu === undefined ? [] : ["--cpu", String(cpu)]),
   ];
 }

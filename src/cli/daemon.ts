@@ -27,6 +27,7 @@ interface DaemonFlags {
   readonly workers?: number;
   readonly maxSessions?: number;
   readonly metrics?: string;
+  readonly dashboard?: string;
   readonly log?: LogLevel;
   readonly logFormat?: LogFormat;
   readonly standby: boolean;
@@ -66,6 +67,7 @@ export function daemonCommand(): Command {
       wholeNumber("--max-sessions", 1, 100_000),
     )
     .option("--metrics <host:port>", "serve metrics over TCP too: to whoever can connect")
+    .option("--dashboard <host:port>", "serve the dashboard to browsers: 127.0.0.1:7433")
     .option("--no-standby", "start the next pager only when this one has died: less memory")
     .option("--log <level>", logLevels.join(", "), oneOf("--log", logLevels))
     .option("--log-format <format>", logFormats.join(", "), oneOf("--log-format", logFormats))
@@ -105,6 +107,7 @@ function sourceOf(flags: DaemonFlags): SettingsSource {
     cacheMiB: flags.cacheSize,
     cacheFolder: flags.cacheDir,
     metricsAddress: flags.metrics,
+    dashboardAddress: flags.dashboard,
     log: flags.log,
     logFormat: flags.logFormat,
   };

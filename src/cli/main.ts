@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /** The command line: argv in, exit code out. One place renders errors. */
-import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
+import { packageVersion } from "../daemon/package-version.ts";
 
 /** Loading a command takes longer than running some of them: only the one that is asked for. */
 const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
@@ -13,6 +13,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["show", async () => (await import("./ps.ts")).showCommand()],
   ["trace", async () => (await import("./trace.ts")).traceCommand()],
   ["top", async () => (await import("./top.ts")).topCommand()],
+  ["dashboard", async () => (await import("./dashboard.ts")).dashboardCommand()],
   ["complete", async () => (await import("./session-control.ts")).completeCommand()],
   ["detach", async () => (await import("./session-control.ts")).detachCommand()],
   ["kill", async () => (await import("./session-control.ts")).killCommand()],
@@ -41,11 +42,6 @@ async function createProgram(requested: string | undefined): Promise<Command> {
 
 function withSubcommands(command: Command): Command[] {
   return [command, ...command.commands.flatMap(withSubcommands)];
-}
-
-function packageVersion(): string {
-  const path = new URL("../../../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 
 function exitCodeOf(error: unknown): number {

@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { FaultlineError } from "../base/errors.ts";
 import { formatBytes, GIB, hostAddress, imageOffset, KIB, MIB } from "../base/units.ts";
 import type { SocketOwner } from "../daemon/socket-file.ts";
+import { isLoopbackAddress } from "../daemon/tcp-listener.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 import type { GuestRegion } from "../snapshot/regions.ts";
 
@@ -142,4 +143,15 @@ function run(command: string, args: readonly string[]): number | null {
   } catch {
     return null;
   }
+}
+
+/** A parser for an address that only this host can reach. */
+export function loopbackAddress(value: string): string {
+  if (isLoopbackAddress(value)) return value;
+  throw new FaultlineError(
+    "bad-option",
+    `--dashboard ${value} cannot be used: give a port of this host's loopback, such as ` +
+      "127.0.0.1:7433, as there is no encryption. From elsewhere, reach it by " +
+      "`ssh -L 7433:127.0.0.1:7433 HOST`.",
+  );
 }

@@ -10,6 +10,7 @@ import {
   logFormats,
   logLevels,
 } from "../daemon/log.ts";
+import { packageVersion } from "../daemon/package-version.ts";
 import { type PrefaultMode, prefaultModes } from "../daemon/prefault-mode.ts";
 import { NICE_BY } from "../daemon/priority.ts";
 import { DEFAULT_MAX_VMS, DEFAULT_RECORD_FOR_MS, Server } from "../daemon/server.ts";
@@ -21,7 +22,7 @@ import { lowerPriority, threadIds } from "../linux/scheduling.ts";
 import type { SpinMode } from "../pager/pacing.ts";
 import { HANDSHAKE_TIMEOUT_MS } from "../protocol/receive.ts";
 import { withImageOptions } from "./memory-options.ts";
-import { oneOf, socketOwner, spinMode, wholeNumber } from "./options.ts";
+import { loopbackAddress, oneOf, socketOwner, spinMode, wholeNumber } from "./options.ts";
 import { DEFAULT_DRAIN_TIMEOUT_S, stopOnSignals, tellServiceManager } from "./serving.ts";
 
 interface ServeFlags {
@@ -51,6 +52,7 @@ interface ServeFlags {
   readonly handshakeTimeout: number;
   readonly drainTimeout: number;
   readonly statsInterval?: number;
+  readonly dashboard?: string;
   readonly log: LogLevel;
   readonly logFormat: LogFormat;
   readonly json: boolean;
@@ -114,7 +116,7 @@ export function serveCommand(): Command {
       "auto",
     )
     .option("--json", "print the ready line as JSON", false);
-  return withRestoreOptions(withImageOptions(command))
+  return withDashboardOption(withRestoreOptions(withImageOptions(command)))
     .addHelpText(
       "after",
       "\nExample:\n  faultline serve --memory vm.mem --socket /run/vm.sock\n" +
@@ -148,6 +150,11 @@ function withRestoreOptions(command: Command): Command {
     );
 }
 
+function withDashboardOption(command: Command): Command {
+  const what = "serve the dashboard to browsers: 127.0.0.1:7433";
+  return command.option("--dashboard <host:port>", what, loopbackAddress);
+}
+
 async function serve(flags: ServeFlags): Promise<void> {
   const log = createLogger(flags.log, flags.logFormat);
   const notFaultWorkers = threadIds();
@@ -179,10 +186,12 @@ async function serve(flags: ServeFlags): Promise<void> {
   lowerPriority(notFaultWorkers, NICE_BY);
   const stopSignals = stopOnSignals(server, log, flags.drainTimeout * 1000);
   const stopStats = reportStats(server, log, flags.statsInterval);
+  const stopDashboard = await openDashboard(server, log, flags);
   announce(server, flags.json);
   if (flags.prefault === "before-resume") announcePrefaults(server, flags.json);
   tellServiceManager("READY=1", log);
   await server.ended;
+  await stopDashboard();
   stopStats();
   stopSignals();
   if (server.hasCrashed) process.exitCode = ExitCode.internal;
@@ -196,6 +205,20 @@ function announce(server: Server, asJson: boolean): void {
     : `ready: ${server.socketPath} serves ${formatBytes(sizeBytes)} of guest memory, ` +
       `${formatBytes(dataBytes)} of it data`;
   process.stdout.write(`${line}\n`);
+}
+
+/** Prints where it is; a line before the ready line. Returns what ends it. */
+async function openDashboard(
+  server: Server,
+  log: Logger,
+  { dashboard: address, json }: ServeFlags,
+): Promise<() => Promise<void>> {
+  if (address === undefined) return async () => {};
+  const { serveDashboard } = await import("../daemon/dashboard/serve-dashboard.ts");
+  const { url, close } = await serveDashboard(server.watchable(packageVersion()), address, log);
+  const line = json ? JSON.stringify({ event: "dashboard", url }) : `dashboard: ${url}`;
+  process.stdout.write(`${line}\n`);
+  return close;
 }
 
 /** For whoever resumes a VM only when its pages are there. */

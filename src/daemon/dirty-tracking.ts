@@ -35,6 +35,8 @@ const FILE_MODE = 0o600;
 /** One VM's session file, mapped. */
 export interface TrackedVm {
   readonly setup: TrackingSetup;
+  /** A bit for each page that was written; null: it has ended. Not to be kept. */
+  dirtyBits(): Uint8Array | null;
   /** Ends it with the session: the file stays as long as the VM may live. */
   follow(ended: Promise<SessionEnd>): void;
   /** The VM was refused after all. */
@@ -103,6 +105,7 @@ class MappedSession implements TrackedVm {
   readonly setup: TrackingSetup;
   readonly #path: string;
   readonly #mapping: MappedRegion;
+  #isMapped = true;
 
   constructor(path: string, mapping: MappedRegion, headerBytes: number, bitmapBytes: number) {
     this.#path = path;
@@ -110,21 +113,31 @@ class MappedSession implements TrackedVm {
     this.setup = { address: mapping.address, headerBytes, bitmapBytes };
   }
 
+  dirtyBits(): Uint8Array | null {
+    const { headerBytes, bitmapBytes } = this.setup;
+    return this.#isMapped ? new Uint8Array(this.#mapping.view(), headerBytes, bitmapBytes) : null;
+  }
+
   follow(ended: Promise<SessionEnd>): void {
     // By then the fault worker has let go of the mapping.
     void ended.then(({ reason }) => {
       if (reason === "exited" || reason === "gone") this.discard();
-      else this.#mapping.unmap();
+      else this.#unmap();
     });
   }
 
   discard(): void {
-    this.#mapping.unmap();
+    this.#unmap();
     try {
       rmSync(this.#path, { force: true });
     } catch {
       // Whoever finds it later sees that its process is gone.
     }
+  }
+
+  #unmap(): void {
+    this.#isMapped = false;
+    this.#mapping.unmap();
   }
 }
 

@@ -75,7 +75,7 @@ export function statisticsOf(numbers: HostNumbers): HostStatistics {
   };
 }
 
-function statisticsOfStore(location: string, stats: StoreStats): StoreStatistics {
+export function statisticsOfStore(location: string, stats: StoreStats): StoreStatistics {
   const { reads, retries, failures, running, waiting } = stats;
   const readMs = { p50: readLatencyMs(stats, 0.5), p99: readLatencyMs(stats, 0.99) };
   return { location, reads, retries, failures, running, waiting, readMs };

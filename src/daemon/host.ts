@@ -19,6 +19,7 @@ import {
   type ImageView,
   type PrefetchView,
   SESSION_ID,
+  type SessionEndView,
   type SessionSpec,
   type SessionView,
   type TraceStream,
@@ -149,6 +150,23 @@ export class Host implements HostService {
   sessions(withEnded = false): readonly SessionView[] {
     const live = [...this.#sessions.values()].map((each) => this.#viewOf(each));
     return withEnded ? [...this.#ended, ...live] : live;
+  }
+
+  /** Those that have not ended, in order of creation. */
+  get live(): Iterable<HostSession> {
+    return this.#sessions.values();
+  }
+
+  /** @throws FaultlineError `no-session`, `conflict` if it has ended */
+  liveSession(id: string): HostSession {
+    const session = this.#sessions.get(id);
+    if (session !== undefined) return session;
+    throw new FaultlineError("no-session", `Session ${id} has ${this.#endedView(id).state}.`);
+  }
+
+  /** Of the last sessions that have ended. */
+  lastEnd(id: string): SessionEndView | null {
+    return this.#ended.findLast((each) => each.id === id)?.end ?? null;
   }
 
   session(id: string): SessionView {

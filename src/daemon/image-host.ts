@@ -138,6 +138,7 @@ export class ImageHost implements PartSupply {
       dataBytes: image.dataBytes,
       mapped: image.mapped,
       identity: { kind: "image", store: store.location, name, indexSha256 },
+      chunkId: (ordinal) => stored.index.id(ordinal),
       assertUnchanged: () => {},
       keep: () => {
         const memfd = keepImage({ store: store.location, name, workingSet }, indexBytes, infoBytes);

@@ -3,7 +3,7 @@
  * supervisor keeps what it needs to go on, and starts the next one, which has done beforehand all
  * that can be done: code loaded, fault workers started, a restore rehearsed.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync, unlinkSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
@@ -24,6 +24,8 @@ import { HostTally, TALLY_ENTRY } from "./host-tally.ts";
 import { parseEntry } from "./keeper.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { MemoryHost, prepareImages } from "./memory-host.ts";
+import { packageVersion } from "./package-version.ts";
+import { PagerDashboard } from "./pager-dashboard.ts";
 import { PagerMetrics } from "./pager-metrics.ts";
 import { NICE_BY } from "./priority.ts";
 import { rehearseWithoutImage } from "./rehearsal.ts";
@@ -122,7 +124,10 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
   const metrics = new PagerMetrics(host);
   const fd = duplicateFd(socket.listener.fd).intoRawFd();
-  const control = await ControlServer.start({ service: host, fd, log, metrics: metrics.render });
+  const dashboard = new PagerDashboard({ host, memoryHost, tally });
+  const { render } = metrics;
+  const context = { service: host, metrics: render, dashboard };
+  const control = await ControlServer.start({ ...context, fd, log });
   metrics.control = control;
   channel.serving();
   // Not before: VMs have waited for what this thread did.
@@ -133,6 +138,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
   } else log.info({ control: socket.path }, "The daemon is ready");
   await metrics.listen(settings, log);
+  await dashboard.listen(settings, context, log);
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     // The next daemon goes on with all that is kept, and the sooner the better.
@@ -141,6 +147,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
       const { attached: vms } = host.view().sessions;
       const freeze = "they freeze at their next missing page";
       if (!isOver && vms > 0) log.error({ vms }, `Ends with VMs attached: ${freeze}`);
+      await dashboard.close();
       await control.close();
       await metrics.close();
       socket.close();
@@ -231,11 +238,6 @@ async function reportLife({ channel, engine, log }: StandBy): Promise<void> {
     else log.error("A fault worker does not answer");
     await delay(ALIVE_EVERY_MS);
   }
-}
-
-function packageVersion(): string {
-  const path = new URL("../../../package.json", import.meta.url);
-  return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 
 try {

@@ -109,6 +109,11 @@ export class RestoreWatch {
     void session.ended.then(finish);
   }
 
+  /** What was done for a VM; null: nobody follows it. */
+  planOf(session: Session): RestorePlan | null {
+    return this.#plans.get(session) ?? null;
+  }
+
   /** What was installed ahead of a VM, and what came of it, as log fields. */
   describe(session: Session): Record<string, string | number> {
     const verdict = this.verdict(session);

@@ -16,6 +16,8 @@ export interface ServedMemory {
   readonly mapped: MappedImage;
   /** What these bytes are, for session files. */
   readonly identity: ServedIdentity;
+  /** Of an image: the id of the chunk at a place of its index. */
+  readonly chunkId?: (ordinal: number) => string;
   /** Of the whole process. */
   readonly supply: PartSupply;
   /** What may be fetched before anybody asks. */

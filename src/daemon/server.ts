@@ -25,6 +25,7 @@ import { Acceptor, BACKLOG } from "./acceptor.ts";
 import { AsyncFaultSocket } from "./async-fault-socket.ts";
 import { assertBelongs } from "./check-handshake.ts";
 import { assertLearnable, assertPossible, assertUserfaultPossible } from "./check-options.ts";
+import type { ServedVm, WatchableServer } from "./dashboard/server-source.ts";
 import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { MemoryHost } from "./memory-host.ts";
@@ -36,6 +37,7 @@ import { type RestoreMode, RestoreWatch } from "./restore-watch.ts";
 import type { ImageOptions, MemoryOptions, ServedMemory } from "./served-memory.ts";
 import { describeCache, describeSession, tellTroubles } from "./session-report.ts";
 import { SocketFile, type SocketOwner } from "./socket-file.ts";
+import { noteWaits, servedVm, watchServer } from "./watchable-server.ts";
 import type { WorkingSetKeeper } from "./working-set-keeper.ts";
 
 export interface ServeOptions extends MemoryOptions, ImageOptions {
@@ -109,12 +111,14 @@ export class Server {
   readonly #restoreMode: RestoreMode;
   readonly #prefetching = new AbortController();
   readonly #sessions = new Set<Session>();
+  readonly #vms = new WeakMap<Session, ServedVm>();
   readonly #endedStats = new SessionStats();
   readonly #allowedUids: ReadonlySet<number>;
   #resolveEnded: () => void = () => {};
   /** Aborts when no more VMs are taken; its reason is what those under way are refused with. */
   readonly #stopped = new AbortController();
   #isClosing = false;
+  #onPrefaulted: RestoreWatch["onPrefaulted"] = () => {};
 
   private constructor(options: ServeOptions, parts: ServerParts) {
     this.#options = options;
@@ -136,6 +140,11 @@ export class Server {
       engine: parts.engine,
       log: parts.log,
     });
+    this.#restores.onPrefaulted = (session, report) => {
+      const vm = this.#vms.get(session);
+      if (vm !== undefined) vm.prefaultState = report.end;
+      this.#onPrefaulted(session, report);
+    };
     this.#refusals = new RefusalLog(parts.log);
     const ownUid = process.geteuid?.() ?? 0;
     this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
@@ -212,11 +221,23 @@ export class Server {
 
   /** Called when nothing more is installed ahead of a VM. */
   set onPrefaulted(listener: RestoreWatch["onPrefaulted"]) {
-    this.#restores.onPrefaulted = listener;
+    this.#onPrefaulted = listener;
   }
 
   get sessions(): ReadonlySet<Session> {
     return this.#sessions;
+  }
+
+  /** For a dashboard in this process. `version`: of the package. */
+  watchable(version: string): WatchableServer {
+    return watchServer(version, {
+      ...{ memoryHost: this.#host, memory: this.#memory, restores: this.#restores },
+      memoryName: this.#options.memory,
+      maxVms: this.#options.maxVms ?? DEFAULT_MAX_VMS,
+      ...{ engine: this.#engine, sessions: this.#sessions },
+      ...{ endedStats: this.#endedStats, refusals: this.#refusals, vms: this.#vms },
+      stopped: this.#stopped.signal,
+    });
   }
 
   /** Everything counted so far, over all VMs, ended ones included. */
@@ -323,6 +344,7 @@ export class Server {
       userfault,
       tracking: tracked?.setup ?? null,
     });
+    this.#vms.set(session, servedVm(plan, tracked));
     this.#restores.follow(session, plan);
     tracked?.follow(session.ended);
     // At once: the next handshake may be checked before this promise is settled.
@@ -365,6 +387,7 @@ export class Server {
     tellTroubles(session, this.#log, () => {
       this.failedSessions += 1;
     });
+    noteWaits(session, this.#vms.get(session)!);
     this.#log.info(
       {
         pid,

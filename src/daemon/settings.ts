@@ -10,12 +10,17 @@ import { FaultlineError } from "../base/errors.ts";
 import { errorPolicies } from "../engine/wire.ts";
 import { logFormats, logLevels } from "./log.ts";
 import { prefaultModes } from "./prefault-mode.ts";
+import { isLoopbackAddress } from "./tcp-listener.ts";
 
 const wholeNumber = (least: number, most: number) =>
   v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
 const path = v.pipe(v.string(), v.nonEmpty(), v.startsWith("/", "must be an absolute path"));
 /** 2^32 - 1 is chown(2)'s “leave as it is”. */
 const userId = wholeNumber(0, 2 ** 32 - 2);
+
+const loopbackRule =
+  "must be a port of this host's loopback, such as 127.0.0.1:7433: there is no encryption. " +
+  "From elsewhere, reach it by `ssh -L 7433:127.0.0.1:7433 HOST`";
 
 const settings = v.strictObject({
   /** For the control socket, the sockets of sessions, and the lock. */
@@ -47,6 +52,8 @@ const settings = v.strictObject({
   drainTimeoutS: v.optional(wholeNumber(0, 86_400), 5),
   /** `HOST:PORT` for Prometheus, without any protection: a loopback address, as a rule. */
   metricsAddress: v.optional(v.pipe(v.string(), v.regex(/^.+:\d{1,5}$/, "must be HOST:PORT"))),
+  /** `HOST:PORT` for the dashboard in browsers; they need the token, and come from this host. */
+  dashboardAddress: v.optional(v.pipe(v.string(), v.check(isLoopbackAddress, loopbackRule))),
   log: v.optional(v.picklist(logLevels), "info"),
   logFormat: v.optional(v.picklist(logFormats), "auto"),
 });

@@ -105,6 +105,10 @@ export class Engine {
     return this.#workers.filter((worker) => worker.isAlive).length;
   }
 
+  get startedWorkers(): number {
+    return this.#workers.length;
+  }
+
   attach(request: AttachRequest): Session {
     const worker = this.#leastBusy();
     const id = this.#nextId++;

@@ -227,6 +227,10 @@ export class SessionStats {
     return Object.fromEntries(entries) as Record<CounterName, number>;
   }
 
+  get(name: CounterName): number {
+    return this.#counters[at(name)]!;
+  }
+
   latencyUs(quantile: number): number {
     return this.stageUs("fault", quantile);
   }
@@ -245,6 +249,14 @@ export class SessionStats {
   /** All durations of a stage together, in microseconds. */
   totalUs(stage: StageName): number {
     return this.#stages[stageNames.indexOf(stage) * STAGE_PLACES + HISTOGRAM_BUCKETS]!;
+  }
+
+  /** Adds a stage's histogram to `sums`, without a copy of it. */
+  addBuckets(stage: StageName, sums: Float64Array): void {
+    const first = stageNames.indexOf(stage) * STAGE_PLACES;
+    for (let bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++) {
+      sums[bucket]! += this.#stages[first + bucket]!;
+    }
   }
 
   /** Adds everything that `other` counted. */

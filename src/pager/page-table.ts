@@ -58,6 +58,11 @@ export class PageTable {
     this.#states[index] = (this.#states[index]! & ~(3 << shift)) | (state << shift);
   }
 
+  /** All states, four pages a byte, for who looks at many. Not to be kept: they may move. */
+  get bytes(): Uint8Array {
+    return this.#states.subarray(0, PageTable.sizeBytes(this.pageCount));
+  }
+
   /** Goes on in other memory, with what it knows: the old may be unmapped then. */
   moveTo(states: Uint8Array): void {
     assert(states.length >= PageTable.sizeBytes(this.pageCount), "page table memory too small");

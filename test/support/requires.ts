@@ -39,6 +39,8 @@ const probes = {
     ),
   /** What Prometheus checks rules, queries and pages of metrics with. */
   promtool: () => missingPrograms(["promtool"], "prometheus"),
+  /** A browser for the dashboard's page. */
+  chromium: () => missingPrograms(["chromium"], "chromium"),
   root: () => (process.getuid?.() === 0 ? null : "not root: run the tests with sudo"),
   hugepages: probeHugePages,
   /** QEMU, and what the guest in it is made of. */

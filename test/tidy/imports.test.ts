@@ -9,12 +9,15 @@ const files = typescriptFiles();
 const sources = inFolder(files, "src");
 const scripts = inFolder(files, "scripts");
 const benches = inFolder(files, "bench");
+const dashboard = inFolder(files, "dashboard");
 /** What is started from outside: the package, the command, the foreign VMM, the npm scripts. */
 const ROOTS = ["src/index.ts", "src/cli/main.ts", "src/tinyvm/main.ts"].concat([
   "bench/main.ts",
   "bench/record-trace.ts",
+  "scripts/build-dashboard.ts",
   "scripts/sim.ts",
   "scripts/test.ts",
+  "dashboard/main.ts",
 ]);
 
 describe("this repository", () => {
@@ -23,12 +26,13 @@ describe("this repository", () => {
     assertNone(importViolations(files));
   });
 
-  test("has no import cycle in src/", () => {
-    assertNone(findCycles(sources));
+  test("has no import cycle in src/ or dashboard/", () => {
+    assertNone(findCycles(new Map([...sources, ...dashboard])));
   });
 
-  test("has no file in src/, scripts/ or bench/ that nobody reaches", () => {
-    assertNone(findUnreached(new Map([...sources, ...scripts, ...benches]), ROOTS));
+  test("has no file in src/, scripts/, bench/ or dashboard/ that nobody reaches", () => {
+    const all = new Map([...sources, ...scripts, ...benches, ...dashboard]);
+    assertNone(findUnreached(all, ROOTS));
   });
 });
 
@@ -94,6 +98,28 @@ describe("the import law", () => {
       `src/pager/pacing.ts uses performance: pager/ is pure ${law}`,
     ],
     [
+      "dashboard/main.ts",
+      'import type { A } from "../src/daemon/host.ts";',
+      "dashboard/main.ts imports ../src/daemon/host.ts: dashboard/ may import only base, " +
+        `daemon/dashboard/protocol ${law}`,
+    ],
+    [
+      "dashboard/plots.ts",
+      'import { readFileSync } from "node:fs";',
+      `dashboard/plots.ts imports node:fs: dashboard/ runs in browsers ${law}`,
+    ],
+    [
+      "src/daemon/dashboard/page.ts",
+      'import { a } from "../../../dashboard/cells.ts";',
+      "src/daemon/dashboard/page.ts imports ../../../dashboard/cells.ts: src/ stands by itself " +
+        law,
+    ],
+    [
+      "src/engine/worker.ts",
+      'import uPlot from "uplot";',
+      `src/engine/worker.ts imports uplot: only dashboard/plots.ts may ${law}`,
+    ],
+    [
       "src/misc/helpers.ts",
       "",
       `src/misc/helpers.ts lies in a folder that the import law does not know ${law}`,
@@ -110,6 +136,9 @@ describe("the import law", () => {
     ["src/pager/planner.ts", "// Date.now() would be wrong here\nconst text = 'Math.random';"],
     ["src/linux/sys.ts", 'import koffi from "koffi";'],
     ["src/source/files.ts", 'import { a } from "../linux/memory.ts";'],
+    ["dashboard/plots.ts", 'import uPlot from "uplot";'],
+    ["dashboard/cells.ts", 'import { a } from "../src/daemon/dashboard/protocol.ts";'],
+    ["test/unit/dashboard-cells.test.ts", 'import { a } from "../../dashboard/cells.ts";'],
     ["src/index.ts", 'export { a } from "./engine/engine.ts";'],
     ["src/cli/main.ts", 'import { a } from "../tinyvm/vmm.ts";'],
     ["test/unit/doctor.test.ts", 'import { a } from "../../src/cli/doctor.ts";'],

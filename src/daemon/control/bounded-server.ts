@@ -46,10 +46,10 @@ export function sendAnswer(
 ): void {
   if (response.destroyed || response.headersSent) return;
   response.writeHead(status, {
+    "cache-control": "no-store",
     ...headers,
     "content-type": type,
     "content-length": Buffer.byteLength(text),
-    "cache-control": "no-store",
     // What is left of a body that nobody reads would be taken for the next request.
     ...(response.req.complete ? {} : { connection: "close" }),
   });

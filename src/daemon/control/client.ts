@@ -9,6 +9,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import * as v from "valibot";
 import { errorCodes, FaultlineError } from "../../base/errors.ts";
+import type { DashboardPlace, PageStory } from "../dashboard/protocol.ts";
 import type {
   HostStatistics,
   HostView,
@@ -168,6 +169,16 @@ export class ControlClient {
     return (await this.#ask("metrics", { query })) as string;
   }
 
+  /** What is known of one page of an attached VM. */
+  async page(id: string, page: number): Promise<PageStory> {
+    return await this.#ask("pageStory", { id, page });
+  }
+
+  /** Where the dashboard is to be had besides this socket. */
+  async dashboard(): Promise<DashboardPlace> {
+    return await this.#ask("dashboard", {});
+  }
+
   async openApi(): Promise<unknown> {
     return await this.#ask("openapi", {});
   }
@@ -207,11 +218,12 @@ export class ControlClient {
   }
 }
 
-function pathOf(route: Route, { id, query }: Input<RouteName>): string {
+function pathOf(route: Route, { id, page, query }: Input<RouteName>): string {
   if (id !== undefined && !v.is(schemas.SessionSpec.entries.id, id)) {
     throw new FaultlineError("no-session", `There is no session ${JSON.stringify(id)}.`);
   }
-  const path = id === undefined ? route.path : route.path.replace("{id}", id);
+  const named = id === undefined ? route.path : route.path.replace("{id}", id);
+  const path = named.replace("{page}", String(page));
   const search = new URLSearchParams(
     Object.entries(query ?? {}).flatMap(([name, value]) =>
       [value as string | readonly string[]].flat().map((each): [string, string] => [name, each]),

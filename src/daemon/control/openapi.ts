@@ -66,9 +66,13 @@ function operation(name: RouteName, route: Route): Json {
 }
 
 function pathParameters({ path }: Route): Json[] {
-  if (!path.includes("{id}")) return [];
-  const schema = { type: "string", pattern: SESSION_ID.source };
-  return [{ name: "id", in: "path", required: true, schema }];
+  const schemas = {
+    id: { type: "string", pattern: SESSION_ID.source },
+    page: { type: "integer", minimum: 0 },
+  };
+  return Object.entries(schemas)
+    .filter(([name]) => path.includes(`{${name}}`))
+    .map(([name, schema]) => ({ name, in: "path", required: true, schema }));
 }
 
 /** The fields of the query's schema, each a parameter. */

@@ -1,7 +1,9 @@
 /** What each route does: a few lines on top of `HostService`. */
+import type { Dashboard } from "../dashboard/dashboard.ts";
+import type { DashboardPlace } from "../dashboard/protocol.ts";
 import type { HostService, SessionView } from "../host-service.ts";
 import { HttpError } from "./problem.ts";
-import type { RouteAnswer, RouteInput, RouteName } from "./routes.ts";
+import type { RawRouteName, RouteAnswer, RouteInput, RouteName } from "./routes.ts";
 import { StreamAnswer } from "./streams.ts";
 
 /** What operations work with. */
@@ -9,14 +11,22 @@ export interface OperationContext {
   readonly service: HostService;
   /** Text for Prometheus; without it there are no metrics. */
   readonly metrics?: (withSessions: boolean) => string | Promise<string>;
+  /** Without it there is no dashboard. Loaded when somebody asks for it. */
+  readonly dashboard?: DashboardAccess;
   /** While VMs are taken over from a pager that has died, nothing new is begun. */
   readonly isTakingOver?: () => boolean;
+}
+
+export interface DashboardAccess {
+  load(): Promise<Dashboard>;
+  /** Where it is served besides the control socket. */
+  place(): DashboardPlace;
 }
 
 const LONGEST_TRACE_S = 3600;
 
 type Operations = {
-  readonly [Name in RouteName]: (
+  readonly [Name in Exclude<RouteName, RawRouteName>]: (
     context: OperationContext,
     input: RouteInput<Name>,
   ) => RouteAnswer<Name> | Promise<RouteAnswer<Name>>;
@@ -80,9 +90,17 @@ export const operations: Operations = {
     if (metrics !== undefined) return await metrics(query.sessions === "true");
     throw new HttpError(404, "This daemon has no metrics.");
   },
+  pageStory: async (context, { id, page }) => (await dashboardOf(context).load()).story(id, page),
+  dashboard: (context) => dashboardOf(context).place(),
   // Loaded when somebody asks for it: a daemon that waits as a standby does without.
   openapi: async () => (await import("./openapi.ts")).openApiDocument(),
 };
+
+/** @throws HttpError 404 */
+export function dashboardOf({ dashboard }: OperationContext): DashboardAccess {
+  if (dashboard !== undefined) return dashboard;
+  throw new HttpError(404, "This daemon has no dashboard.");
+}
 
 /** Lists that nobody may change, as lists of JSON. */
 function plain(session: SessionView): SessionView & { layers: string[] } {

@@ -15,13 +15,20 @@ export interface Match {
   readonly route: Route;
   /** The session that the path names. */
   readonly id: string | undefined;
+  /** The page of its VM that the path names. */
+  readonly page: number | undefined;
 }
 
 const table = (Object.entries(routes) as [RouteName, Route][]).map(([name, route]) => ({
   name,
   route,
-  pattern: new RegExp(`^${route.path.replaceAll(".", "\\.").replace("{id}", "([^/]+)")}$`),
+  pattern: patternOf(route.path),
 }));
+
+function patternOf(path: string): RegExp {
+  const named = path.replaceAll(".", "\\.").replace("{id}", "([^/]+)");
+  return new RegExp(`^${named.replace("{page}", "(\\d{1,10})")}$`);
+}
 
 /**
  * Paths are compared as they come: nothing in ours needs an escape, so an escape fits nothing.
@@ -42,14 +49,15 @@ export function findRoute(method: string, url: string): Match {
   const wanted = method === "HEAD" ? "GET" : method;
   const match = found.find(({ route }) => route.method === wanted);
   if (match === undefined) throw notAllowed(method, path, found);
-  const id = match.pattern.exec(path)?.[1];
+  const [, id, digits] = match.pattern.exec(path) ?? [];
   if (id !== undefined && !SESSION_ID.test(id)) {
     throw new FaultlineError(
       "no-session",
       `There is no session ${show(id)}: it is no name of one.`,
     );
   }
-  return { name: match.name, route: match.route, id };
+  const page = digits === undefined ? undefined : Number(digits);
+  return { name: match.name, route: match.route, id, page };
 }
 
 /** @throws HttpError 400 */

@@ -9,7 +9,7 @@ type Schema = v.GenericSchema;
 
 export interface Route {
   readonly method: "GET" | "POST" | "DELETE";
-  /** `{id}` stands for a session's. */
+  /** `{id}` stands for a session's, `{page}` for a page's number. */
   readonly path: string;
   readonly summary: string;
   readonly query?: Schema;
@@ -24,6 +24,8 @@ export interface Route {
   readonly problems: readonly number[];
   /** The same request twice is as good as once: it may be sent again if no answer came. */
   readonly isRepeatable: boolean;
+  /** Not one answer at once: the dashboard's streams, and its page. */
+  readonly isRaw?: true;
 }
 
 export const routes = {
@@ -199,6 +201,55 @@ export const routes = {
     problems: [404],
     isRepeatable: true,
   },
+  dashboardPage: {
+    method: "GET",
+    path: "/",
+    summary: "The dashboard's page.",
+    status: 200,
+    answer: "text/html; charset=utf-8",
+    problems: [404, 503],
+    isRepeatable: true,
+    isRaw: true,
+  },
+  watch: {
+    method: "GET",
+    path: "/v1/watch",
+    summary: "The overview of sessions, images, stores and cache, as server-sent events.",
+    status: 200,
+    answer: "text/event-stream; charset=utf-8",
+    problems: [404, 503],
+    isRepeatable: true,
+    isRaw: true,
+  },
+  watchSession: {
+    method: "GET",
+    path: "/v1/sessions/{id}/watch",
+    summary: "The map of a VM's memory, as server-sent events.",
+    query: schemas.MapQuery,
+    status: 200,
+    answer: "text/event-stream; charset=utf-8",
+    problems: [404, 409, 503],
+    isRepeatable: true,
+    isRaw: true,
+  },
+  pageStory: {
+    method: "GET",
+    path: "/v1/sessions/{id}/pages/{page}",
+    summary: "What is known of one page of a VM.",
+    status: 200,
+    answer: schemas.PageStory,
+    problems: [404, 409],
+    isRepeatable: true,
+  },
+  dashboard: {
+    method: "GET",
+    path: "/v1/dashboard",
+    summary: "Where the dashboard is served over TCP, and the token that it wants there.",
+    status: 200,
+    answer: schemas.DashboardPlace,
+    problems: [404],
+    isRepeatable: true,
+  },
   openapi: {
     method: "GET",
     path: "/v1/openapi.json",
@@ -212,11 +263,16 @@ export const routes = {
 
 export type RouteName = keyof typeof routes;
 type Routes = typeof routes;
+/** Of routes that are answered bit by bit. */
+export type RawRouteName = {
+  readonly [Name in RouteName]: Routes[Name] extends { isRaw: true } ? Name : never;
+}[RouteName];
 type OutputOf<T> = T extends Schema ? v.InferOutput<T> : undefined;
 
 /** What an operation is given; all of it was checked. */
 export interface RouteInput<Name extends RouteName = RouteName> {
   readonly id: Routes[Name]["path"] extends `${string}{id}${string}` ? string : undefined;
+  readonly page: Routes[Name]["path"] extends `${string}{page}${string}` ? number : undefined;
   readonly query: Routes[Name] extends { query: infer Query } ? OutputOf<Query> : undefined;
   readonly body: Routes[Name] extends { body: infer Body } ? OutputOf<Body> : undefined;
 }

@@ -7,7 +7,9 @@
  * add some.
  */
 import * as v from "valibot";
+import { restoreCauses } from "../../base/restore-causes.ts";
 import { errorPolicies } from "../../engine/wire.ts";
+import { cellKinds } from "../dashboard/protocol.ts";
 import { SESSION_ID, sessionStates } from "../host-service.ts";
 import { prefaultModes } from "../prefault-mode.ts";
 
@@ -188,6 +190,34 @@ const hostStatistics = v.object({
   stores: v.array(storeStatistics),
 });
 
+const digits = v.pipe(v.string(), v.regex(/^[0-9]{1,10}$/, "a whole number"));
+const mapQuery = v.strictObject({
+  first: v.exactOptional(digits),
+  scale: v.exactOptional(digits),
+  cells: v.exactOptional(digits),
+});
+const pageStory = v.object({
+  page: count,
+  state: v.picklist(cellKinds),
+  guestOffset: count,
+  hostAddress: v.string(),
+  region: count,
+  source: v.object({
+    kind: v.picklist(["zero", "file", "chunk"]),
+    name: v.string(),
+    offset: v.nullable(count),
+    store: v.nullable(v.string()),
+    sizeBytes: count,
+  }),
+  inCache: v.nullable(v.boolean()),
+  demandedAfterMs: v.nullable(count),
+  demandOrder: v.nullable(count),
+  prefault: v.nullable(v.picklist(["planned", "unplanned"])),
+  costUs: v.nullable(count),
+  cause: v.nullable(v.picklist(restoreCauses)),
+});
+const dashboardPlace = v.object({ address: v.nullable(v.string()), token: v.nullable(v.string()) });
+
 const healthView = v.object({ status: v.literal("ok") });
 const versionView = v.object({ version: v.string(), api: v.literal("v1"), node: v.string() });
 const reloadView = v.object({ status: v.literal("reloaded") });
@@ -224,6 +254,9 @@ export const schemas = {
   StoreStatistics: storeStatistics,
   MetricsQuery: metricsQuery,
   TraceQuery: traceQuery,
+  MapQuery: mapQuery,
+  PageStory: pageStory,
+  DashboardPlace: dashboardPlace,
   HealthView: healthView,
   VersionView: versionView,
   ReloadView: reloadView,

@@ -10,11 +10,11 @@ import type { Logger } from "../log.ts";
 import { SocketFile } from "../socket-file.ts";
 import { createBoundedServer, type HttpAnswer, sendAnswer } from "./bounded-server.ts";
 import { type ControlLimits, defaultLimits } from "./limits.ts";
-import { type OperationContext, operations } from "./operations.ts";
+import { dashboardOf, type OperationContext, operations } from "./operations.ts";
 import { HttpError, PROBLEM_TYPE, problemOf } from "./problem.ts";
 import { readBody } from "./request-body.ts";
 import { findRoute, type Match, parseBody, parseQuery } from "./router.ts";
-import type { RouteInput } from "./routes.ts";
+import type { RawRouteName, RouteInput } from "./routes.ts";
 import { StreamAnswer, sendStream } from "./streams.ts";
 
 /** Connections that wait to be accepted: as many as there may be at once. */
@@ -111,21 +111,17 @@ export class ControlServer {
     const startMs = performance.now();
     this.#unanswered.add(response);
     response.once("close", () => this.#unanswered.delete(response));
-    let answer: HttpAnswer;
+    let answer: HttpAnswer | null;
     try {
-      const result = await this.#answer(request);
-      if ("stream" in result) {
-        await this.#send(response, result);
-        return;
-      }
-      answer = result;
+      answer = await this.#answer(request, response);
     } catch (error) {
       answer = this.#problem(request, error);
     }
     const { method, url = "" } = request;
     const durationMs = Math.round(performance.now() - startMs);
-    this.#log.debug({ method, url: url.slice(0, 200), status: answer.status, durationMs }, "Asked");
-    sendAnswer(response, answer, this.#limits);
+    const status = answer?.status ?? response.statusCode;
+    this.#log.debug({ method, url: url.slice(0, 200), status, durationMs }, "Asked");
+    if (answer !== null) sendAnswer(response, answer, this.#limits);
   }
 
   async #send(response: ServerResponse, { status, type, stream }: StreamedAnswer): Promise<void> {
@@ -137,16 +133,24 @@ export class ControlServer {
     }
   }
 
-  async #answer(request: IncomingMessage): Promise<HttpAnswer | StreamedAnswer> {
+  /** Null: the answer is under way. */
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<HttpAnswer | null> {
     const { method = "", url = "" } = request;
     const match = findRoute(method, url);
-    const { route, id } = match;
+    const { name, route, id, page } = match;
     const query = parseQuery(route, url);
     const body = parseBody(route, await readBody(request, route, this.#limits.bodyBytes));
-    const result = await this.#carryOut(match, { id, query, body } as RouteInput);
+    if (route.isRaw === true) {
+      const dashboard = await dashboardOf(this.#context).load();
+      await dashboard.serve(name as RawRouteName, { id, query }, request, response);
+      return null;
+    }
+    const result = await this.#carryOut(match, { id, page, query, body } as RouteInput);
     const { status } = route;
-    if (result instanceof StreamAnswer)
-      return { status, type: String(route.answer), stream: result };
+    if (result instanceof StreamAnswer) {
+      await this.#send(response, { status, type: String(route.answer), stream: result });
+      return null;
+    }
     const isText = typeof route.answer === "string" && !route.answer.includes("json");
     return {
       status,
@@ -157,7 +161,7 @@ export class ControlServer {
 
   /** Whoever only looks is answered at once, however many wait for something. */
   async #carryOut({ name, route }: Match, input: RouteInput): Promise<unknown> {
-    const run = operations[name] as Operation;
+    const run = operations[name as keyof typeof operations] as Operation;
     if (route.method === "GET") return await run(this.#context, input);
     if (this.#waiting >= this.#limits.requests) {
       this.refusedRequests += 1;

@@ -1,0 +1,170 @@
+/**
+ * What a server of one memory in this process knows, as a dashboard needs it: `faultline serve` and
+ * the demo. Sessions are named by their VM's process: `vm-PID`.
+ */
+import { FaultlineError } from "../../base/errors.ts";
+import type { Session } from "../../engine/session.ts";
+import type { SessionStats } from "../../engine/session-stats.ts";
+import { PageState } from "../../pager/page-table.ts";
+import { isInChunks } from "../../source/mapped-image.ts";
+import { statisticsOfStore } from "../host-numbers.ts";
+import type { MemoryHost } from "../memory-host.ts";
+import type { RestoreWatch } from "../restore-watch.ts";
+import type { ServedMemory } from "../served-memory.ts";
+import { cacheRowOf, imageRowOf, layerNamesOf } from "./memory-view.ts";
+import { versionOf } from "./numbers.ts";
+import { sourceOfPage } from "./page-source.ts";
+import type { CacheRow, HostRow, ImageRow, SessionRow, StoreRow } from "./protocol.ts";
+import { attachedRow } from "./session-row.ts";
+import { ChunkSharing } from "./sharing.ts";
+import type { DashboardSource, ListedSession, WatchedVm } from "./source.ts";
+
+/** What the server knows of a VM besides its session. */
+export interface ServedVm {
+  readonly attachedMs: number;
+  waitsFor: string | null;
+  prefaultState: SessionRow["prefaultState"];
+  /** Of `--track-dirty`; null: writes are not tracked. */
+  readonly dirtyBits: (() => Uint8Array | null) | null;
+}
+
+/** A server, as far as it can be watched. */
+export interface WatchableServer {
+  readonly version: string;
+  /** As it was asked for. */
+  readonly memoryName: string;
+  readonly memory: ServedMemory;
+  readonly memoryHost: MemoryHost;
+  readonly restores: RestoreWatch;
+  readonly maxVms: number;
+  readonly workers: { readonly alive: number; readonly started: number };
+  readonly sessions: ReadonlySet<Session>;
+  readonly endedStats: SessionStats;
+  readonly refusedVms: number;
+  readonly isDraining: boolean;
+  vmOf(session: Session): ServedVm;
+}
+
+/** Ends that are remembered, for sessions that are told of for a while. */
+const MAX_ENDS = 256;
+
+export class ServerSource implements DashboardSource {
+  readonly #server: WatchableServer;
+  readonly #sharing: ChunkSharing;
+  readonly #startedAt = new Date().toISOString();
+  readonly #known = new WeakSet<Session>();
+  readonly #ends = new Map<string, string>();
+
+  constructor(server: WatchableServer) {
+    this.#server = server;
+    this.#sharing = new ChunkSharing(() => {
+      const { memoryName, memory } = server;
+      const { mapped } = memory;
+      return isInChunks(mapped) ? [{ memory: memoryName, mapped }] : [];
+    });
+  }
+
+  async prepare(): Promise<void> {
+    await this.#sharing.update();
+  }
+
+  host(): HostRow {
+    const { version, sessions, maxVms: maxSessions, workers, isDraining } = this.#server;
+    return {
+      ...{ version, pid: process.pid, startedAt: this.#startedAt, isDraining, maxSessions },
+      sessions: { waiting: 0, attached: sessions.size },
+      takeovers: 0,
+      workers,
+    };
+  }
+
+  *sessions(): Iterable<ListedSession> {
+    for (const session of this.#server.sessions) {
+      this.#remember(session);
+      const { waitsFor, prefaultState } = this.#server.vmOf(session);
+      const { stats, account } = session;
+      yield {
+        id: idOf(session),
+        version: `${versionOf(stats, account.markUs)} ${prefaultState} ${waitsFor}`,
+        row: () => this.#rowOf(session),
+      };
+    }
+  }
+
+  endReason(id: string): string | null {
+    return this.#ends.get(id) ?? null;
+  }
+
+  *stats(): Iterable<SessionStats> {
+    yield this.#server.endedStats;
+    for (const { stats } of this.#server.sessions) yield stats;
+  }
+
+  refusedHandshakes(): number {
+    return this.#server.refusedVms;
+  }
+
+  images(): readonly ImageRow[] {
+    const { memoryName, memory, sessions } = this.#server;
+    return [imageRowOf(memoryName, memory, sessions.size, this.#sharing)];
+  }
+
+  stores(): readonly StoreRow[] {
+    const stores = [...this.#server.memoryHost.storeStatistics()];
+    return stores.map(([location, stats]) => statisticsOfStore(location, stats));
+  }
+
+  cache(): CacheRow {
+    return cacheRowOf(this.#server.memoryHost.cacheStatistics());
+  }
+
+  vm(id: string): WatchedVm {
+    const session = [...this.#server.sessions].find((each) => idOf(each) === id);
+    if (session === undefined) {
+      throw new FaultlineError("no-session", `There is no session ${id.slice(0, 80)}.`);
+    }
+    const { memory, restores } = this.#server;
+    const { pageTable, regions, stats, account, demandLog, ended } = session;
+    const { attachedMs, dirtyBits } = this.#server.vmOf(session);
+    const prefault = restores.planOf(session)?.prefault ?? null;
+    return {
+      ...{ pageTable, regions, stats, account, demandLog, attachedMs },
+      runs: memory.mapped.runs,
+      plan: prefault && { runs: prefault.pages, completes: prefault.completes },
+      layers: layerNamesOf(memory, this.#sharing),
+      tracksDirty: dirtyBits !== null,
+      dirtyBits: dirtyBits ?? (() => null),
+      sourceOf: (page) => sourceOfPage(memory, page, regions.pageSizeBytes),
+      ended: ended.then(({ reason }) => reason),
+    };
+  }
+
+  #rowOf(session: Session): SessionRow {
+    const { memoryName, memory } = this.#server;
+    const { pid, stats, account, regions, pageTable } = session;
+    const { attachedMs, waitsFor, prefaultState } = this.#server.vmOf(session);
+    const { pageSizeBytes, totalBytes: sizeBytes } = regions;
+    const isWaiting = waitsFor !== null && pageTable.counts()[PageState.pending] > 0;
+    return attachedRow(
+      { id: idOf(session), memory: memoryName, sizeBytes: memory.sizeBytes, labels: {} },
+      {
+        ...{ pid, attachedMs, pageSizeBytes, sizeBytes, stats, account, prefaultState },
+        waitsFor: isWaiting ? waitsFor : null,
+      },
+    );
+  }
+
+  #remember(session: Session): void {
+    if (this.#known.has(session)) return;
+    this.#known.add(session);
+    void session.ended.then(({ reason }) => {
+      this.#ends.set(idOf(session), reason);
+      const [oldest] = this.#ends.keys();
+      if (this.#ends.size > MAX_ENDS && oldest !== undefined) this.#ends.delete(oldest);
+    });
+  }
+}
+
+function idOf({ pid }: Session): string {
+  return `vm-${pid}`;
+}

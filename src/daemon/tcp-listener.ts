@@ -1,0 +1,95 @@
+/**
+ * A TCP address for a server. It may still belong to a pager that is about to end, so it is tried
+ * again for as long as it takes: no VM is to suffer from that.
+ */
+import type { Server } from "node:http";
+import { describeError } from "../base/errors.ts";
+import type { Logger } from "./log.ts";
+
+const RETRY_MS = 1000;
+
+/** What the log says. */
+export interface ListenerWords {
+  readonly serves: string;
+  readonly cannot: string;
+  readonly failed: string;
+}
+
+export class TcpListener {
+  /** The port that it listens on, once it does. */
+  readonly listening: Promise<number>;
+  readonly #server: Server;
+  readonly #address: string;
+  readonly #log: Logger;
+  readonly #words: ListenerWords;
+  #retry: NodeJS.Timeout | null = null;
+  #isTold = false;
+
+  /** `address`: `HOST:PORT`; port 0: any. */
+  constructor(server: Server, address: string, log: Logger, words: ListenerWords) {
+    this.#server = server;
+    this.#address = address;
+    this.#log = log;
+    this.#words = words;
+    this.listening = new Promise((resolve) => {
+      server.once("listening", () => resolve(this.#port()));
+    });
+    this.#listen();
+  }
+
+  /** `HOST:PORT` as it is by now; null: it does not listen yet. */
+  get address(): string | null {
+    const { host } = splitAddress(this.#address);
+    return this.#server.listening ? joinAddress(host, this.#port()) : null;
+  }
+
+  async close(): Promise<void> {
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  #listen(): void {
+    const { host, port } = splitAddress(this.#address);
+    const onError = (error: Error): void => {
+      // Once: it is tried again for as long as it takes.
+      const fields = { address: this.#address, reason: describeError(error) };
+      if (!this.#isTold) this.#log.error(fields, this.#words.cannot);
+      this.#isTold = true;
+      this.#retry = setTimeout(() => this.#listen(), RETRY_MS).unref();
+    };
+    this.#server.once("error", onError);
+    this.#server.listen(port, host, () => {
+      this.#server.off("error", onError);
+      this.#server.on("error", (error) => this.#log.error({ error }, this.#words.failed));
+      this.#log.info({ address: this.address }, this.#words.serves);
+    });
+  }
+
+  #port(): number {
+    const address = this.#server.address();
+    return typeof address === "object" && address !== null ? address.port : 0;
+  }
+}
+
+/** `[::1]:9090` and `127.0.0.1:9090`. */
+export function splitAddress(address: string): { readonly host: string; readonly port: number } {
+  const at = address.lastIndexOf(":");
+  const host = address.slice(0, at).replace(/^\[(.*)\]$/, "$1");
+  return { host, port: Number(address.slice(at + 1)) };
+}
+
+function joinAddress(host: string, port: number): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+/** A name that means this host and nothing else, wherever it is looked up. */
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+/** `HOST:PORT` of such a name. */
+export function isLoopbackAddress(address: string): boolean {
+  return /^.+:\d{1,5}$/.test(address) && isLoopback(splitAddress(address).host);
+}
