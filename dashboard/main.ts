@@ -8,7 +8,7 @@ import { LiveStream, type StreamState } from "./live-stream.ts";
 import { colourings } from "./map-painter.ts";
 import { OverviewModel } from "./overview-model.ts";
 import { OverviewPage } from "./overview-page.ts";
-import { parseHash } from "./route.ts";
+import { hashOfVm, parseHash } from "./route.ts";
 import { startTheme, toggleTheme } from "./theme.ts";
 import { openTokenForm } from "./token-form.ts";
 import { VmPage } from "./vm-page.ts";
@@ -24,6 +24,8 @@ class Dashboard {
   readonly #header = new Header(() => openHelp(this.#layers));
   readonly #overview = new OverviewPage();
   #vm: VmPage | null = null;
+  /** Until there is a VM to show. */
+  #opensFirst = false;
   #stream: LiveStream | null = null;
   #state: StreamState = { kind: "connecting" };
 
@@ -74,6 +76,7 @@ class Dashboard {
     const route = parseHash(location.hash);
     if (route.kind === "token") {
       this.#access.use(route.token);
+      this.#opensFirst = route.opensFirst;
       history.replaceState(null, "", "#/");
       if (this.#stream !== null) this.#connect();
     }
@@ -95,8 +98,16 @@ class Dashboard {
     this.#model.tick(nowMs);
     this.#header.show(this.#model, this.#state, nowMs);
     if (this.#model.known === null) return;
+    if (this.#opensFirst && this.#vm === null) this.#openFirst();
     if (this.#vm === null) this.#overview.show(this.#model, nowMs);
     else this.#vm.show(this.#model.session(this.#vm.id), nowMs);
+  }
+
+  #openFirst(): void {
+    const first = this.#model.firstAttached;
+    if (first === null) return;
+    this.#opensFirst = false;
+    location.hash = hashOfVm(first.id);
   }
 
   #onKey(event: KeyboardEvent): void {

@@ -31,6 +31,11 @@ export class OverviewModel {
     return this.#rows.size;
   }
 
+  /** The first VM that is attached; null: none is. */
+  get firstAttached(): SessionRow | null {
+    return [...this.#rows.values()].find(({ state }) => state === "attached") ?? null;
+  }
+
   session(id: string): SessionRow | null {
     return this.#rows.get(id) ?? null;
   }

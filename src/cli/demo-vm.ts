@@ -11,17 +11,27 @@ export interface VmEvent {
   readonly [field: string]: unknown;
 }
 
+/** Who wants to know of a tinyvm while it runs. */
+export interface VmWatch {
+  readonly onStart?: (pid: number) => void;
+  /** Each line as it comes. */
+  readonly onEvent?: (event: VmEvent) => void;
+  /** Default: a minute. */
+  readonly deadlineMs?: number;
+}
+
 /**
- * Runs `tinyvm ARGS…` to its end and returns what it said. `onEvent` hears each line as it comes.
+ * Runs `tinyvm ARGS…` to its end and returns what it said.
  * @throws FaultlineError what it failed with; `session-failed` if it died or did not say
  */
 export async function runTinyVm(
   args: readonly string[],
-  onEvent: (event: VmEvent) => void = () => {},
+  { onStart, onEvent, deadlineMs = DEADLINE_MS }: VmWatch = {},
 ): Promise<VmEvent[]> {
   const entry = new URL("../tinyvm/main.js", import.meta.url).pathname;
   const child = spawn(process.execPath, [entry, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-  const timer = setTimeout(() => child.kill("SIGKILL"), DEADLINE_MS);
+  if (child.pid !== undefined) onStart?.(child.pid);
+  const timer = setTimeout(() => child.kill("SIGKILL"), deadlineMs);
   const events: VmEvent[] = [];
   let complaint = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
@@ -30,7 +40,7 @@ export async function runTinyVm(
   createInterface({ input: child.stdout }).on("line", (line) => {
     const event = JSON.parse(line) as VmEvent;
     events.push(event);
-    onEvent(event);
+    onEvent?.(event);
   });
   const stop = (): void => void child.kill("SIGKILL");
   process.once("exit", stop);

@@ -2,6 +2,7 @@
  * `faultline demo`: boots a small VM, takes a snapshot, restores it without its memory, and serves
  * the missing pages from this process, until the guest's own checksum says that all is well.
  */
+import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,10 +14,14 @@ import { countPages, type MapRange, type PageCounts } from "../daemon/memory-map
 import { Server } from "../daemon/server.ts";
 import { formatUs } from "../daemon/session-report.ts";
 import type { Session } from "../engine/session.ts";
+import { DEFAULT_SLOWNESS, DemoDashboard } from "./demo-dashboard.ts";
 import { describePack, packMemory } from "./demo-image.ts";
 import { eventNamed, runTinyVm, type VmEvent } from "./demo-vm.ts";
 import { drawMemory, legend } from "./memory-picture.ts";
-import { oneOf, wholeNumber } from "./options.ts";
+import { loopbackAddress, oneOf, wholeNumber } from "./options.ts";
+
+/** A second or two, when it is not slowed down. */
+const RESTORE_DEADLINE_MS = 60_000;
 
 interface DemoFlags {
   readonly memoryMib: number;
@@ -25,6 +30,8 @@ interface DemoFlags {
   readonly guest: "auto" | "kvm" | "process";
   readonly image: boolean;
   readonly json: boolean;
+  readonly dashboard?: string | true;
+  readonly slowness: number;
 }
 
 export function demoCommand(): Command {
@@ -50,8 +57,22 @@ export function demoCommand(): Command {
       "auto",
     )
     .option("--image", "pack the memory as an image, and restore from that", false)
+    .option(
+      "--dashboard [host:port]",
+      "show it in a browser while it happens, slowly (default: a free port of this host)",
+      loopbackAddress,
+    )
+    .option(
+      "--slowness <n>",
+      "how many times slower the guest runs with --dashboard",
+      wholeNumber("--slowness", 1, 1000),
+      DEFAULT_SLOWNESS,
+    )
     .option("--json", "print the numbers as JSON", false)
-    .addHelpText("after", "\nExample:\n  faultline demo --memory-mib 512 --working-set 5\n")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  faultline demo --memory-mib 512 --working-set 5\n  faultline demo --dashboard\n",
+    )
     .action(demo);
 }
 
@@ -62,6 +83,8 @@ interface DemoResult {
   readonly restore: readonly VmEvent[];
   readonly session: Session;
   readonly server: Server;
+  /** Null: nobody wants to look. */
+  readonly dashboard: DemoDashboard | null;
 }
 
 async function demo(flags: DemoFlags): Promise<void> {
@@ -91,35 +114,74 @@ async function demo(flags: DemoFlags): Promise<void> {
   }
 
   say("2. Restoring it in a new process with no memory at all; this process serves the faults …");
-  const result = await restore(folder, memory, snapshot, guest, flags);
+  const result = await restore(folder, memory, { boot: snapshot, guest, flags, say });
   if (flags.json) process.stdout.write(`${JSON.stringify(summary(result))}\n`);
   else for (const line of describeRestore(result)) say(line);
   if (!isProven(result)) process.exitCode = ExitCode.failed;
+  if (result.dashboard !== null) {
+    say("\nThe browser shows how its memory was left. Ctrl-C ends the demo.");
+    await ctrlC();
+    await result.dashboard.close();
+  }
   process.off("SIGINT", stop);
+}
+
+/** Resolves when the user has had enough. */
+async function ctrlC(): Promise<void> {
+  process.removeAllListeners("SIGINT");
+  // A signal alone keeps no process alive.
+  const alive = setInterval(() => {}, 60_000);
+  await once(process, "SIGINT");
+  clearInterval(alive);
+}
+
+/** What a restore is told of. */
+interface DemoScene {
+  readonly boot: VmEvent;
+  readonly guest: VmEvent | undefined;
+  readonly flags: DemoFlags;
+  readonly say: (text: string) => void;
 }
 
 async function restore(
   folder: string,
   memory: string,
-  boot: VmEvent,
-  guest: VmEvent | undefined,
-  flags: DemoFlags,
+  { boot, guest, flags, say }: DemoScene,
 ): Promise<DemoResult> {
   const server = await Server.start({
     memory,
     socketPath: join(folder, "uffd.sock"),
     once: true,
     logger: createLogger("warn", "auto"),
+    // What the guest writes is to be seen, too.
+    ...(flags.dashboard === undefined ? {} : { trackDirty: folder }),
   });
-  const attached = new Promise<Session>((resolve) => {
-    server.onSession = resolve;
-  });
+  const { dashboard: address, slowness } = flags;
+  let dashboard: DemoDashboard | null = null;
   try {
+    if (address !== undefined) {
+      dashboard = await DemoDashboard.open(server, { address, slowness, say });
+    }
+    let vmPid = 0;
+    const attached = new Promise<Session>((resolve) => {
+      server.onSession = (session) => {
+        void dashboard?.present(vmPid);
+        resolve(session);
+      };
+    });
     const args = ["restore", "--dir", folder, "--socket", server.socketPath];
-    const events = await runTinyVm([...args, "--guest", flags.guest]);
+    const events = await runTinyVm([...args, "--guest", flags.guest], {
+      onStart: (pid) => {
+        vmPid = pid;
+      },
+      deadlineMs: RESTORE_DEADLINE_MS * (dashboard === null ? 1 : slowness),
+    });
     const session = await attached;
     await session.ended;
-    return { boot, guest, restore: events, session, server };
+    return { boot, guest, restore: events, session, server, dashboard };
+  } catch (error) {
+    await dashboard?.close();
+    throw error;
   } finally {
     await server.close();
   }

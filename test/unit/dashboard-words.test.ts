@@ -119,7 +119,9 @@ describe("routes", () => {
     assert.deepEqual(parseHash("#/"), { kind: "overview" });
     assert.deepEqual(parseHash(hashOfVm("web-1")), { kind: "vm", id: "web-1" });
     assert.deepEqual(parseHash("#/vm/../../x"), { kind: "overview" });
-    assert.deepEqual(parseHash("#s3cr3t_-A"), { kind: "token", token: "s3cr3t_-A" });
+    const token = "s3cr3t_-A";
+    assert.deepEqual(parseHash(`#${token}`), { kind: "token", token, opensFirst: false });
+    assert.deepEqual(parseHash(`#${token}/first`), { kind: "token", token, opensFirst: true });
   });
 });
 

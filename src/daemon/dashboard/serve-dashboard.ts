@@ -8,6 +8,8 @@ import { newToken } from "./token.ts";
 export interface ServedDashboard {
   /** With a token of its own, for as long as it is served. */
   readonly url: string;
+  /** Streams that browsers have open. */
+  readonly viewers: number;
   close(): Promise<void>;
 }
 
@@ -23,6 +25,9 @@ export async function serveDashboard(
   await listener.listening;
   return {
     url: `http://${listener.address}/#${token}`,
+    get viewers() {
+      return dashboard.streams;
+    },
     close: async () => {
       dashboard.close();
       await listener.close();
