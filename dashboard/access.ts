@@ -3,11 +3,14 @@
  * if there is one. The token comes in the URL behind `#`, which no server sees, and is kept for as
  * long as this tab is open.
  */
-import type { Fetch } from "./live-stream.ts";
+import type { StreamSource } from "./live-stream.ts";
+import { awake, whenResting } from "./visibility.ts";
 
 const KEY = "faultline-token";
 
-export class Access {
+export class Access implements StreamSource {
+  readonly awake = awake;
+  readonly whenResting = whenResting;
   #token: string | null = sessionStorage.getItem(KEY);
 
   get hasToken(): boolean {
@@ -19,14 +22,15 @@ export class Access {
     sessionStorage.setItem(KEY, token);
   }
 
-  readonly fetch: Fetch = (path, signal) =>
-    fetch(path, {
+  fetch(path: string, signal: AbortSignal): Promise<Response> {
+    return fetch(path, {
       signal,
       cache: "no-store",
       credentials: "omit",
       redirect: "error",
       headers: this.#token === null ? {} : { authorization: `Bearer ${this.#token}` },
     });
+  }
 
   /** @throws Error if there is no answer, or it is none of success */
   async json<Answer>(path: string, signal: AbortSignal): Promise<Answer> {

@@ -18,7 +18,14 @@ export interface StreamUser {
   changed(state: StreamState): void;
 }
 
-export type Fetch = (path: string, signal: AbortSignal) => Promise<Response>;
+/** Where streams come from, and when nobody needs them. */
+export interface StreamSource {
+  fetch(path: string, signal: AbortSignal): Promise<Response>;
+  /** Resolves when somebody looks, or the signal is aborted. */
+  awake(signal: AbortSignal): Promise<void>;
+  /** Calls back when nobody has looked for a while; returns what takes that back. */
+  whenResting(rest: () => void): () => void;
+}
 
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 5000;
@@ -32,14 +39,14 @@ export function delayBefore(attempt: number): number {
 }
 
 export class LiveStream {
-  readonly #fetch: Fetch;
+  readonly #source: StreamSource;
   readonly #path: string;
   readonly #user: StreamUser;
   readonly #closed = new AbortController();
   #failures = 0;
 
-  constructor(fetch: Fetch, path: string, user: StreamUser) {
-    this.#fetch = fetch;
+  constructor(source: StreamSource, path: string, user: StreamUser) {
+    this.#source = source;
     this.#path = path;
     this.#user = user;
     void this.#run();
@@ -53,6 +60,8 @@ export class LiveStream {
     const { signal } = this.#closed;
     while (!signal.aborted) {
       this.#user.changed({ kind: "connecting" });
+      await this.#source.awake(signal);
+      if (signal.aborted) return;
       const status = await this.#readOnce(signal);
       if (signal.aborted) return;
       if (FINAL_STATUSES.includes(status)) {
@@ -70,9 +79,10 @@ export class LiveStream {
     const broken = new AbortController();
     const abort = (): void => broken.abort();
     closed.addEventListener("abort", abort, { once: true });
+    const stayAwake = this.#source.whenResting(abort);
     let silence = setTimeout(abort, SILENCE_MS);
     try {
-      const response = await this.#fetch(this.#path, broken.signal);
+      const response = await this.#source.fetch(this.#path, broken.signal);
       if (!response.ok || response.body === null) return response.status;
       const parser = new EventStreamParser();
       const reader = response.body.getReader();
@@ -88,6 +98,7 @@ export class LiveStream {
       return 0;
     } finally {
       clearTimeout(silence);
+      stayAwake();
       closed.removeEventListener("abort", abort);
       broken.abort();
     }

@@ -44,7 +44,7 @@ class Dashboard {
 
   #connect(): void {
     this.#stream?.close();
-    this.#stream = new LiveStream(this.#access.fetch, "/v1/watch", {
+    this.#stream = new LiveStream(this.#access, "/v1/watch", {
       take: ({ name, data }) => {
         if (name === "snapshot") {
           const isFirst = this.#model.known === null;

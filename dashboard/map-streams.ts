@@ -4,7 +4,7 @@
  */
 import type { VmNumbers } from "../src/daemon/dashboard/protocol.ts";
 import type { CellMap } from "./cells.ts";
-import type { Fetch, StreamState } from "./live-stream.ts";
+import type { StreamSource, StreamState } from "./live-stream.ts";
 import { VmStream } from "./vm-stream.ts";
 import { type CellWindow, scaleFor, serves, type View, windowFor } from "./zoom.ts";
 
@@ -21,7 +21,7 @@ export interface MapStreamsUser {
 }
 
 export class MapStreams {
-  readonly #fetch: Fetch;
+  readonly #source: StreamSource;
   readonly #id: string;
   readonly #user: MapStreamsUser;
   readonly #whole: VmStream;
@@ -31,12 +31,12 @@ export class MapStreams {
   #timer = 0;
 
   /** `scale`: pages of one cell in the map of the whole VM. */
-  constructor(fetch: Fetch, id: string, scale: number, user: MapStreamsUser) {
-    this.#fetch = fetch;
+  constructor(source: StreamSource, id: string, scale: number, user: MapStreamsUser) {
+    this.#source = source;
     this.#id = id;
     this.#user = user;
     this.#whole = new VmStream(
-      fetch,
+      source,
       id,
       { scale },
       {
@@ -90,7 +90,7 @@ export class MapStreams {
     if (wanted === null) return;
     this.#closeBefore = this.#close?.stream.map ?? this.#closeBefore;
     this.#close?.stream.close();
-    const stream: VmStream = new VmStream(this.#fetch, this.#id, wanted, {
+    const stream: VmStream = new VmStream(this.#source, this.#id, wanted, {
       mapped: () => {
         this.#closeBefore = null;
         this.#user.mapped();

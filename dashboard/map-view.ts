@@ -94,7 +94,7 @@ export class MapView {
       this.#showLegend();
       this.#requestFrame();
     });
-    this.#streams = new MapStreams(access.fetch, id, scale, {
+    this.#streams = new MapStreams(access, id, scale, {
       mapped: () => this.#mapped(),
       changed: (map, first, count) => {
         if (map !== this.#painter.map) return;

@@ -15,7 +15,7 @@ export function openTokenForm(
     required: "",
   });
   const why = wasWrong
-    ? "The daemon does not know this token: each daemon has its own, as long as its folder is there."
+    ? "The daemon does not know this token: each daemon has its own."
     : "This port is open to all programs of this machine, so the daemon wants to see a token.";
   const form = element(
     "form",
@@ -28,6 +28,7 @@ export function openTokenForm(
       "Ask for the whole address, on the daemon's machine: ",
       element("code", {}, "faultline dashboard"),
     ),
+    element("p", {}, element("code", {}, "faultline serve"), " prints it before its ready line."),
     element("label", { for: "token" }, "Token"),
     input,
     element("button", { type: "submit", class: "primary" }, "Connect"),

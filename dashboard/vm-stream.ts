@@ -1,7 +1,7 @@
 /** The stream of one VM's map: events become cells. */
 import type { CellChanges, MapSnapshot, VmNumbers } from "../src/daemon/dashboard/protocol.ts";
 import { CellMap } from "./cells.ts";
-import { type Fetch, LiveStream, type StreamState } from "./live-stream.ts";
+import { LiveStream, type StreamSource, type StreamState } from "./live-stream.ts";
 import type { CellWindow } from "./zoom.ts";
 
 export interface VmStreamUser {
@@ -18,9 +18,9 @@ export class VmStream {
   readonly #stream: LiveStream;
 
   /** `wanted`: without `first` and `cells` the whole VM. */
-  constructor(fetch: Fetch, id: string, wanted: Partial<CellWindow>, user: VmStreamUser) {
+  constructor(source: StreamSource, id: string, wanted: Partial<CellWindow>, user: VmStreamUser) {
     const query = Object.entries(wanted).map(([name, value]) => `${name}=${value}`);
-    this.#stream = new LiveStream(fetch, `/v1/sessions/${id}/watch?${query.join("&")}`, {
+    this.#stream = new LiveStream(source, `/v1/sessions/${id}/watch?${query.join("&")}`, {
       take: ({ name, data }) => this.#take(name, data, user),
       changed: (state) => user.state(state),
     });

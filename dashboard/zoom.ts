@@ -113,11 +113,16 @@ export function gridFor(cells: number, width: number, height: number): Grid {
   let cellPixels = Math.max(1, Math.min(LARGEST_CELL_PIXELS, ideal));
   if (cellPixels >= WHOLE_FROM_PIXELS) cellPixels = Math.floor(cellPixels);
   for (;;) {
-    const columns = Math.max(1, Math.floor(width / cellPixels));
+    const columns = roundColumns(Math.max(1, Math.floor(width / cellPixels)));
     const rows = Math.ceil(cells / columns);
     if (rows * cellPixels <= height + 1e-6 || cellPixels <= 1) return { columns, rows, cellPixels };
     cellPixels = cellPixels > WHOLE_FROM_PIXELS ? cellPixels - 1 : Math.max(1, cellPixels * 0.98);
   }
+}
+
+/** Many are a multiple of 16, so that rows begin at round addresses. */
+function roundColumns(columns: number): number {
+  return columns < 64 ? columns : columns - (columns % 16);
 }
 
 function within(first: number, pages: number, pageCount: number): View {

@@ -5,8 +5,8 @@
  *
  * Node's own runner does the work, one `run()` per file, so that a file which wedges or dies can be
  * ended and told apart from the others on every Node version. Files of kernel, e2e, conformance
- * and browser share a machine's memory and sockets: they run one after the other, the rest in
- * parallel.
+ * and browser share a machine's memory and sockets: they run one after the other, in two lanes, the
+ * rest in parallel.
  * The last line is always `N passed, N failed, N skipped`.
  */
 import { spawnSync } from "node:child_process";
@@ -22,7 +22,11 @@ import { FileTally, groupByReason, type Skip } from "./test-tally.ts";
 /** No file needs a quarter of it; a wedged one must end before its CI job does. */
 const DEFAULT_TIMEOUT_SECONDS = 120;
 const GRACE_MS = 3000;
-const SERIAL_FOLDERS = ["kernel", "e2e", "conformance", "browser"];
+const SERIAL_FOLDERS = ["kernel/", "e2e/", "conformance/", "browser/"];
+/** Of these, what shares nothing but CPUs with the others: it runs beside them. */
+const SECOND_LANE = [
+  ...["conformance/", "browser/", "e2e/bench", "e2e/image-", "e2e/s3-store", "e2e/http-store"],
+];
 
 const root = resolve(import.meta.dirname, "../..");
 const builtTests = join(root, "dist", "test");
@@ -174,8 +178,9 @@ for (const name of ["SIGINT", "SIGTERM"] as const) {
 }
 // Stack traces of the children name the TypeScript files.
 process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ""} --enable-source-maps`.trim();
-const isSerial = (file: string): boolean =>
-  SERIAL_FOLDERS.some((folder) => file.startsWith(join(builtTests, folder) + sep));
+const isIn = (file: string, parts: readonly string[]): boolean =>
+  parts.some((part) => relative(builtTests, file).startsWith(part));
+const isSerial = (file: string): boolean => isIn(file, SERIAL_FOLDERS);
 const files = select(builtTestFiles(), positionals).filter(
   (file) => !values.without.some((part) => relative(builtTests, file).includes(part)),
 );
@@ -184,7 +189,17 @@ await runAll(
   files.filter((file) => !isSerial(file)),
   availableParallelism(),
 );
-await runAll(files.filter(isSerial), 1);
+const serial = files.filter(isSerial);
+await Promise.all([
+  runAll(
+    serial.filter((file) => !isIn(file, SECOND_LANE)),
+    1,
+  ),
+  runAll(
+    serial.filter((file) => isIn(file, SECOND_LANE)),
+    1,
+  ),
+]);
 printSummary();
 const isGood = totals.failed === 0 && totals.passed > 0 && !stopped.signal.aborted;
 // A file that did not end in time still keeps its runner, and so us, waiting.

@@ -65,6 +65,7 @@ export type { GuestAddressMap, GuestAddressRange } from "./protocol/guest-addres
 export { RequestStream } from "./protocol/request-stream.ts";
 export { parseRingSetup, type RingSetup, ringSetupText } from "./protocol/ring-setup.ts";
 export { type ParsedHandshake, parseAnyHandshake } from "./protocol/userfault-handshake.ts";
+export type { ReportSummary, RestoreReport } from "./report/restore-report.ts";
 export type { GuestRegion, RegionMap } from "./snapshot/regions.ts";
 export type {
   ListDepth,

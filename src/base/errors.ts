@@ -55,6 +55,8 @@ export const errorCodes = {
   conflict: [ExitCode.failed, "The session, or the daemon, is in no state for what was asked."],
   limit: [ExitCode.failed, "A bound of the daemon is reached."],
   "not-allowed": [ExitCode.noAccess, "The daemon's configuration does not allow what was asked."],
+  "no-report": [ExitCode.failed, "No restore report is kept of this session, or of this memory."],
+  "report-corrupt": [ExitCode.badSnapshot, "A restore report's file does not hold what it should."],
   "no-daemon": [ExitCode.failed, "No daemon answers on its control socket."],
   "unresolvable-page": [ExitCode.failed, "A page's bytes could not be obtained or installed."],
   "session-failed": [ExitCode.failed, "A session ended because its VM had to be stopped."],

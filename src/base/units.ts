@@ -60,3 +60,9 @@ export function formatBytes(bytes: number): string {
 export function formatHex(value: number): string {
   return `0x${value.toString(16)}`;
 }
+
+/** `0.25` → `0.25 µs`, `1500` → `1.5 ms`: three digits, and no more. */
+export function formatDuration(us: number): string {
+  const [value, unit] = us >= 1e6 ? [us / 1e6, "s"] : us >= 1000 ? [us / 1000, "ms"] : [us, "µs"];
+  return `${Number(value.toPrecision(3))} ${unit}`;
+}

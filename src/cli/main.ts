@@ -12,6 +12,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ["ps", async () => (await import("./ps.ts")).psCommand()],
   ["show", async () => (await import("./ps.ts")).showCommand()],
   ["trace", async () => (await import("./trace.ts")).traceCommand()],
+  ["why", async () => (await import("./why.ts")).whyCommand()],
   ["top", async () => (await import("./top.ts")).topCommand()],
   ["dashboard", async () => (await import("./dashboard.ts")).dashboardCommand()],
   ["complete", async () => (await import("./session-control.ts")).completeCommand()],

@@ -53,6 +53,7 @@ interface ServeFlags {
   readonly drainTimeout: number;
   readonly statsInterval?: number;
   readonly dashboard?: string;
+  readonly reportFolder?: string;
   readonly log: LogLevel;
   readonly logFormat: LogFormat;
   readonly json: boolean;
@@ -139,6 +140,10 @@ function withRestoreOptions(command: Command): Command {
       oneOf("--prefault", prefaultModes),
       "concurrent",
     )
+    .option(
+      "--report-folder <folder>",
+      "write there where the time of each restore has gone, for `faultline why`",
+    )
     .option("--collapse", "make huge pages of small ones where all was installed ahead", false)
     .option("--no-streams", "give threads that scan memory no pages ahead of their faults")
     .option("--no-prefetch", "do not fetch what earlier restores needed as soon as this starts")
@@ -179,6 +184,7 @@ async function serve(flags: ServeFlags): Promise<void> {
     collapse: flags.collapse,
     recordForMs: flags.recordFor * 1000,
     logger: log,
+    ...(flags.reportFolder === undefined ? {} : { reportFolder: flags.reportFolder }),
     ...(flags.owner === undefined ? {} : { owner: flags.owner }),
     ...(flags.trackDirty === undefined ? {} : { trackDirty: flags.trackDirty }),
     ...(flags.workers === undefined ? {} : { workers: flags.workers }),
@@ -186,9 +192,9 @@ async function serve(flags: ServeFlags): Promise<void> {
   lowerPriority(notFaultWorkers, NICE_BY);
   const stopSignals = stopOnSignals(server, log, flags.drainTimeout * 1000);
   const stopStats = reportStats(server, log, flags.statsInterval);
-  const stopDashboard = await openDashboard(server, log, flags);
   announce(server, flags.json);
   if (flags.prefault === "before-resume") announcePrefaults(server, flags.json);
+  const stopDashboard = await openDashboard(server, log, flags);
   tellServiceManager("READY=1", log);
   await server.ended;
   await stopDashboard();
@@ -207,7 +213,7 @@ function announce(server: Server, asJson: boolean): void {
   process.stdout.write(`${line}\n`);
 }
 
-/** Prints where it is; a line before the ready line. Returns what ends it. */
+/** Prints where it is. Returns what ends it. */
 async function openDashboard(
   server: Server,
   log: Logger,

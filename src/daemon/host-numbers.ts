@@ -1,5 +1,6 @@
 /** All numbers of a daemon at one moment, as metrics and statistics are made of them. */
 import { SessionStats } from "../engine/session-stats.ts";
+import { type WaitCause, waitCauses } from "../report/restore-report.ts";
 import type { StoreStats } from "../source/store-stats.ts";
 import { readLatencyMs } from "../source/store-stats.ts";
 import type {
@@ -44,6 +45,8 @@ export interface HostNumbers {
 export interface Totals {
   readonly stats: SessionStats;
   readonly bytes: Readonly<Record<ByteCounter, number>>;
+  /** What VMs have waited, by what for. */
+  readonly waitedUs: Readonly<Record<WaitCause, number>>;
 }
 
 export function totalsOf({ tally, vms }: HostNumbers): Totals {
@@ -53,12 +56,17 @@ export function totalsOf({ tally, vms }: HostNumbers): Totals {
   const bytes = Object.fromEntries(
     names.map((name) => [name, tally.get(name satisfies TallyName)]),
   ) as Record<ByteCounter, number>;
+  const waitedUs = Object.fromEntries(
+    waitCauses.map((cause) => [cause, tally.get(`waited.${cause}`)]),
+  ) as Record<WaitCause, number>;
   for (const vm of vms) {
+    const causes = vm.account.causes();
+    for (const cause of waitCauses) waitedUs[cause] += causes[cause];
     stats.add(vm.stats);
     const counters = vm.stats.counters();
     for (const name of names) bytes[name] += counters[byteCounters[name]] * vm.pageSizeBytes;
   }
-  return { stats, bytes };
+  return { stats, bytes, waitedUs };
 }
 
 /** What the control API tells. */

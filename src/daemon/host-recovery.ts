@@ -156,7 +156,7 @@ function countEnd(memfd: OwnedFd | undefined, tally: HostTally): void {
     const { memory, header } = SessionMemory.adopt(memfd);
     using _mapped = memory;
     const { pageSizeBytes } = decodeAttachment(header).regions;
-    tally.addEnd("failed", { stats: memory.stats, pageSizeBytes });
+    tally.addEnd("failed", { stats: memory.stats, account: memory.account, pageSizeBytes });
   } catch {
     tally.addEnd("failed", null);
   }

@@ -3,6 +3,7 @@
  * Implemented by `Host`.
  */
 import type { ErrorPolicy } from "../engine/wire.ts";
+import type { ReportSummary, RestoreReport } from "../report/restore-report.ts";
 import type { PrefaultMode } from "./prefault-mode.ts";
 import type { SocketOwner } from "./socket-file.ts";
 
@@ -200,6 +201,13 @@ export interface HostService {
    * @throws FaultlineError `conflict` without a VM, `limit`
    */
   recordTrace(id: string, forMs: number): TraceStream;
+  /**
+   * Where the time of a session's restore has gone: as it is now, or as it was kept.
+   * @throws FaultlineError `no-report`
+   */
+  report(id: string): Promise<RestoreReport>;
+  /** Of one memory, or of all; the newest first. */
+  listReports(memory: string | null): Promise<readonly ReportSummary[]>;
   images(): readonly ImageView[];
   /** Brings into memory what restores of it need. */
   prefetchImage(memory: string): Promise<PrefetchView>;

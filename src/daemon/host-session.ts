@@ -11,6 +11,7 @@ import type { Session } from "../engine/session.ts";
 import { SessionMemory } from "../engine/session-memory.ts";
 import type { SurvivingBatches } from "../engine/surviving-batches.ts";
 import type { UserfaultMemory, UserfaultParts } from "../engine/userfault-memory.ts";
+import { monotonicUs } from "../linux/clock.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import { type Peer, pinPeer } from "../protocol/peer.ts";
@@ -31,6 +32,8 @@ import {
   reopenUserfault,
 } from "./kept-userfault.ts";
 import type { Logger } from "./log.ts";
+import { restoreOf } from "./reports/host-restore.ts";
+import type { ReportDesk } from "./reports/report-desk.ts";
 import {
   type Attachment,
   decodeAttachment,
@@ -49,6 +52,7 @@ export interface SessionSurroundings {
   readonly log: Logger;
   readonly tally: HostTally;
   readonly traces: SessionTraces;
+  readonly reports: ReportDesk;
   readonly handshakeTimeoutMs: number;
   readonly allowedUids: readonly number[];
   /** Which pager of this daemon this is: the first is 1. */
@@ -85,6 +89,13 @@ export interface KeptVm {
   readonly guest: readonly OwnedFd[];
   readonly asyncSocket: OwnedFd | null;
   readonly connection: OwnedFd | null;
+}
+
+/** How a VM has come. */
+interface Arrival {
+  readonly isTakeover: boolean;
+  /** Of monotonicUs. */
+  readonly connectedUs: number;
 }
 
 /** The VM of an attached session. */
@@ -162,6 +173,7 @@ export class HostSession {
 
   /** Somebody has connected; what he sends stays in the socket until the VM is attached. */
   async connected(connection: OwnedFd): Promise<void> {
+    const connectedUs = monotonicUs();
     let peer: Peer | null = null;
     let vm: KnownVm;
     try {
@@ -181,7 +193,7 @@ export class HostSession {
     }
     // Not to be undone: a fault worker writes to its memory. If this fails, so does the process,
     // and the next one has the VM.
-    this.#attach(vm, { isTakeover: false });
+    this.#attach(vm, { isTakeover: false, connectedUs });
   }
 
   /** Somebody has connected to `apf.socket`. False: nobody is wanted there. */
@@ -210,7 +222,7 @@ export class HostSession {
     // Its worker wakes the VM's threads, so nobody else need.
     const uffd = adoptUserfaultfd(kept.uffd, []);
     const vm = { uffd, pidfd, connection, attachment, memory, userfault };
-    this.#attach(vm, { isTakeover: true });
+    this.#attach(vm, { isTakeover: true, connectedUs: monotonicUs() });
     kept.memfd.close();
   }
 
@@ -272,7 +284,8 @@ export class HostSession {
     const { engineSession, attachment } = this.#vm;
     const verdict = this.memory.restores.verdict(engineSession);
     if (verdict !== null) this.#around.tally.addVerdict(verdict);
-    return { stats: engineSession.stats, pageSizeBytes: attachment.regions.pageSizeBytes };
+    const { stats, account } = engineSession;
+    return { stats, account, pageSizeBytes: attachment.regions.pageSizeBytes };
   }
 
   #acceptNext(): void {
@@ -340,7 +353,7 @@ export class HostSession {
     }
   }
 
-  #attach(vm: KnownVm, { isTakeover }: { readonly isTakeover: boolean }): void {
+  #attach(vm: KnownVm, { isTakeover, connectedUs }: Arrival): void {
     const { record } = this;
     const { attachment } = vm;
     const { pid, regions } = attachment;
@@ -360,8 +373,7 @@ export class HostSession {
       memory: vm.memory,
       survivalId: record.survivalId,
       isTakeover,
-      prefault: plan.prefault,
-      userfault: vm.userfault,
+      ...{ connectedUs, prefault: plan.prefault, userfault: vm.userfault },
       trace: this.#around.traces.begin(this.id, record.trace),
       ...(plan.recordForUs === undefined ? {} : { recordForUs: plan.recordForUs }),
     });
@@ -371,6 +383,8 @@ export class HostSession {
     tally.add(isTakeover ? "takenOver" : "attached");
     const log = hostLog.child({ session: this.id, ...labelled(record.labels) });
     this.memory.restores.follow(session, plan, log);
+    const restore = restoreOf(this, this.#around.generation);
+    if (restore !== null) this.#around.reports.begin(restore);
     this.#stopListening();
     void this.#follow(session, log, isTakeover);
   }

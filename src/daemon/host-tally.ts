@@ -8,10 +8,12 @@
  */
 import { fstatSync, ftruncateSync } from "node:fs";
 import { KIB, SMALL_PAGE_BYTES } from "../base/units.ts";
+import type { RestoreAccount } from "../engine/restore-account.ts";
 import { SessionStats } from "../engine/session-stats.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { createMemfd, MappedRegion } from "../linux/memory.ts";
 import type { PrefaultVerdict } from "../pager/prefault-verdict.ts";
+import { waitCauses } from "../report/restore-report.ts";
 import type { SessionEndView } from "./host-service.ts";
 import type { Keeper } from "./keeper.ts";
 
@@ -50,6 +52,23 @@ export const tallyNames = [
   "bytes.removed",
   "bytes.prefaulted",
   "bytes.streamed",
+  /** Microseconds that VMs have waited, by what for, of those that have ended. */
+  "waited.handshake",
+  "waited.queue",
+  "waited.lookup",
+  "waited.install",
+  "waited.deferred",
+  "waited.memory",
+  "waited.ahead",
+  "waited.handover",
+  "waited.room",
+  "waited.store",
+  "waited.near",
+  "waited.disk",
+  "waited.decode",
+  "waited.again",
+  "waited.lost",
+  "waited.takeover",
 ] as const;
 export type TallyName = (typeof tallyNames)[number];
 
@@ -66,6 +85,7 @@ export type ByteCounter = keyof typeof byteCounters;
 /** What is counted of one VM. */
 export interface CountedVm {
   readonly stats: SessionStats;
+  readonly account: Pick<RestoreAccount, "causes">;
   readonly pageSizeBytes: number;
 }
 
@@ -137,6 +157,8 @@ export class HostTally {
     this.add(`ended.${reason}`);
     if (vm === null) return;
     this.ended.add(vm.stats);
+    const causes = vm.account.causes();
+    for (const cause of waitCauses) this.add(`waited.${cause}`, causes[cause]);
     const counters = vm.stats.counters();
     for (const [name, counter] of Object.entries(byteCounters)) {
       this.add(name as ByteCounter, counters[counter] * vm.pageSizeBytes);

@@ -8,6 +8,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { OwnedFd } from "../linux/fd.ts";
+import type { ReportSummary, RestoreReport } from "../report/restore-report.ts";
 import { allowedMemory, allowedSocket } from "./allowed-places.ts";
 import { assertPoisonable } from "./check-options.ts";
 import { HostMemories, type HostMemory } from "./host-memories.ts";
@@ -32,6 +33,8 @@ import type { Logger } from "./log.ts";
 import type { MemoryHost } from "./memory-host.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
+import { ReportDesk } from "./reports/report-desk.ts";
+import { ReportFiles } from "./reports/report-files.ts";
 import { keepRecord, type SessionRecord } from "./session-record.ts";
 import { defaultSocketPath, SessionSockets } from "./session-sockets.ts";
 import { SessionTraces } from "./session-traces.ts";
@@ -58,6 +61,7 @@ export class Host implements HostService {
   /** Sockets of sessions lie here, unless they are to be elsewhere. */
   readonly socketFolder: string;
   readonly memories: HostMemories;
+  readonly reports: ReportDesk;
   readonly surroundings: SessionSurroundings;
   readonly #parts: HostParts;
   readonly #startedAt = new Date().toISOString();
@@ -81,8 +85,13 @@ export class Host implements HostService {
     this.memories = new HostMemories({
       ...{ host, engine, keeper, log, collapse: settings.collapse },
     });
+    this.reports = new ReportDesk({
+      files: new ReportFiles(join(settings.runFolder, "reports"), log),
+      ...{ memoryHost: host, faultWorkers: settings.workers },
+      sessions: () => [...this.#sessions.values()].flatMap(({ vm }) => vm?.engineSession ?? []),
+    });
     this.surroundings = {
-      ...{ engine, keeper, log, tally, generation, traces: this.#traces },
+      ...{ engine, keeper, log, tally, generation, reports: this.reports, traces: this.#traces },
       handshakeTimeoutMs: settings.handshakeTimeoutMs,
       allowedUids: settings.allowedUids,
       onEnded: (session) => this.#forget(session),
@@ -213,6 +222,16 @@ export class Host implements HostService {
     const { record, vm } = this.#attached(id);
     const { engineSession } = vm!;
     return this.#traces.record({ id, memory: record.memory, engineSession }, forMs);
+  }
+
+  async report(id: string): Promise<RestoreReport> {
+    const isWaiting = this.#sessions.get(id)?.vm === null;
+    if (isWaiting) throw new FaultlineError("no-report", `No VM has come to session ${id} yet.`);
+    return await this.reports.report(id);
+  }
+
+  async listReports(memory: string | null): Promise<readonly ReportSummary[]> {
+    return await this.reports.list(memory);
   }
 
   images(): readonly ImageView[] {
@@ -403,7 +422,8 @@ export class Host implements HostService {
 function liveVm(session: HostSession): LiveVm[] {
   const { id, vm, prefaultState } = session;
   if (vm === null) return [];
-  const { stats, regions } = vm.engineSession;
+  const { stats, account, regions } = vm.engineSession;
   const { totalBytes: sizeBytes, pageSizeBytes } = regions;
-  return [{ id, stats, pageSizeBytes, sizeBytes, prefaultState, waitsFor: waitReason(session) }];
+  const waitsFor = waitReason(session);
+  return [{ id, stats, account, pageSizeBytes, sizeBytes, prefaultState, waitsFor }];
 }

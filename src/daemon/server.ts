@@ -11,6 +11,7 @@ import type { Session } from "../engine/session.ts";
 import { SessionStats } from "../engine/session-stats.ts";
 import { UserfaultMemory, type UserfaultParts } from "../engine/userfault-memory.ts";
 import type { ErrorPolicy } from "../engine/wire.ts";
+import { monotonicUs } from "../linux/clock.ts";
 import type { OwnedFd } from "../linux/fd.ts";
 import { getpagesize } from "../linux/sys.ts";
 import type { SpinMode } from "../pager/pacing.ts";
@@ -33,6 +34,7 @@ import type { PrefaultMode } from "./prefault-mode.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
 import { rehearse } from "./rehearsal.ts";
+import type { ServeReportParts, ServeReports } from "./reports/serve-reports.ts";
 import { type RestoreMode, RestoreWatch } from "./restore-watch.ts";
 import type { ImageOptions, MemoryOptions, ServedMemory } from "./served-memory.ts";
 import { describeCache, describeSession, tellTroubles } from "./session-report.ts";
@@ -63,6 +65,8 @@ export interface ServeOptions extends MemoryOptions, ImageOptions {
   readonly collapse?: boolean;
   /** Give threads that scan memory pages ahead of their faults; default: true. */
   readonly streams?: boolean;
+  /** A folder for a report of each restore: where its time has gone. Default: none is written. */
+  readonly reportFolder?: string;
   /** Fetch what restores need as soon as the server starts; default: true. */
   readonly prefetch?: boolean;
   /**
@@ -81,6 +85,7 @@ interface ServerParts {
   readonly tracking: DirtyTracking | null;
   readonly log: Logger;
   readonly keeper: WorkingSetKeeper | null;
+  readonly reports: ServeReports | null;
 }
 
 export const DEFAULT_MAX_VMS = 1024;
@@ -110,6 +115,8 @@ export class Server {
   readonly #restores: RestoreWatch;
   readonly #restoreMode: RestoreMode;
   readonly #prefetching = new AbortController();
+  /** Null: nobody wants reports. */
+  readonly #reports: ServeReports | null;
   readonly #sessions = new Set<Session>();
   readonly #vms = new WeakMap<Session, ServedVm>();
   readonly #endedStats = new SessionStats();
@@ -145,6 +152,7 @@ export class Server {
       if (vm !== undefined) vm.prefaultState = report.end;
       this.#onPrefaulted(session, report);
     };
+    this.#reports = parts.reports;
     this.#refusals = new RefusalLog(parts.log);
     const ownUid = process.geteuid?.() ?? 0;
     this.#allowedUids = new Set([0, ownUid, options.owner?.uid ?? ownUid]);
@@ -190,8 +198,12 @@ export class Server {
         streams: options.streams ?? true,
       });
       await rehearse(engine, memory.mapped, log);
+      const faultWorkers = engine.aliveWorkers;
+      const reports = await openReports(options, {
+        ...{ memoryHost: host, served: memory, faultWorkers, log },
+      });
       const server = new Server(options, {
-        ...{ host, memory, socket, asyncFaults, engine, tracking, log, keeper },
+        ...{ host, memory, socket, asyncFaults, engine, tracking, log, keeper, reports },
       });
       server.#acceptor.start();
       void server.#prefetch();
@@ -273,6 +285,7 @@ export class Server {
     this.stopAccepting();
     this.#prefetching.abort();
     await this.#engine.close();
+    await this.#reports?.close();
     await this.#keeper?.close();
     await this.#host.close();
     this.#refusals.tellRest();
@@ -294,10 +307,11 @@ export class Server {
 
   /** One connection's handshake. Whatever is wrong with it concerns only itself. */
   async #serve(connection: OwnedFd): Promise<void> {
+    const connectedUs = monotonicUs();
     let peer: Peer | null = null;
     try {
       peer = pinPeer(connection.fd, this.#allowedUids);
-      const session = await this.#attach(connection, peer);
+      const session = await this.#attach(connection, peer, connectedUs);
       void this.#follow(session);
     } catch (error) {
       this.#refusals.add({ pid: peer?.pid }, describeError(error));
@@ -307,7 +321,7 @@ export class Server {
     }
   }
 
-  async #attach(connection: OwnedFd, peer: Peer): Promise<Session> {
+  async #attach(connection: OwnedFd, peer: Peer, connectedUs: number): Promise<Session> {
     const timeoutMs = this.#options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS;
     const { signal } = this.#stopped;
     const hostPageBytes = getpagesize();
@@ -341,11 +355,11 @@ export class Server {
       image: this.#memory.mapped,
       onError: this.#options.onError ?? "kill",
       ...plan,
-      userfault,
-      tracking: tracked?.setup ?? null,
+      ...{ connectedUs, userfault, tracking: tracked?.setup ?? null },
     });
     this.#vms.set(session, servedVm(plan, tracked));
     this.#restores.follow(session, plan);
+    this.#reports?.follow(session, this.#restores);
     tracked?.follow(session.ended);
     // At once: the next handshake may be checked before this promise is settled.
     this.#sessions.add(session);
@@ -416,4 +430,14 @@ async function openKeeper(
   if (place === null || (prefault === "off" && recordForMs === 0)) return null;
   const { WorkingSetKeeper } = await import("./working-set-keeper.ts");
   return await WorkingSetKeeper.open({ place, log });
+}
+
+/** Loaded where somebody wants reports, for the same reason. */
+async function openReports(
+  options: ServeOptions,
+  parts: ServeReportParts,
+): Promise<ServeReports | null> {
+  if (options.reportFolder === undefined) return null;
+  const { ServeReports } = await import("./reports/serve-reports.ts");
+  return new ServeReports(options.reportFolder, options, parts);
 }

@@ -4,10 +4,12 @@ import { describe, test } from "node:test";
 import { defaultControlSocket } from "../../src/cli/control-options.ts";
 import { type CommandEnd, CommandProcess, runCommand } from "../support/command-process.ts";
 import { ControlStage } from "../support/control-stage.ts";
+import { TableDashboard } from "../support/table-dashboard.ts";
 import { TableHost } from "../support/table-host.ts";
 
 interface Stage extends AsyncDisposable {
   readonly host: TableHost;
+  readonly dashboard: TableDashboard;
   run(...args: readonly string[]): Promise<CommandEnd>;
   /** Runs it, and gives what it prints with --json. */
   json(...args: readonly string[]): Promise<Record<string, unknown>>;
@@ -16,11 +18,13 @@ interface Stage extends AsyncDisposable {
 
 async function startStage(): Promise<Stage> {
   const host = new TableHost();
-  const stage = await ControlStage.start({ service: host });
+  const dashboard = new TableDashboard();
+  const stage = await ControlStage.start({ service: host, dashboard });
   const environment = { FAULTLINE_CONTROL: stage.socketPath };
   const run: Stage["run"] = async (...args) => await runCommand(args, environment);
   return {
     host,
+    dashboard,
     run,
     environment,
     json: async (...args) => {
@@ -31,6 +35,19 @@ async function startStage(): Promise<Stage> {
     [Symbol.asyncDispose]: async () => await stage[Symbol.asyncDispose](),
   };
 }
+
+describe("dashboard", () => {
+  test("prints where it is to be opened, or how to have it", async () => {
+    await using stage = await startStage();
+    const { stdout } = await stage.run("dashboard");
+    assert.match(stdout, /on its control socket only.*--dashboard 127\.0\.0\.1:7433/s);
+    assert.deepEqual(await stage.json("dashboard"), { address: null, token: null, url: null });
+    stage.dashboard.at = { address: "127.0.0.1:7433", token: "secret" };
+    assert.equal((await stage.run("dashboard")).stdout, "http://127.0.0.1:7433/#secret\n");
+    const { url } = await stage.json("dashboard");
+    assert.equal(url, "http://127.0.0.1:7433/#secret");
+  });
+});
 
 describe("ps and show", () => {
   test("list what there is, what has ended, and what has a label", async () => {

@@ -35,9 +35,9 @@ const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /** What JSON Schema 2020-12 calls what we use of it; a misspelt keyword would mean nothing. */
 const KEYWORDS = new Set(
   (
-    "$ref type properties required additionalProperties propertyNames items enum const anyOf " +
-    "minimum maximum minLength maxLength minItems maxItems minProperties maxProperties pattern " +
-    "format description"
+    "$ref type properties required additionalProperties propertyNames items prefixItems enum " +
+    "const anyOf minimum maximum minLength maxLength minItems maxItems minProperties " +
+    "maxProperties pattern format description"
   ).split(" "),
 );
 
@@ -100,7 +100,7 @@ describe("the document by itself", () => {
       used.add(name);
     }
     // Parameters are spelt out.
-    const queries = ["SessionQuery", "MetricsQuery", "TraceQuery", "MapQuery"];
+    const queries = ["SessionQuery", "MetricsQuery", "TraceQuery", "MapQuery", "ReportQuery"];
     for (const query of queries) used.add(query);
     const unused = Object.keys(document.components.schemas).filter((name) => !used.has(name));
     assert.deepEqual(unused, []);

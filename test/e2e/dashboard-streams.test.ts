@@ -25,8 +25,8 @@ describe("a viewer that does not read", () => {
     const vm = new TableVm(PAGES);
     dashboard.source.vms.set("one", vm);
     await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
-    using slow = await ReadMap.open(stage.socketPath, "one");
-    using fast = await ReadMap.open(stage.socketPath, "one");
+    using slow = await ReadMap.open({ socketPath: stage.socketPath }, "one");
+    using fast = await ReadMap.open({ socketPath: stage.socketPath }, "one");
     slow.reader.pause();
     for (let round = 0; round < 24; round++) {
       const kind = round % 2 === 0 ? Cell.present : Cell.removed;
@@ -53,7 +53,7 @@ describe("a viewer that does not read", () => {
     const vm = new TableVm(PAGES);
     dashboard.source.vms.set("one", vm);
     await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
-    using stuck = await ReadMap.open(stage.socketPath, "one");
+    using stuck = await ReadMap.open({ socketPath: stage.socketPath }, "one");
     using idle = await EventReader.open({ socketPath: stage.socketPath, path: "/v1/watch" });
     await idle.next<Overview>("snapshot");
     stuck.reader.pause();
@@ -75,7 +75,7 @@ describe("a viewer that does not read", () => {
     const dashboard = new TableDashboard();
     dashboard.source.vms.set("one", new TableVm(64));
     await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
-    const map = await ReadMap.open(stage.socketPath, "one");
+    const map = await ReadMap.open({ socketPath: stage.socketPath }, "one");
     const overview = await EventReader.open({ socketPath: stage.socketPath, path: "/v1/watch" });
     assert.equal(dashboard.dashboard.streams, 2);
     map.reader.close();
@@ -91,8 +91,8 @@ describe("a map's stream", () => {
     dashboard.source.vms.set("one", vm);
     dashboard.source.vms.set("two", new TableVm(64));
     await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
-    using first = await ReadMap.open(stage.socketPath, "one");
-    using second = await ReadMap.open(stage.socketPath, "two");
+    using first = await ReadMap.open({ socketPath: stage.socketPath }, "one");
+    using second = await ReadMap.open({ socketPath: stage.socketPath }, "two");
     vm.end("exited");
     assert.deepEqual(await first.reader.next("gone"), { reason: "exited" });
     await first.reader.ended();
@@ -109,7 +109,7 @@ describe("a map's stream", () => {
     vm.dirty = new Uint8Array(8);
     dashboard.source.vms.set("one", vm);
     await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
-    using view = await ReadMap.open(stage.socketPath, "one", "?scale=1");
+    using view = await ReadMap.open({ socketPath: stage.socketPath }, "one", "?scale=1");
     vm.pageTable.installRange(0, 2);
     vm.dirty[0] = 2;
     const wanted = [cellByte(Cell.present, FULL_SHARE), cellByte(Cell.dirty, FULL_SHARE)];

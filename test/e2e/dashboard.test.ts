@@ -95,7 +95,7 @@ describe("a map", needs, () => {
   test("shows what becomes of every page", async () => {
     const { image } = vms;
     const vm = await vms.attach(daemon, "map");
-    using view = await ReadMap.open(daemon.controlPath, "map", "?scale=1");
+    using view = await ReadMap.open({ socketPath: daemon.controlPath }, "map", "?scale=1");
     const { map } = view;
     assert.deepEqual([map.first, map.scale, map.cells], [0, 1, image.pageCount]);
     assert.deepEqual([map.tracksDirty, map.layerNames], [false, [image.path]]);
@@ -119,7 +119,11 @@ describe("a map", needs, () => {
     assert.ok(numbers.causes.install > 0);
     assert.equal(numbers.demandedPages, null, "nothing is learnt of memory files");
 
-    using late = await ReadMap.open(daemon.controlPath, "map", "?first=96&scale=8&cells=1");
+    using late = await ReadMap.open(
+      { socketPath: daemon.controlPath },
+      "map",
+      "?first=96&scale=8&cells=1",
+    );
     assert.equal(kindOfCell(late.states[0]!), Cell.removed);
     const story = await daemon.client.page("map", 5);
     assert.deepEqual(
@@ -231,7 +235,7 @@ describe("over TCP", needs, () => {
     await vm.expect([3], "file");
     using reader = await watch();
     await reader.next<Overview>("snapshot");
-    using view = await ReadMap.open(daemon.controlPath, id);
+    using view = await ReadMap.open({ socketPath: daemon.controlPath }, id);
     const before = token;
     await daemon.client.reload();
     await reader.ended();

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { copyFileSync, writeFileSync } from "node:fs";
 import { after, before, describe, type TestContext, test } from "node:test";
-import { cachedBytesOf, coolFile } from "../support/cool-file.ts";
+import { cachedOf, cool } from "../support/cold-files.ts";
 import {
   overlay,
   Random,
@@ -47,7 +47,7 @@ describe("cold memory files", requires("userfaultfd", "cc"), () => {
     file: string,
   ) {
     for (const path of [base, diff]) {
-      if (!coolFile(path)) {
+      if (!cool(path)) {
         t.skip("this file system, or this kernel, does not let go of cached pages");
         return null;
       }
@@ -61,7 +61,7 @@ describe("cold memory files", requires("userfaultfd", "cc"), () => {
     const line = await restore(t, [], ["--threads", "4", "--touch", "random:2000"], expected);
     if (line === null) return;
     assert.ok(Number(line.awaitedPages) > 50, `${line.awaitedPages} pages waited for the disk`);
-    assert.ok(cachedBytesOf(base) > 0);
+    assert.ok(cachedOf(base) > 0);
   });
 
   test("with a diff above them, of which pages are assembled", async (t) => {

@@ -7,6 +7,8 @@ import { HostTally } from "../../src/daemon/host-tally.ts";
 import type { Keeper } from "../../src/daemon/keeper.ts";
 import { createLogger } from "../../src/daemon/log.ts";
 import { MemoryHost } from "../../src/daemon/memory-host.ts";
+import { ReportDesk } from "../../src/daemon/reports/report-desk.ts";
+import { ReportFiles } from "../../src/daemon/reports/report-files.ts";
 import type { SessionRecord } from "../../src/daemon/session-record.ts";
 import { SessionTraces } from "../../src/daemon/session-traces.ts";
 import { Engine } from "../../src/engine/engine.ts";
@@ -65,8 +67,12 @@ class SessionStage implements AsyncDisposable {
     this.bytes = bytes;
     this.peer = parts.peer;
     const tally = HostTally.open(this.keeper, null);
+    const reports = new ReportDesk({
+      files: new ReportFiles(folder.at("reports"), log),
+      ...{ memoryHost: parts.memoryHost, faultWorkers: 1, sessions: () => [] },
+    });
     this.session = new HostSession(recordOf(memory), memory, null, {
-      ...{ engine, keeper: this.keeper, log, tally, generation: 1 },
+      ...{ engine, keeper: this.keeper, log, tally, reports, generation: 1 },
       traces: new SessionTraces(engine),
       ...{ handshakeTimeoutMs: 5000, allowedUids: [] },
       onEnded: () => {},

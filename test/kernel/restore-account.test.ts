@@ -7,7 +7,7 @@ import { RECORD_WORDS, TraceRing, traceKinds } from "../../src/engine/trace-ring
 import { waitFor } from "../../src/kit/wait.ts";
 import { monotonicUs } from "../../src/linux/clock.ts";
 import { PartBill, type PartCost } from "../../src/source/part-cost.ts";
-import { coolFile } from "../support/cool-file.ts";
+import { cool } from "../support/cold-files.ts";
 import { EngineStage } from "../support/engine-stage.ts";
 import { requires } from "../support/requires.ts";
 import { PAGE } from "../support/stage.ts";
@@ -31,7 +31,7 @@ async function coldStage(trace?: TraceRing): Promise<EngineStage | null> {
   });
   box.stage = stage;
   const [{ path }] = stage.files.identities as unknown as [{ path: string }];
-  if (coolFile(path)) return stage;
+  if (cool(path)) return stage;
   await stage[Symbol.asyncDispose]();
   return null;
 }

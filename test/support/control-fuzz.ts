@@ -73,6 +73,13 @@ const paths = [
   "*",
   "/v1/sessions/constructor/__proto__",
   "/v1/sessions/a\tb",
+  "/v1/watch/",
+  "/v1/watch?first=0",
+  "/v1/sessions/a/watch?scale=-1",
+  "/v1/sessions/a/watch?cells=1e9",
+  "/v1/sessions/a/pages/-1",
+  "/v1/sessions/a/pages/99999999999",
+  "/v1/sessions/a/pages/0x10",
 ];
 const methods = [
   "PUT",

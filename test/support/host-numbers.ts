@@ -1,5 +1,6 @@
 /** Numbers of a host that has everything: every metric that there is can be made of them. */
 import { Durations } from "../../src/base/histogram.ts";
+import { type CauseTimes, restoreCauses } from "../../src/base/restore-causes.ts";
 import type { HostNumbers, LiveVm } from "../../src/daemon/host-numbers.ts";
 import type { MetricsSurroundings } from "../../src/daemon/metrics/metrics.ts";
 import { SessionStats } from "../../src/engine/session-stats.ts";
@@ -26,11 +27,18 @@ function statsOf(faults: number): SessionStats {
   return stats;
 }
 
+/** Milliseconds for a store. */
+function waitedFor(ms: number): LiveVm["account"] {
+  const none = Object.fromEntries(restoreCauses.map((cause) => [cause, 0])) as CauseTimes;
+  return { causes: () => ({ ...none, store: ms * 1000 }) };
+}
+
 /** VM n has had n + 1 faults, with pages of 2 MiB. */
 function vms(count: number): LiveVm[] {
   return Array.from({ length: count }, (_, index) => ({
     id: `vm-${index}`,
     stats: statsOf(index + 1),
+    account: waitedFor(index + 1),
     pageSizeBytes: 2 ** 21,
     sizeBytes: 2 ** 30,
     prefaultState: "done",

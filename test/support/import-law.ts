@@ -45,7 +45,8 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
   trace: { mayImport: ["base"], isPure: true },
   // It must not crash with what it supervises.
   supervisor: { mayImport: ["linux", "base"] },
-  daemon: { mayImport: ["supervisor", "trace", ...EVERYTHING_BELOW_DAEMON] },
+  report: { mayImport: ["base"], isPure: true },
+  daemon: { mayImport: ["supervisor", "report", "trace", ...EVERYTHING_BELOW_DAEMON] },
   tinyvm: { mayImport: ["linux", "uffd", "base"] },
   kit: { mayImport: ["linux", "base"] },
   conformance: { mayImport: ["kit", "tinyvm", "uffd", "linux", "base"] },
@@ -56,6 +57,7 @@ export const folderLaws: Readonly<Record<string, FolderLaw>> = {
       "daemon",
       "supervisor",
       "trace",
+      "report",
       "image",
       "tinyvm",
       "sim",

@@ -140,6 +140,8 @@ export class TableSource implements DashboardSource {
 export class TableDashboard implements DashboardAccess {
   readonly source = new TableSource();
   readonly dashboard: Dashboard;
+  /** Where it says that it is. */
+  at: DashboardPlace = { address: null, token: null };
 
   constructor(options: DashboardOptions = {}) {
     this.dashboard = new Dashboard(this.source, options);
@@ -150,6 +152,6 @@ export class TableDashboard implements DashboardAccess {
   }
 
   place(): DashboardPlace {
-    return { address: null, token: null };
+    return this.at;
   }
 }

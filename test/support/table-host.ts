@@ -16,7 +16,10 @@ import type {
   TraceStream,
   VmView,
 } from "../../src/daemon/host-service.ts";
+import { summaryOf } from "../../src/daemon/reports/report-files.ts";
+import type { ReportSummary, RestoreReport } from "../../src/report/restore-report.ts";
 import { blocksOf, header } from "./recordings.ts";
+import { craftReport } from "./restore-reports.ts";
 
 const SIZE_BYTES = 2 ** 20;
 const PAGES = SIZE_BYTES / 4096;
@@ -130,6 +133,22 @@ export class TableHost implements HostService {
     const { pageSizeBytes } = vm;
     const pieces = blocksOf([], { of: { ...header, session: id, pid: vm.pid, pageSizeBytes } });
     return { pieces: Readable.from(pieces), end: () => undefined, close: () => undefined };
+  }
+
+  async report(id: string): Promise<RestoreReport> {
+    const { vm, memory, state } = this.session(id);
+    if (vm === null) throw new FaultlineError("no-report", `No VM has come to session ${id} yet.`);
+    const isOver = state === "ended";
+    return craftReport(
+      { handshake: 2, guest: 100, store: 80 },
+      { session: id, memory, pid: vm.pid, state: isOver ? "ended" : "restoring" },
+    );
+  }
+
+  async listReports(memory: string | null): Promise<readonly ReportSummary[]> {
+    const all = [...this.#sessions.values()].filter(({ vm }) => vm !== null);
+    const wanted = all.filter((each) => memory === null || each.memory === memory);
+    return await Promise.all(wanted.map(async ({ id }) => summaryOf(await this.report(id))));
   }
 
   images(): readonly ImageView[] {

@@ -6,7 +6,7 @@ import { VmPool } from "../../src/conformance/vm-process.ts";
 import { decodeBase64, decodeRuns, type MapSnapshot } from "../../src/daemon/dashboard/protocol.ts";
 import { waitFor, within } from "../../src/kit/wait.ts";
 import type { DaemonProcess } from "./daemon-process.ts";
-import { EventReader } from "./event-reader.ts";
+import { EventReader, type StreamPlace } from "./event-reader.ts";
 
 const BUDGET_MS = 20_000;
 
@@ -52,9 +52,9 @@ export class ReadMap {
     this.states = decodeBase64(map.states);
   }
 
-  static async open(socketPath: string, id: string, query = ""): Promise<ReadMap> {
+  static async open(place: Omit<StreamPlace, "path">, id: string, query = ""): Promise<ReadMap> {
     const path = `/v1/sessions/${id}/watch${query}`;
-    const reader = await EventReader.open({ socketPath, path });
+    const reader = await EventReader.open({ ...place, path });
     return new ReadMap(reader, await reader.next<MapSnapshot>("map"));
   }
 

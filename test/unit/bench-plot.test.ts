@@ -1,8 +1,10 @@
 /** Pictures of benchmarks: whole XML, with every name and number that a reader needs. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { label } from "../../src/base/markup.ts";
+import { formatDuration } from "../../src/base/units.ts";
 import { plotsOf } from "../../src/bench/plot/plots.ts";
-import { formatMicroseconds, LogAxis, label } from "../../src/bench/plot/svg.ts";
+import { LogAxis } from "../../src/bench/plot/svg.ts";
 import { type ScenarioReport, touchShares } from "../../src/bench/report.ts";
 
 const spread = (median: number) => ({ median, min: median / 2, max: median * 2 });
@@ -94,7 +96,7 @@ test("a logarithmic axis has whole decades, and nothing beyond its ends", () => 
 });
 
 test("times have three digits and a unit; text is escaped", () => {
-  const texts = [0.02, 999.4, 1500, 2_345_678].map(formatMicroseconds);
+  const texts = [0.02, 999.4, 1500, 2_345_678].map(formatDuration);
   assert.deepEqual(texts, ["0.02 µs", "999 µs", "1.5 ms", "2.35 s"]);
   assert.equal(
     label('<&">', 1, 2),

@@ -1,151 +1,215 @@
-/** The dashboard's model of a map, and the arithmetic of looking closer. */
+/** The map's cells: what a viewer was told, with all changes, is what a look at every page says. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import fc from "fast-check";
-import { CellMap } from "../../dashboard/cells.ts";
+import { setBit } from "../../src/base/bitmap.ts";
+import type { PageFacts } from "../../src/daemon/dashboard/cell-kinds.ts";
+import { MapCells, type MapWindow, type PageSight } from "../../src/daemon/dashboard/map-cells.ts";
 import {
-  gridFor,
-  isWhole,
-  LEAST_VIEW_PAGES,
-  pan,
-  reveal,
-  scaleFor,
-  serves,
-  viewBetween,
-  wholeScale,
-  wholeView,
-  windowFor,
-  zoomAt,
-} from "../../dashboard/zoom.ts";
-import { Cell, cellByte, MAX_CELLS } from "../../src/daemon/dashboard/protocol.ts";
-import { changesOf, mapOf } from "../support/scripted-dashboard.ts";
+  addPages,
+  hasPage,
+  newPageBits,
+  type PageBits,
+  zeroPagesOf,
+} from "../../src/daemon/dashboard/page-bits.ts";
+import {
+  Cell,
+  cellByte,
+  decodeBase64,
+  decodeRuns,
+  FULL_SHARE,
+  kindOfCell,
+  shareOfCell,
+} from "../../src/daemon/dashboard/protocol.ts";
+import { PageState, PageTable } from "../../src/pager/page-table.ts";
+import { Random } from "../support/fixtures.ts";
 
-const present = cellByte(Cell.present, 15);
-const pending = cellByte(Cell.pending, 3);
+/** A VM without anything but its pages. */
+class Pages {
+  readonly table: PageTable;
+  readonly demanded: number[] = [];
+  readonly dirty: Uint8Array | null;
+  readonly zero: PageBits;
+  readonly planned: PageBits | null;
+  readonly existing: PageBits | null;
+  readonly count: number;
 
-function map(): CellMap {
-  const states = Uint8Array.from([0, 0, present, 0, cellByte(Cell.zero, 15)]);
-  return new CellMap(mapOf({ pageCount: 78, scale: 16, states }));
+  constructor(random: Random, count: number) {
+    this.count = count;
+    // At an odd place of its memory, as nothing says where that lies.
+    const bytes = PageTable.sizeBytes(count);
+    this.table = new PageTable(count, new Uint8Array(new ArrayBuffer(bytes + 9), 3, bytes));
+    this.dirty = random.below(2) === 0 ? null : new Uint8Array(Math.ceil(count / 8));
+    const some = (): PageBits => {
+      const bits = newPageBits(count);
+      for (let runs = 0; runs < 5; runs++) {
+        const first = random.below(count);
+        addPages(bits, first, first + random.below(count - first) + 1);
+      }
+      return bits;
+    };
+    this.zero = some();
+    this.planned = random.below(2) === 0 ? null : some();
+    this.existing = random.below(2) === 0 ? null : some();
+  }
+
+  get facts(): PageFacts {
+    const { zero, planned, existing, count } = this;
+    return { zero, planned, existing, demanded: newPageBits(count) };
+  }
+
+  get sight(): PageSight {
+    const { table, dirty } = this;
+    return { states: table.bytes, demanded: () => Uint32Array.from(this.demanded), dirty };
+  }
+
+  change(random: Random): void {
+    const page = random.below(this.count);
+    const end = Math.min(this.count, page + 1 + random.below(40));
+    switch (random.below(7)) {
+      case 0:
+        this.table.removeRange(page, end);
+        return;
+      case 1:
+        this.table.installRange(page, end);
+        return;
+      case 2:
+        if (this.dirty !== null) setBit(this.dirty, page);
+        return;
+      case 3:
+        if (!this.demanded.includes(page)) this.demanded.push(page);
+        return;
+      case 4:
+        this.table.set(page, PageState.pending);
+        return;
+      default:
+        this.table.set(page, random.below(4) as PageState);
+    }
+  }
+
+  /** What a cell is, page by page. */
+  cell(first: number, end: number): number {
+    const counts = new Map<number, number>();
+    let pages = 0;
+    for (let page = first; page < Math.min(end, this.count); page++) {
+      if (this.existing !== null && !hasPage(this.existing, page)) continue;
+      pages += 1;
+      for (const kind of this.#kindsOf(page)) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    }
+    const of = (kind: number): number => counts.get(kind) ?? 0;
+    const touched = pages - of(Cell.untouched);
+    if (pages === 0) return cellByte(Cell.none, 0);
+    if (touched === 0) return cellByte(Cell.untouched, 0);
+    const share = Math.ceil((FULL_SHARE * touched) / pages);
+    if (of(Cell.pending) > 0) return cellByte(Cell.pending, share);
+    if (of(Cell.dirty) > 0) return cellByte(Cell.dirty, share);
+    const kinds = [Cell.present, Cell.zero, Cell.prefaulted, Cell.removed];
+    return cellByte(
+      kinds.reduce((a, b) => (of(b) > of(a) ? b : a)),
+      share,
+    );
+  }
+
+  #kindsOf(page: number): number[] {
+    const state = this.table.get(page);
+    const isDirty = this.dirty !== null && (this.dirty[page >> 3]! & (1 << (page & 7))) !== 0;
+    if (state === PageState.removed) return [Cell.removed];
+    const kinds: number[] = isDirty ? [Cell.dirty] : [];
+    if (state === PageState.pending) return [...kinds, Cell.pending];
+    if (state === PageState.missing) return isDirty ? kinds : [Cell.untouched];
+    if (hasPage(this.zero, page)) return [...kinds, Cell.zero];
+    const isPlanned = this.planned !== null && hasPage(this.planned, page);
+    const isAhead = isPlanned && !this.demanded.includes(page);
+    return [...kinds, isAhead ? Cell.prefaulted : Cell.present];
+  }
 }
 
-describe("a map of cells", () => {
-  test("counts what it was told, and what changes", () => {
-    const cells = map();
-    assert.deepEqual([cells.count("untouched"), cells.count("present")], [3, 1]);
-    const changed: [number, number][] = [];
-    cells.apply(
-      changesOf(1234, [
-        [0, [present]],
-        [2, [pending, present]],
-      ]),
-      (first, count) => {
-        changed.push([first, count]);
-      },
-    );
-    assert.deepEqual(changed, [
-      [0, 1],
-      [2, 2],
-    ]);
-    assert.deepEqual([...cells.states], [present, 0, pending, present, cellByte(Cell.zero, 15)]);
-    const kinds = ["untouched", "pending", "present", "zero"] as const;
-    assert.deepEqual(
-      kinds.map((kind) => cells.count(kind)),
-      [1, 1, 2, 1],
-    );
-    assert.deepEqual([cells.ages[0], cells.ages[1], cells.newestMs], [1234, 0xffffffff, 1234]);
-  });
+function windowOf(random: Random, pageCount: number): MapWindow {
+  const first = random.below(3) === 0 ? 0 : random.below(pageCount);
+  const scale = random.pick([1, 2, 3, 16, 17, 32, 100, 512]);
+  const most = Math.ceil((pageCount - first) / scale);
+  return { first, scale, cells: 1 + random.below(most) };
+}
 
-  test("knows the pages of each cell, also of the last", () => {
-    const cells = map();
-    assert.deepEqual([cells.firstPageOf(4), cells.pagesOf(4), cells.pagesOf(0)], [64, 14, 16]);
-    assert.deepEqual([cells.cellOf(0), cells.cellOf(79), cells.cellOf(80)], [0, 4, null]);
-  });
+function expected(pages: Pages, { first, scale, cells }: MapWindow): Uint8Array {
+  return Uint8Array.from({ length: cells }, (_, cell) =>
+    pages.cell(first + cell * scale, first + (cell + 1) * scale),
+  );
+}
 
-  test("refuses what does not fit", () => {
-    const beyond = changesOf(1, [[4, [present, present]]]);
-    assert.throws(() => map().apply(beyond, () => {}), /beyond the map/);
-    const states = new Uint8Array(3);
-    const torn = mapOf({ pageCount: 48, scale: 16, states, layers: new Uint8Array(2) });
-    assert.throws(() => new CellMap(torn), /different lengths/);
-    const damaged = { afterMs: 1, count: 1, runs: Buffer.from([0, 9, 1]).toString("base64") };
-    assert.throws(() => map().apply(damaged, () => {}), /damaged/);
-  });
-});
-
-describe("looking closer", () => {
-  const pageCount = 4_194_304;
-  const whole = wholeView(pageCount);
-
-  test("keeps what is pointed at in its place, and ends at the edges", () => {
-    const closer = zoomAt(whole, pageCount / 4, 2, pageCount);
-    assert.deepEqual(closer, { first: pageCount / 8, pages: pageCount / 2 });
-    assert.deepEqual(zoomAt(whole, 0, 4, pageCount), { first: 0, pages: pageCount / 4 });
-    assert.deepEqual(zoomAt(closer, pageCount / 4, 0.1, pageCount), whole);
-    assert.equal(zoomAt(whole, 5, 1e9, pageCount).pages, LEAST_VIEW_PAGES);
-    assert.ok(isWhole(whole, pageCount) && !isWhole(closer, pageCount));
-  });
-
-  test("never leaves the VM", () => {
-    fc.assert(
-      fc.property(
-        fc.nat(5000),
-        fc.double({ min: 0.1, max: 9, noNaN: true }),
-        fc.nat(),
-        (at, by, to) => {
-          const views = [
-            zoomAt({ first: at % 1000, pages: 1000 }, at % 2000, by, 2000),
-            pan({ first: at % 1000, pages: 1000 }, at - 2500, 2000),
-            reveal({ first: at % 1000, pages: 1000 }, to % 2000, 2000),
-            viewBetween(at % 2000, to % 2000, 2000),
-          ];
-          for (const view of views) {
-            assert.ok(view.first >= 0 && view.first + view.pages <= 2000, JSON.stringify(view));
-            assert.ok(Number.isInteger(view.first) && Number.isInteger(view.pages));
-          }
-          const seen = views[2]!;
-          assert.ok(to % 2000 >= seen.first && to % 2000 < seen.first + seen.pages);
-        },
-      ),
-    );
-  });
-
-  test("small VMs show single pages at once, large ones cells of 64 KiB and more", () => {
-    assert.equal(wholeScale(16_384, 4096), 1);
-    assert.equal(wholeScale(131_072, 4096), 8);
-    assert.equal(wholeScale(pageCount, 4096), 16);
-    assert.equal(wholeScale(2 * pageCount + 1, 4096), 64);
-    assert.equal(wholeScale(8192, 2 * 1024 * 1024), 1);
-  });
-
-  test("asks for a window that serves small steps too, within the bounds", () => {
-    assert.equal(windowFor(whole, pageCount, 16), null);
-    for (let pages = pageCount / 2; pages >= LEAST_VIEW_PAGES; pages = Math.floor(pages / 3)) {
-      const view = { first: pageCount - pages - 100 > 0 ? pageCount - pages - 100 : 0, pages };
-      const window = windowFor(view, pageCount, 16);
-      const scale = scaleFor(view, 16);
-      if (window === null) continue;
-      assert.ok(window.cells <= MAX_CELLS && window.first % window.scale === 0);
-      assert.ok(serves(window, view, pageCount, scale));
-      assert.ok(serves(window, pan(view, -Math.floor(pages / 4), pageCount), pageCount, scale));
-      assert.ok(!serves(window, pan(view, -2 * pages, pageCount), pageCount, scale) || pages > 1e6);
+describe("cells", () => {
+  test("a map and its changes are what a look at every page says, in any window", () => {
+    const random = new Random(7);
+    for (let round = 0; round < 150; round++) {
+      const pages = new Pages(random, 1 + random.below(700));
+      for (let change = random.below(60); change > 0; change--) pages.change(random);
+      const window = windowOf(random, pages.count);
+      const cells = new MapCells(pages.count, window, pages.facts, pages.sight);
+      // In turns, between which things change.
+      while (cells.fill(1 + random.below(50))) if (random.below(4) === 0) pages.change(random);
+      cells.update(pages.sight);
+      const seen = cells.states.slice();
+      assert.deepEqual(seen, expected(pages, window), `round ${round}, at first`);
+      for (let look = 0; look < 12; look++) {
+        for (let change = random.below(30); change > 0; change--) pages.change(random);
+        // Events that are left out change nothing: the next one tells all.
+        const update = cells.update(pages.sight);
+        let count = 0;
+        if (update !== null) {
+          decodeRuns(update.runs, (first, states) => {
+            for (const [index, state] of states.entries()) {
+              assert.notEqual(seen[first + index], state, "only what has changed is told");
+              count += 1;
+            }
+            seen.set(states, first);
+          });
+        }
+        assert.equal(count, update?.count ?? 0);
+        assert.deepEqual(seen, expected(pages, window), `round ${round}, look ${look}`);
+        assert.equal(cells.update(pages.sight), null, "nothing has changed since");
+      }
     }
-    assert.equal(scaleFor({ first: 0, pages: 16_384 }, 16), 1);
   });
 
-  test("cells fill the width, and fit", () => {
-    fc.assert(
-      fc.property(
-        fc.integer({ min: 1, max: MAX_CELLS }),
-        fc.integer({ min: 300, max: 3000 }),
-        fc.integer({ min: 240, max: 1600 }),
-        (cells, width, height) => {
-          const { columns, rows, cellPixels } = gridFor(cells, width, height);
-          assert.ok(columns * rows >= cells && columns * (rows - 1) < cells);
-          assert.ok(columns * cellPixels <= width + 1e-6 && cellPixels >= 1);
-          if (cells <= width * height)
-            assert.ok(rows * cellPixels <= height + 1 || cellPixels <= 1);
-        },
-      ),
-    );
+  test("tell what kind they are, and how much of them is touched", () => {
+    const byte = cellByte(Cell.prefaulted, 9);
+    assert.deepEqual([kindOfCell(byte), shareOfCell(byte)], [Cell.prefaulted, 9]);
+    const pages = new Pages(new Random(1), 16);
+    const table = new PageTable(16, new Uint8Array(4));
+    const facts = { zero: newPageBits(16), planned: null, existing: null };
+    const window = { first: 0, scale: 16, cells: 1 };
+    const sight = {
+      ...pages.sight,
+      states: table.bytes,
+      demanded: () => new Uint32Array(),
+      dirty: null,
+    };
+    const cells = new MapCells(16, window, { ...facts, demanded: newPageBits(16) }, sight);
+    assert.equal(cells.fill(1), false);
+    assert.equal(cells.states[0], cellByte(Cell.untouched, 0));
+    table.set(3, PageState.installed);
+    cells.update({ ...sight, states: table.bytes });
+    assert.equal(cells.states[0], cellByte(Cell.present, 1), "one page of 16 shows");
+    table.set(4, PageState.pending);
+    cells.update({ ...sight, states: table.bytes });
+    assert.equal(cells.states[0], cellByte(Cell.pending, 2), "one that is waited for goes first");
+    table.installRange(0, 16);
+    cells.update({ ...sight, states: table.bytes });
+    assert.equal(cells.states[0], cellByte(Cell.present, FULL_SHARE));
+  });
+
+  test("zero pages are those of which no layer has a byte", () => {
+    // 0: zero; 1: half of it; 2 and 3: zero, in two runs that meet within page 3; 4: data.
+    const starts = Float64Array.of(0, 6144, 8192, 13_000, 16_384);
+    const owners = Int32Array.of(-1, 0, -1, -1, 1);
+    const bits = zeroPagesOf({ sizeBytes: 20_480, starts, owners }, 4096, 5);
+    const pages = [0, 1, 2, 3, 4].filter((page) => hasPage(bits, page));
+    assert.deepEqual(pages, [0, 2, 3]);
+  });
+
+  test("damaged changes are refused", () => {
+    for (const damaged of [[1], [0, 5, 1], [0, 255, 255, 255, 255, 255, 1]]) {
+      assert.throws(() => decodeRuns(Uint8Array.from(damaged), () => undefined), /are damaged/);
+    }
+    assert.deepEqual(decodeBase64("AP8="), Uint8Array.of(0, 255));
   });
 });

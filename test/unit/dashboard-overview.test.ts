@@ -64,6 +64,26 @@ describe("the overview", () => {
     assert.equal(feed.all().sessions.length, 33);
   });
 
+  test("of very many that change at once, tells each in its turn", () => {
+    const source = new TableSource();
+    const ids = Array.from({ length: 600 }, (_, index) => `s${index}`);
+    for (const id of ids) source.add(id);
+    const feed = new OverviewFeed(source);
+    feed.look();
+    const heard = new Map<string, number>();
+    for (let faults = 1; faults <= 3; faults++) {
+      const told = feed.at;
+      for (const id of ids) source.rows.set(id, { ...source.rows.get(id)!, faults });
+      feed.look();
+      const update = feed.since(told);
+      assert.ok(update !== null && update !== "all");
+      assert.equal(update.sessions?.length, 250);
+      for (const row of update.sessions) heard.set(row.id, row.faults);
+    }
+    assert.deepEqual(new Set(heard.keys()), new Set(ids));
+    assert.equal(heard.get("s599"), 3);
+  });
+
   test("begins anew for those that are too far behind", () => {
     const source = new TableSource();
     const feed = new OverviewFeed(source);

@@ -3,7 +3,12 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { EventStreamParser, type StreamEvent } from "../../dashboard/event-stream.ts";
-import { delayBefore, LiveStream, type StreamState } from "../../dashboard/live-stream.ts";
+import {
+  delayBefore,
+  LiveStream,
+  type StreamSource,
+  type StreamState,
+} from "../../dashboard/live-stream.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 
 const BUDGET_MS = 10_000;
@@ -53,12 +58,16 @@ describe("events", () => {
   });
 });
 
-/** Answers by turns, each once. */
-function answering(...answers: (() => Response)[]): (path: string) => Promise<Response> {
-  return async () => {
-    const answer = answers.shift();
-    if (answer === undefined) throw new Error("nobody is there");
-    return answer();
+/** Answers by turns, each once, to somebody who always looks. */
+function answering(...answers: (() => Response)[]): StreamSource {
+  return {
+    fetch: async () => {
+      const answer = answers.shift();
+      if (answer === undefined) throw new Error("nobody is there");
+      return answer();
+    },
+    awake: async () => {},
+    whenResting: () => () => {},
   };
 }
 
@@ -91,6 +100,47 @@ describe("a live stream", () => {
       await waitFor(`${status} is final`, isRefused, BUDGET_MS);
       assert.deepEqual(states, [{ kind: "connecting" }, { kind: "refused", status }]);
     }
+  });
+
+  test("is let go of when nobody looks, and asked for again when somebody does", async () => {
+    const taken: string[] = [];
+    let rest = (): void => assert.fail("it was not asked when nobody looks");
+    let look = (): void => assert.fail("it does not wait for somebody");
+    const asleep = new Promise<void>((resolve) => {
+      look = resolve;
+    });
+    let asked = 0;
+    const open = (signal: AbortSignal): Response => {
+      const event = new TextEncoder().encode(`data: ${++asked}\n\n`);
+      const start = (controller: ReadableStreamDefaultController): void => {
+        controller.enqueue(event);
+        signal.addEventListener("abort", () => controller.error(new Error("aborted")));
+      };
+      return new Response(new ReadableStream({ start }));
+    };
+    const source: StreamSource = {
+      fetch: async (_, signal) => open(signal),
+      awake: async () => {
+        if (asked > 0) await asleep;
+      },
+      whenResting: (callback) => {
+        rest = callback;
+        return () => {};
+      },
+    };
+    const states: StreamState["kind"][] = [];
+    const stream = new LiveStream(source, "/", {
+      take: ({ data }) => taken.push(data),
+      changed: ({ kind }) => states.push(kind),
+    });
+    await waitFor("the first is read", () => taken.length === 1, BUDGET_MS);
+    rest();
+    const waits = (): boolean => states.join() === "connecting,live,waiting,connecting";
+    await waitFor("it waits for somebody", waits, BUDGET_MS);
+    assert.equal(asked, 1);
+    look();
+    await waitFor("the second is read", () => taken.length === 2, BUDGET_MS);
+    stream.close();
   });
 
   test("whose event cannot be used begins again", async () => {

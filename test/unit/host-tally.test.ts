@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { ftruncateSync } from "node:fs";
 import { describe, test } from "node:test";
+import { type CauseTimes, restoreCauses } from "../../src/base/restore-causes.ts";
 import { type HostNumbers, statisticsOf, totalsOf } from "../../src/daemon/host-numbers.ts";
 import { HostTally, TALLY_ENTRY } from "../../src/daemon/host-tally.ts";
+import type { RestoreAccount } from "../../src/engine/restore-account.ts";
 import { SessionStats } from "../../src/engine/session-stats.ts";
 import { duplicateFd, OwnedFd } from "../../src/linux/fd.ts";
 import { createMemfd } from "../../src/linux/memory.ts";
@@ -17,6 +19,12 @@ function statsOf(faults: number): SessionStats {
     stats.addLatency(10);
   }
   return stats;
+}
+
+/** Microseconds. */
+function waitedFor(times: Partial<CauseTimes>): Pick<RestoreAccount, "causes"> {
+  const none = Object.fromEntries(restoreCauses.map((cause) => [cause, 0])) as CauseTimes;
+  return { causes: () => ({ ...none, ...times }) };
 }
 
 /** Keeps the last of what it is given, as the supervisor does. */
@@ -39,12 +47,19 @@ describe("a tally", () => {
     const keeper = new OneEntry();
     const first = HostTally.open(keeper, null);
     first.add("created", 3);
-    first.addEnd("exited", { stats: statsOf(4), pageSizeBytes: 4096 });
+    first.addEnd("exited", {
+      stats: statsOf(4),
+      account: waitedFor({ store: 30 }),
+      pageSizeBytes: 4096,
+    });
     first.addEnd("expired", null);
     using kept = keeper.kept!;
     const second = HostTally.open(keeper, duplicateFd(kept.fd));
     assert.equal(keeper.kept, kept, "it is kept already");
-    second.addEnd("exited", { stats: statsOf(1), pageSizeBytes: 2 ** 21 });
+    second.addEnd("exited", {
+      ...{ stats: statsOf(1), pageSizeBytes: 2 ** 21 },
+      account: waitedFor({ store: 4, disk: 5, guest: 99, fetching: 7 }),
+    });
     assert.deepEqual(
       [second.get("created"), second.get("ended.exited"), second.get("ended.expired")],
       [3, 2, 1],
@@ -54,6 +69,7 @@ describe("a tally", () => {
       second.ended.buckets("fault").reduce((sum, count) => sum + count),
       5,
     );
+    assert.deepEqual([second.get("waited.store"), second.get("waited.disk")], [34, 5]);
     assert.equal(second.get("bytes.installed"), 8 * 4096 + 2 * 2 ** 21);
   });
 
@@ -95,6 +111,8 @@ describe("totals", () => {
     assert.deepEqual(after.stats.counters(), before.stats.counters());
     assert.deepEqual(after.stats.buckets("fault"), before.stats.buckets("fault"));
     assert.deepEqual(after.bytes, before.bytes);
+    assert.deepEqual(after.waitedUs, before.waitedUs);
+    assert.equal(after.waitedUs.store, (1 + 2 + 3) * 1000);
   });
 
   test("are what the control API tells", () => {

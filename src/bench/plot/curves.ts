@@ -3,17 +3,9 @@
  * each further nine of 90 %, 99 %, 99.9 % takes as much room, as a guest waits for the slow ones
  * most. PURE.
  */
-import {
-  element,
-  formatMicroseconds,
-  HEAD_PX,
-  LogAxis,
-  label,
-  line,
-  PADDING_PX,
-  picture,
-  seriesOf,
-} from "./svg.ts";
+import { element, label, line } from "../../base/markup.ts";
+import { formatDuration } from "../../base/units.ts";
+import { HEAD_PX, LogAxis, PADDING_PX, picture, seriesOf } from "./svg.ts";
 
 export interface Curve {
   /** Decides the colour. */
@@ -79,7 +71,7 @@ export function plotCurves(
         kind: "muted",
       }),
     ]),
-    ...axis.grid(HEAD_PX, bottomPx, formatMicroseconds),
+    ...axis.grid(HEAD_PX, bottomPx, formatDuration),
     ...curves.map(({ name }, index) => drawCurve(seriesOf(name), paths[index]!)),
     ...curves.map(({ name, title: text }, index) => {
       const { x, y } = boxes[index]!;

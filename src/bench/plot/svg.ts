@@ -1,33 +1,8 @@
 /**
- * Just enough SVG for plots: elements as text, a page that follows the reader's light or dark
- * theme, logarithmic axes, and one colour per contender that colour-blind readers can tell. PURE.
+ * What pictures of benchmarks have in common: a page that follows the reader's light or dark theme,
+ * logarithmic axes, and one colour per contender that colour-blind readers can tell. PURE.
  */
-
-type Attributes = Readonly<Record<string, string | number>>;
-
-/** One element; `content` is elements, already as text. */
-export function element(name: string, attributes: Attributes, content = ""): string {
-  const words = Object.entries(attributes).map(
-    ([key, value]) => ` ${key}="${escapeText(typeof value === "number" ? short(value) : value)}"`,
-  );
-  return content === ""
-    ? `<${name}${words.join("")}/>`
-    : `<${name}${words.join("")}>${content}</${name}>`;
-}
-
-export function label(
-  text: string,
-  x: number,
-  y: number,
-  { anchor = "start", kind = "" }: { readonly anchor?: string; readonly kind?: string } = {},
-): string {
-  const look = kind === "" ? {} : { class: kind };
-  return element("text", { x, y, "text-anchor": anchor, ...look }, escapeText(text));
-}
-
-export function line(x1: number, y1: number, x2: number, y2: number, kind: string): string {
-  return element("line", { x1, y1, x2, y2, class: kind });
-}
+import { element, escapeText, label, line } from "../../base/markup.ts";
 
 /** A whole picture with its title, which readers who cannot see it get too. */
 export function picture(
@@ -97,12 +72,6 @@ export class LogAxis {
   }
 }
 
-/** `0.25` → `0.25 µs`, `1500` → `1.5 ms`: three digits, and no more. */
-export function formatMicroseconds(us: number): string {
-  const [value, unit] = us >= 1e6 ? [us / 1e6, "s"] : us >= 1000 ? [us / 1000, "ms"] : [us, "µs"];
-  return `${Number(value.toPrecision(3))} ${unit}`;
-}
-
 /** Which colour and dash a contender has, in every picture. */
 export function seriesOf(name: string): number {
   const known = ["reference", "mapping", "on-demand", "prefault", "before-resume"].indexOf(name);
@@ -136,17 +105,3 @@ const STYLE =
   `${dashes}${coloursOf(0)}` +
   "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117}.muted{fill:#9198a1}" +
   `.grid{stroke:#30363d}.halo{stroke:#0d1117}${coloursOf(1)}}`;
-
-function short(value: number): string {
-  return String(Number(value.toFixed(1)));
-}
-
-function escapeText(text: string): string {
-  const names: Readonly<Record<string, string>> = {
-    "&": "&amp;",
-    "<": "&lt;",
-    ">": "&gt;",
-    '"': "&quot;",
-  };
-  return text.replace(/[&<>"]/g, (sign) => names[sign]!);
-}

@@ -1,15 +1,7 @@
 /** Times of contenders, by group, on one logarithmic axis: the median with its range. PURE. */
-import {
-  element,
-  formatMicroseconds,
-  HEAD_PX,
-  LogAxis,
-  label,
-  line,
-  PADDING_PX,
-  picture,
-  seriesOf,
-} from "./svg.ts";
+import { element, label, line } from "../../base/markup.ts";
+import { formatDuration } from "../../base/units.ts";
+import { HEAD_PX, LogAxis, PADDING_PX, picture, seriesOf } from "./svg.ts";
 
 export interface TimeRow {
   /** Decides the colour. */
@@ -41,7 +33,7 @@ export function plotTimes(title: string, subtitle: string, groups: readonly Time
   const times = rows.flatMap(({ min, max }) => [min * 1000, max * 1000]);
   const axis = new LogAxis(times, startPx, lengthPx);
   const bottomPx = HEAD_PX + groups.length * GROUP_PX + rows.length * ROW_PX;
-  const body = axis.grid(HEAD_PX, bottomPx, formatMicroseconds);
+  const body = axis.grid(HEAD_PX, bottomPx, formatDuration);
   let y = HEAD_PX;
   for (const group of groups) {
     y += GROUP_PX;
@@ -61,7 +53,7 @@ export function plotTimes(title: string, subtitle: string, groups: readonly Time
 function drawRow({ name, title, median, min, max }: TimeRow, axis: LogAxis, y: number): string[] {
   const series = seriesOf(name);
   const [left, middle, right] = [min, median, max].map((ms) => axis.at(ms * 1000));
-  const value = formatMicroseconds(median * 1000);
+  const value = formatDuration(median * 1000);
   return [
     label(title, PADDING_PX + 12, y + 4),
     line(left!, y, right!, y, `line${series} range`),

@@ -9,6 +9,7 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import * as v from "valibot";
 import { errorCodes, FaultlineError } from "../../base/errors.ts";
+import type { ReportSummary, RestoreReport } from "../../report/restore-report.ts";
 import type { DashboardPlace, PageStory } from "../dashboard/protocol.ts";
 import type {
   HostStatistics,
@@ -116,6 +117,17 @@ export class ControlClient {
 
   async killSession(id: string): Promise<SessionView> {
     return await this.#ask("killSession", { id });
+  }
+
+  /** Where the time of a session's restore has gone; its session may be over. */
+  async report(id: string): Promise<RestoreReport> {
+    return await this.#ask("report", { id });
+  }
+
+  /** The newest first; of one memory, or of all. */
+  async reports(memory?: string): Promise<ReportSummary[]> {
+    const query = memory === undefined ? {} : { memory };
+    return (await this.#ask("listReports", { query })).reports;
   }
 
   async images(): Promise<ImageView[]> {

@@ -25,6 +25,8 @@ export interface DashboardAccess {
 
 const LONGEST_TRACE_S = 3600;
 
+type Mutable<T> = T extends object ? { -readonly [Key in keyof T]: Mutable<T[Key]> } : T;
+
 type Operations = {
   readonly [Name in Exclude<RouteName, RawRouteName>]: (
     context: OperationContext,
@@ -59,6 +61,9 @@ export const operations: Operations = {
     plain(await service.detachSession(id, body.force ?? false)),
   killSession: async ({ service }, { id }) => plain(await service.killSession(id)),
   deleteSession: async ({ service }, { id }) => plain(await service.killSession(id)),
+  report: async ({ service }, { id }) => mutable(await service.report(id)),
+  listReports: async ({ service }, { query }) =>
+    mutable({ reports: await service.listReports(query.memory ?? null) }),
   listImages: ({ service }) => ({ images: [...service.images()] }),
   prefetchImage: async ({ service }, { body }) => await service.prefetchImage(body.memory),
   health: ({ service }) => {
@@ -105,6 +110,11 @@ export function dashboardOf({ dashboard }: OperationContext): DashboardAccess {
 /** Lists that nobody may change, as lists of JSON. */
 function plain(session: SessionView): SessionView & { layers: string[] } {
   return { ...session, layers: [...session.layers] };
+}
+
+/** The same, as JSON has no lists that nobody may change. */
+function mutable<T>(value: T): Mutable<T> {
+  return value as Mutable<T>;
 }
 
 function splitLabel(label: string): readonly [name: string, value: string] {

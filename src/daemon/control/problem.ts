@@ -15,6 +15,7 @@ const statuses: Readonly<Partial<Record<ErrorCode, number>>> = {
   "bad-option": 400,
   "not-allowed": 403,
   "no-session": 404,
+  "no-report": 404,
   conflict: 409,
   "socket-in-use": 409,
   limit: 429,

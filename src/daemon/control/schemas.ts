@@ -12,6 +12,7 @@ import { errorPolicies } from "../../engine/wire.ts";
 import { cellKinds } from "../dashboard/protocol.ts";
 import { SESSION_ID, sessionStates } from "../host-service.ts";
 import { prefaultModes } from "../prefault-mode.ts";
+import { reportSummarySchema, restoreReportSchema } from "../reports/report-schema.ts";
 
 const prefaultStates = ["off", "running", "done", "stopped", "cancelled", "kept"] as const;
 const endReasons = [
@@ -87,6 +88,9 @@ const traceQuery = v.strictObject({
   seconds: v.exactOptional(v.pipe(v.string(), v.regex(TRACE_SECONDS, "1 to 3600"))),
 });
 const metricsQuery = v.strictObject({ sessions: v.exactOptional(v.picklist(["true", "false"])) });
+
+const reportQuery = v.strictObject({ memory: v.exactOptional(path) });
+const reportList = v.object({ reports: v.array(reportSummarySchema) });
 
 const detachOptions = v.strictObject({ force: v.exactOptional(v.boolean()) });
 const prefetchOrder = v.strictObject({ memory: path });
@@ -244,6 +248,10 @@ export const schemas = {
   PageCounts: pageCounts,
   FirecrackerBackend: firecrackerBackend,
   DetachOptions: detachOptions,
+  RestoreReport: restoreReportSchema,
+  ReportQuery: reportQuery,
+  ReportSummary: reportSummarySchema,
+  ReportList: reportList,
   ImageView: imageView,
   ImageList: imageList,
   PrefetchOrder: prefetchOrder,

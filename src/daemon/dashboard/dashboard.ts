@@ -79,9 +79,8 @@ export class Dashboard {
       return;
     }
     await this.#source.prepare();
-    if (response.destroyed) return;
     if (name === "watch") this.#openOverview(response);
-    else streamMap(this.#source.vm(id!), windowQuery(query), () => this.#open(response));
+    else await streamMap(this.#source.vm(id!), windowQuery(query), () => this.#open(response));
   }
 
   /** @throws FaultlineError `no-session`, `conflict`; HttpError 404: no such page */

@@ -41,11 +41,14 @@ export class EventStream {
       Math.min(ALIVE_EVERY_MS, stallTimeoutMs / 3),
     );
     this.closed = new Promise((resolve) => {
-      response.once("close", () => {
+      const close = (): void => {
         this.#isClosed = true;
         clearInterval(this.#alive);
         resolve();
-      });
+      };
+      // The client may have gone before we were ready for him.
+      if (response.destroyed) close();
+      else response.once("close", close);
     });
   }
 

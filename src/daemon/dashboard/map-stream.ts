@@ -10,10 +10,15 @@ const CELLS_EVERY_MS = 50;
 const NUMBERS_EVERY = 10;
 
 /** Prepares all that may be refused; `open` is called when nothing can be any more. */
-export function streamMap(vm: WatchedVm, query: WindowQuery, open: () => EventStream): void {
-  const map = new VmMap(vm, query);
+export async function streamMap(
+  vm: WatchedVm,
+  query: WindowQuery,
+  open: () => EventStream,
+): Promise<void> {
+  const map = await VmMap.open(vm, query);
+  const snapshot = await map.snapshot();
   const stream = open();
-  stream.send("map", map.snapshot());
+  stream.send("map", snapshot);
   let looks = 0;
   let areNumbersDue = true;
   const timer = setInterval(() => {

@@ -16,6 +16,7 @@ export function storyOf(vm: WatchedVm, page: number): PageStory {
   }
   const window = { first: page, scale: 1, cells: 1 };
   const cells = new MapCells(regions.pageLimit, window, factsOf(vm), sightOf(vm));
+  cells.fill(1);
   const order = demandLog?.pages().indexOf(page) ?? -1;
   const dear = account.dearest().find((each) => page >= each.page && page < each.page + each.pages);
   return {

@@ -1,4 +1,5 @@
 /** A session as a row of the overview, from counters alone: nobody looks at its pages for it. */
+import { HISTOGRAM_BUCKETS, quantileUs } from "../../base/histogram.ts";
 import { restoreCauses } from "../../base/restore-causes.ts";
 import type { RestoreAccount } from "../../engine/restore-account.ts";
 import type { SessionStats } from "../../engine/session-stats.ts";
@@ -15,6 +16,9 @@ export interface RowVm {
   readonly waitsFor: string | null;
   readonly prefaultState: SessionRow["prefaultState"];
 }
+
+/** There may be a thousand rows twice a second: none has a histogram of its own. */
+const buckets = new Float64Array(HISTOGRAM_BUCKETS);
 
 type RowNames = Pick<SessionRow, "id" | "memory" | "sizeBytes" | "labels">;
 
@@ -38,6 +42,8 @@ export function attachedRow(names: RowNames, vm: RowVm): SessionRow {
   const total = vm.sizeBytes / pageSizeBytes;
   const given = stats.get("installedPages") + stats.get("zeroPages");
   const removed = Math.min(total, stats.get("removedPages"));
+  buckets.fill(0);
+  stats.addBuckets("fault", buckets);
   const causes = vm.account.causes();
   const waitedUs = restoreCauses.reduce(
     (sum, cause) => (cause === "guest" ? sum : sum + causes[cause]),
@@ -49,8 +55,8 @@ export function attachedRow(names: RowNames, vm: RowVm): SessionRow {
     attachedAt: new Date(vm.attachedMs).toISOString(),
     pages: { total, present: Math.min(given, total - removed), removed },
     faults: stats.get("faults"),
-    p50Us: stats.latencyUs(0.5),
-    p99Us: stats.latencyUs(0.99),
+    p50Us: quantileUs(buckets, 0.5),
+    p99Us: quantileUs(buckets, 0.99),
     waitedUs: Math.round(waitedUs),
     endReason: null,
   };

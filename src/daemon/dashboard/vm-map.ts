@@ -1,6 +1,7 @@
 /**
  * A VM as one viewer's map: which cells he gets, what he is told first, and what has changed since.
  */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { formatHex } from "../../base/units.ts";
 import { HttpError } from "../control/problem.ts";
 import type { PageFacts } from "./cell-kinds.ts";
@@ -19,30 +20,56 @@ export interface WindowQuery {
   readonly cells?: number | undefined;
 }
 
+/** So many cells take a millisecond or two. */
+const CELLS_PER_TURN = 8192;
+
 export class VmMap {
   readonly #vm: WatchedVm;
   readonly #cells: MapCells;
 
-  /** @throws HttpError 400: there are no such cells */
-  constructor(vm: WatchedVm, query: WindowQuery) {
+  private constructor(vm: WatchedVm, window: MapWindow) {
     this.#vm = vm;
-    const { pageLimit: pageCount, pageSizeBytes } = vm.regions;
-    const window = windowOf(query, pageCount, pageSizeBytes);
-    this.#cells = new MapCells(pageCount, window, factsOf(vm), sightOf(vm));
+    this.#cells = new MapCells(vm.regions.pageLimit, window, factsOf(vm), sightOf(vm));
   }
 
-  snapshot(): MapSnapshot {
-    const { regions, runs, layers, attachedMs, tracksDirty, demandLog } = this.#vm;
-    const { window, states } = this.#cells;
+  /** In turns: other VMs wait for this thread. @throws HttpError 400: there are no such cells */
+  static async open(vm: WatchedVm, query: WindowQuery): Promise<VmMap> {
+    const { pageLimit, pageSizeBytes } = vm.regions;
+    const map = new VmMap(vm, windowOf(query, pageLimit, pageSizeBytes));
+    await nextTurn();
+    while (map.#cells.fill(CELLS_PER_TURN)) await nextTurn();
+    return map;
+  }
+
+  /** What a viewer is told first. */
+  async snapshot(): Promise<MapSnapshot> {
+    const states = base64(this.#cells.states);
+    await nextTurn();
+    const layers = this.#layers();
+    await nextTurn();
+    const snapshot = { ...this.#shape(), states, layers, ages: this.#ages() };
+    await nextTurn();
+    return snapshot;
+  }
+
+  #layers(): string {
+    const { runs, layers, regions } = this.#vm;
+    return base64(layersOf(runs, layers, regions.pageSizeBytes, this.#cells.window));
+  }
+
+  #ages(): string {
+    const { demandLog } = this.#vm;
     const [pages, timesUs] = [demandLog?.pages() ?? NONE, demandLog?.timesUs() ?? NONE];
+    return base64(agesOf(pages, timesUs, this.#cells.window));
+  }
+
+  #shape(): Omit<MapSnapshot, "states" | "layers" | "ages"> {
+    const { regions, layers, attachedMs, tracksDirty } = this.#vm;
     return {
       pageSizeBytes: regions.pageSizeBytes,
       pageCount: regions.pageLimit,
-      ...window,
-      states: base64(states),
-      layers: base64(layersOf(runs, layers, regions.pageSizeBytes, window)),
+      ...this.#cells.window,
       layerNames: layers.names,
-      ages: base64(agesOf(pages, timesUs, window)),
       attachedAt: new Date(attachedMs).toISOString(),
       tracksDirty,
       regions: regions.regions.map(({ baseHostAddress }, index) => ({

@@ -5,6 +5,7 @@
  * Series are few, whatever the number of VMs: sums over all of them, ended ones included.
  */
 import type { StageName } from "../../engine/session-stats.ts";
+import { waitCauses } from "../../report/restore-report.ts";
 import type { StoreStats } from "../../source/store-stats.ts";
 import { type HostNumbers, type Totals, totalsOf } from "../host-numbers.ts";
 import { faultBoundsNs, storeBoundsNs } from "./buckets.ts";
@@ -74,7 +75,7 @@ function addSessions(text: MetricText, { host, tally, vms }: HostNumbers): void 
   text.add("faultline_vm_memory_bytes", {}, memory);
 }
 
-function addFaults(text: MetricText, { stats, bytes }: Totals): void {
+function addFaults(text: MetricText, { stats, bytes, waitedUs }: Totals): void {
   const counters = stats.counters();
   const times = (stage: StageName) => ({
     counts: stats.buckets(stage),
@@ -84,6 +85,9 @@ function addFaults(text: MetricText, { stats, bytes }: Totals): void {
   text.addDurations("faultline_fault_duration_seconds", {}, times("fault"), faultBoundsNs);
   for (const stage of metrics.faultline_fault_stage_seconds.labels.stage) {
     text.addDurations("faultline_fault_stage_seconds", { stage }, times(stage), faultBoundsNs);
+  }
+  for (const cause of waitCauses) {
+    text.add("faultline_vm_waited_seconds_total", { cause }, waitedUs[cause] / 1e6);
   }
   const ways = {
     request: counters.vcpuRequests,

@@ -2,6 +2,8 @@
  * Every metric: its type, its labels, and what it says. The text for Prometheus is written from
  * here, and docs/METRICS.md, the dashboard and the alerts are compared with it. PURE.
  */
+import { waitCauses } from "../../report/restore-report.ts";
+
 export interface Metric {
   readonly type: "counter" | "gauge" | "histogram";
   readonly help: string;
@@ -98,6 +100,11 @@ export const metrics = {
     type: "histogram",
     help: "Where that time goes: waiting for the worker, for bytes, and in the kernel.",
     labels: { stage: ["queue", "wait", "install"] },
+  },
+  faultline_vm_waited_seconds_total: {
+    type: "counter",
+    help: "How long VMs stood still for memory, at least one of their threads, by what for.",
+    labels: { cause: waitCauses },
   },
   faultline_operations_total: {
     type: "counter",

@@ -1,0 +1,218 @@
+/**
+ * Reports on disk, so that they outlive the pager: a folder for each memory, a file for each
+ * session. Bounded three ways; the oldest go first. They are only for people to look at: what goes
+ * wrong here is told once, and concerns no VM.
+ *
+ *     reports/ HASH-OF-MEMORY / SESSION.json
+ */
+import { createHash } from "node:crypto";
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describeError } from "../../base/errors.ts";
+import { MIB } from "../../base/units.ts";
+import { diagnose } from "../../report/diagnose.ts";
+import type { ReportSummary, RestoreReport } from "../../report/restore-report.ts";
+import type { Logger } from "../log.ts";
+import { parseReport } from "./report-schema.ts";
+
+export interface ReportBounds {
+  readonly perMemory: number;
+  readonly memories: number;
+  readonly bytes: number;
+}
+
+export const DEFAULT_BOUNDS: ReportBounds = { perMemory: 16, memories: 64, bytes: 64 * MIB };
+/** A report has some tens of KiB. What is larger was not written by us. */
+const MAX_REPORT_BYTES = 4 * MIB;
+/** What is not finished after this long never will be. */
+const STAGED_MS = 60_000;
+const SUFFIX = ".json";
+const HASH_CHARACTERS = 16;
+
+interface Entry {
+  readonly folder: string;
+  readonly session: string;
+  readonly sizeBytes: number;
+  /** Since 1970; fractions tell reports of one millisecond apart. */
+  readonly writtenMs: number;
+  /** What was read of it before. */
+  summary: ReportSummary | null;
+}
+
+export class ReportFiles {
+  readonly #folder: string;
+  readonly #bounds: ReportBounds;
+  readonly #log: Logger;
+  /** By path; null: nobody has looked yet what earlier processes have left. */
+  #entries: Map<string, Entry> | null = null;
+  /** One thing at a time: bounds are kept by counting. */
+  #last: Promise<unknown> = Promise.resolve();
+  #isFailing = false;
+
+  constructor(folder: string, log: Logger, bounds: ReportBounds = DEFAULT_BOUNDS) {
+    this.#folder = folder;
+    this.#log = log;
+    this.#bounds = bounds;
+  }
+
+  /** Whole or not at all. Its path; null: it could not be written, which the log tells once. */
+  write(report: RestoreReport): Promise<string | null> {
+    return this.#inTurn(async () => {
+      try {
+        const path = await this.#write(report);
+        this.#isFailing = false;
+        return path;
+      } catch (error) {
+        const reason = describeError(error);
+        if (!this.#isFailing) this.#log.warn({ reason }, "Restore reports cannot be kept");
+        this.#isFailing = true;
+        return null;
+      }
+    });
+  }
+
+  /** The newest of this session. Null: none is kept. */
+  find(session: string): Promise<RestoreReport | null> {
+    return this.#inTurn(async () => {
+      const found = [...(await this.#look())].filter(([, entry]) => entry.session === session);
+      const newest = found.sort(([, left], [, right]) => right.writtenMs - left.writtenMs)[0];
+      return newest === undefined ? null : await this.#read(newest[0]);
+    });
+  }
+
+  /** The newest first; of one memory, whatever its layers, or of all. */
+  list(memory: string | null = null): Promise<ReportSummary[]> {
+    return this.#inTurn(async () => {
+      const summaries: ReportSummary[] = [];
+      for (const [path, entry] of await this.#look()) {
+        if (entry.summary === null) {
+          const report = await this.#read(path);
+          if (report !== null) entry.summary = summaryOf(report);
+        }
+        const { summary } = entry;
+        if (summary !== null && (memory ?? summary.memory) === summary.memory) {
+          summaries.push(summary);
+        }
+      }
+      return summaries.sort((left, right) => (left.connectedAt < right.connectedAt ? 1 : -1));
+    });
+  }
+
+  /** Everything that was begun is done. */
+  async settled(): Promise<void> {
+    await this.#last;
+  }
+
+  async #write(report: RestoreReport): Promise<string> {
+    const entries = await this.#look();
+    const folder = hashOf(report);
+    const path = join(this.#folder, folder, `${report.session}${SUFFIX}`);
+    const staged = join(this.#folder, folder, `.${report.session}.${process.pid}`);
+    const json = `${JSON.stringify(report)}\n`;
+    await mkdir(join(this.#folder, folder), { recursive: true, mode: 0o700 });
+    try {
+      await writeFile(staged, json, { mode: 0o600 });
+      await rename(staged, path);
+    } catch (error) {
+      await rm(staged, { force: true });
+      throw error;
+    }
+    entries.set(path, {
+      ...{ folder, session: report.session, sizeBytes: Buffer.byteLength(json) },
+      writtenMs: performance.timeOrigin + performance.now(),
+      summary: summaryOf(report),
+    });
+    await this.#bound(entries);
+    return path;
+  }
+
+  /** The oldest go: of each memory, of all memories, and of all bytes. */
+  async #bound(entries: Map<string, Entry>): Promise<void> {
+    const { perMemory, memories, bytes } = this.#bounds;
+    const perFolder = new Map<string, number>();
+    let sumBytes = 0;
+    for (const [path, { folder, sizeBytes }] of newestFirst(entries)) {
+      const kept = perFolder.get(folder) ?? 0;
+      const isNewFolder = kept === 0;
+      const isOver =
+        kept >= perMemory ||
+        (isNewFolder && perFolder.size >= memories) ||
+        sumBytes + sizeBytes > bytes;
+      if (isOver) {
+        await rm(path, { force: true });
+        entries.delete(path);
+        // Of a memory that has no report any more; one with others cannot be removed.
+        if (isNewFolder) await rm(join(this.#folder, folder), { recursive: true, force: true });
+        continue;
+      }
+      perFolder.set(folder, kept + 1);
+      sumBytes += sizeBytes;
+    }
+  }
+
+  async #look(): Promise<Map<string, Entry>> {
+    if (this.#entries !== null) return this.#entries;
+    const entries = new Map<string, Entry>();
+    for (const folder of await namesIn(this.#folder)) {
+      for (const name of await namesIn(join(this.#folder, folder))) {
+        const path = join(this.#folder, folder, name);
+        const found = await stat(path).catch(() => null);
+        if (found === null) continue;
+        const { size: sizeBytes, mtimeMs: writtenMs } = found;
+        if (name.startsWith(".") || !name.endsWith(SUFFIX)) {
+          // Somebody may be writing it just now; otherwise he has died of it.
+          const isLeft = name.startsWith(".") && Date.now() - writtenMs > STAGED_MS;
+          if (isLeft) await rm(path, { force: true });
+          continue;
+        }
+        const session = name.slice(0, -SUFFIX.length);
+        entries.set(path, { folder, session, sizeBytes, writtenMs, summary: null });
+      }
+    }
+    this.#entries = entries;
+    return entries;
+  }
+
+  /** Null: it is gone, or no report. */
+  async #read(path: string): Promise<RestoreReport | null> {
+    try {
+      if ((await stat(path)).size > MAX_REPORT_BYTES) return null;
+      return parseReport(await readFile(path, "utf8"), path);
+    } catch (error) {
+      this.#log.debug({ path, reason: describeError(error) }, "A restore report cannot be read");
+      return null;
+    }
+  }
+
+  #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    const result = this.#last.then(work);
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+}
+
+export function summaryOf(report: RestoreReport): ReportSummary {
+  const { session, memory, layers, connectedAt, state, wallUs, waitedUs } = report;
+  const finding = diagnose(report)[0]?.id ?? null;
+  return { session, memory, layers, connectedAt, state, wallUs, waitedUs, finding };
+}
+
+function hashOf({ memory, layers }: RestoreReport): string {
+  const words = JSON.stringify([memory, ...layers]);
+  return createHash("sha256").update(words).digest("hex").slice(0, HASH_CHARACTERS);
+}
+
+function newestFirst(entries: ReadonlyMap<string, Entry>): [string, Entry][] {
+  return [...entries].sort(([, left], [, right]) => right.writtenMs - left.writtenMs);
+}
+
+/** None if there is no such folder yet. */
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,153 @@
+/** Reports on disk: whole, bounded, found again, and no trouble for anybody. */
+import assert from "node:assert/strict";
+import { existsSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, describe, test } from "node:test";
+import { FaultlineError } from "../../src/base/errors.ts";
+import { createLogger, type Logger } from "../../src/daemon/log.ts";
+import { ReportFiles } from "../../src/daemon/reports/report-files.ts";
+import { parseReport } from "../../src/daemon/reports/report-schema.ts";
+import type { RestoreReport } from "../../src/report/restore-report.ts";
+import { TestFolder } from "../support/fixtures.ts";
+import { craftReport } from "../support/restore-reports.ts";
+
+const folder = new TestFolder();
+after(() => folder[Symbol.dispose]());
+const silent = createLogger("silent", "json");
+const GENEROUS = { perMemory: 16, memories: 64, bytes: 1e9 };
+let nextFolder = 0;
+const freshFolder = (): string => folder.at(`reports-${nextFolder++}`);
+
+/** The `second`th of its memory. */
+function reportOf(session: string, second: number, memory = "web-1"): RestoreReport {
+  const connectedAt = `2026-11-24T02:00:${String(second).padStart(2, "0")}.000Z`;
+  return craftReport({ guest: 50, store: 900 }, { session, connectedAt, memory });
+}
+
+function filesIn(path: string): string[] {
+  return readdirSync(path, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map(({ name }) => name)
+    .sort();
+}
+
+describe("reports on disk", () => {
+  test("are found by session and by memory, also by the next process", async () => {
+    const path = freshFolder();
+    const files = new ReportFiles(path, silent);
+    await files.write(reportOf("one", 1));
+    await files.write(reportOf("two", 2));
+    await files.write(reportOf("other", 3, "web-2"));
+    const next = new ReportFiles(path, silent);
+    for (const each of [files, next]) {
+      assert.deepEqual(await each.find("one"), reportOf("one", 1));
+      assert.equal(await each.find("none"), null);
+      const listed = await each.list("web-1");
+      assert.deepEqual(
+        listed.map(({ session }) => session),
+        ["two", "one"],
+      );
+      assert.equal(listed[0]?.finding, "no-working-set");
+      assert.equal((await each.list()).length, 3);
+    }
+  });
+
+  test("of one session are one file: the newest", async () => {
+    const path = freshFolder();
+    const files = new ReportFiles(path, silent);
+    await files.write(reportOf("one", 1));
+    const written = await files.write(reportOf("one", 2));
+    assert.deepEqual(filesIn(path), ["one.json"]);
+    assert.deepEqual(JSON.parse(readFileSync(written!, "utf8")), reportOf("one", 2));
+  });
+
+  test("of a memory are bounded, and the oldest goes", async () => {
+    const path = freshFolder();
+    const files = new ReportFiles(path, silent, { ...GENEROUS, perMemory: 3 });
+    for (let each = 0; each < 5; each++) await files.write(reportOf(`vm-${each}`, each));
+    await files.write(reportOf("other", 9, "web-2"));
+    assert.deepEqual(filesIn(path), ["other.json", "vm-2.json", "vm-3.json", "vm-4.json"]);
+  });
+
+  test("are of so many memories only", async () => {
+    const path = freshFolder();
+    const files = new ReportFiles(path, silent, { ...GENEROUS, memories: 2 });
+    for (let each = 0; each < 4; each++) await files.write(reportOf(`vm-${each}`, each, `${each}`));
+    assert.deepEqual(filesIn(path), ["vm-2.json", "vm-3.json"]);
+    assert.equal(readdirSync(path).length, 2, "folders without reports go too");
+  });
+
+  test("have so many bytes together, whatever an earlier process has left", async () => {
+    const path = freshFolder();
+    const sizeBytes = JSON.stringify(reportOf("vm-0", 0)).length + 1;
+    const bytes = Math.floor(sizeBytes * 2.5);
+    for (let each = 0; each < 5; each++) {
+      const files = new ReportFiles(path, silent, { ...GENEROUS, bytes });
+      await files.write(reportOf(`vm-${each}`, each));
+    }
+    assert.deepEqual(filesIn(path), ["vm-3.json", "vm-4.json"]);
+  });
+
+  test("that are none are passed over", async () => {
+    const path = freshFolder();
+    const files = new ReportFiles(path, silent);
+    const written = await files.write(reportOf("one", 1));
+    writeFileSync(join(path, "stray"), "");
+    const place = join(written!, "..");
+    writeFileSync(join(place, "cut.json"), '{"version": 1, "sess');
+    writeFileSync(join(place, ".left.1"), "");
+    utimesSync(join(place, ".left.1"), 1, 1);
+    const next = new ReportFiles(path, silent);
+    assert.deepEqual(
+      (await next.list()).map(({ session }) => session),
+      ["one"],
+    );
+    assert.equal(await next.find("cut"), null);
+    assert.equal(existsSync(join(place, ".left.1")), false, "what was never finished goes");
+  });
+
+  test("that cannot be written are told once, until one can be", async () => {
+    const path = freshFolder();
+    const told: string[] = [];
+    const log = { warn: (_: object, message: string) => told.push(message) } as unknown as Logger;
+    // A file where the folder has to be: no space, no rights look the same.
+    writeFileSync(path, "");
+    const files = new ReportFiles(path, log);
+    for (const session of ["a", "b"]) assert.equal(await files.write(reportOf(session, 1)), null);
+    assert.deepEqual(told, ["Restore reports cannot be kept"]);
+    assert.deepEqual(await files.list(), []);
+  });
+});
+
+describe("a report's file", () => {
+  const refuses = (json: string, message: RegExp): void =>
+    assert.throws(
+      () => parseReport(json, "x.json"),
+      (error) =>
+        error instanceof FaultlineError &&
+        error.code === "report-corrupt" &&
+        message.test(error.message),
+    );
+
+  test("is read as it was written", () => {
+    const report = reportOf("one", 1);
+    assert.deepEqual(parseReport(JSON.stringify(report), "x.json"), report);
+  });
+
+  test("of who knew fewer causes has none of them", () => {
+    const { cpu: _, ...causes } = reportOf("one", 1).causes;
+    const read = parseReport(JSON.stringify({ ...reportOf("one", 1), causes }), "x.json");
+    assert.equal(read.causes.cpu, 0);
+  });
+
+  test("that is cut off, of another version, or wrong in a field is refused", () => {
+    const report = reportOf("one", 1);
+    refuses(JSON.stringify(report).slice(0, 99), /x\.json is no JSON/);
+    refuses("[]", /has no version/);
+    refuses("null", /has no version/);
+    refuses(JSON.stringify({ ...report, version: 2 }), /has version 2/);
+    refuses(JSON.stringify({ ...report, causes: { store: -1 } }), /causes\.store/);
+    refuses(JSON.stringify({ ...report, causes: 7 }), /causes/);
+    refuses(JSON.stringify({ ...report, dearest: [{}] }), /dearest\.0\.page/);
+  });
+});
