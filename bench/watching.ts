@@ -57,8 +57,8 @@ export async function watching(run: PromiseRun): Promise<Report> {
   return {
     bench: "watching",
     method:
-      `${rounds.length} rounds of one VM each, in turns: ${faults} random single-page faults over ` +
-      `${sizeMib} MiB; the same with a trace that is recorded to a file meanwhile` +
+      `${rounds.length} rounds of one VM each, in turns: ${faults} random single-page faults ` +
+      `over ${sizeMib} MiB; the same with a trace that is recorded to a file meanwhile` +
       `${base === null ? "" : "; and on an earlier revision"}. Guest on CPU ${cpus.guest}, all ` +
       `processes of the daemon on CPU ${cpus.handler}. Ratios are medians of the rounds' ratios.`,
     sides: ["without", "with"],

@@ -6,6 +6,9 @@ import type { OverviewModel } from "./overview-model.ts";
 import { Sparkline } from "./sparkline.ts";
 import { currentTheme, onTheme, toggleTheme } from "./theme.ts";
 
+/** The daemon has as many streams as it allows. */
+const TOO_MANY = 429;
+
 export class Header {
   readonly element: HTMLElement;
   readonly #facts = element("p", { class: "facts" });
@@ -72,8 +75,11 @@ function stateText(state: StreamState, nowMs: number): string {
       return "◌ connecting";
     case "live":
       return "● live";
-    case "waiting":
-      return `◌ reconnecting in ${Math.max(0, Math.ceil((state.untilMs - nowMs) / 1000))} s`;
+    case "waiting": {
+      const seconds = Math.max(0, Math.ceil((state.untilMs - nowMs) / 1000));
+      const what = state.status === TOO_MANY ? "too many viewers, again" : "reconnecting";
+      return `◌ ${what} in ${seconds} s`;
+    }
     case "refused":
       return state.status === 401 ? "⚷ token needed" : `✕ refused (${state.status})`;
   }

@@ -7,8 +7,8 @@ import { EventStreamParser, type StreamEvent } from "./event-stream.ts";
 export type StreamState =
   | { readonly kind: "connecting" }
   | { readonly kind: "live" }
-  /** Broken: the next attempt is at this time of `Date.now()`. */
-  | { readonly kind: "waiting"; readonly untilMs: number }
+  /** Broken: the next attempt is at this time of `Date.now()`. `status`: 0 if nobody answered. */
+  | { readonly kind: "waiting"; readonly untilMs: number; readonly status: number }
   /** It wants another token (401), or knows no such thing (404): there is no next attempt. */
   | { readonly kind: "refused"; readonly status: number };
 
@@ -69,7 +69,7 @@ export class LiveStream {
         return;
       }
       const delayMs = delayBefore(this.#failures++);
-      this.#user.changed({ kind: "waiting", untilMs: Date.now() + delayMs });
+      this.#user.changed({ kind: "waiting", untilMs: Date.now() + delayMs, status });
       await elapsed(delayMs, signal);
     }
   }

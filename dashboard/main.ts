@@ -100,7 +100,7 @@ class Dashboard {
     if (this.#model.known === null) return;
     if (this.#opensFirst && this.#vm === null) this.#openFirst();
     if (this.#vm === null) this.#overview.show(this.#model, nowMs);
-    else this.#vm.show(this.#model.session(this.#vm.id), nowMs);
+    else this.#vm.show(this.#model.session(this.#vm.id), nowMs, this.#model.known.host);
   }
 
   #openFirst(): void {

@@ -130,9 +130,9 @@ function noSessions(): HTMLElement[] {
   return [
     element("h3", {}, "No sessions yet"),
     element("p", {}, "A session is memory that one VM will ask for. Begin one:"),
-    element("pre", {}, "faultline restore SNAPSHOT --memory MEMORY"),
+    element("pre", {}, "faultline restore MEMORY"),
     element("p", {}, "or see a whole one come to life, without any VM of your own:"),
-    element("pre", {}, "faultline demo"),
+    element("pre", {}, "faultline demo --dashboard"),
   ];
 }
 

@@ -9,6 +9,7 @@ import { onTheme, styleColour } from "./theme.ts";
 const HEIGHT = 132;
 /** Until its place is known. */
 const FIRST_WIDTH = 320;
+const LEAST_SPAN_S = 30;
 const AXIS_FONT = "11px system-ui, sans-serif";
 
 class Plot {
@@ -72,7 +73,10 @@ export class RatePlot extends Plot {
   constructor() {
     const options = {
       series: [{}, line("--series-1"), line("--series-2", [5, 3])],
-      scales: { y: { range: (_: uPlot, __: number, most: number) => rangeFor(most) } },
+      scales: {
+        x: { range: (_: uPlot, first: number, last: number) => spanFor(first, last) },
+        y: { range: (_: uPlot, __: number, most: number) => rangeFor(most) },
+      },
       axes: [
         axis((_, times) => times.map(formatClock), { size: 24, space: 70 }),
         axis((_, rates) => rates.map(formatShort), { size: 46, space: 26 }),
@@ -128,6 +132,12 @@ export class LatencyPlot extends Plot {
 
 function rangeFor(most: number): [number, number] {
   return [0, most > 0 ? most * 1.1 : 1];
+}
+
+/** Half a minute at least: a plot that has just begun is not all of one second. */
+function spanFor(first: number | null, last: number | null): [number, number] {
+  const end = last ?? Date.now() / 1000;
+  return [Math.min(first ?? end, end - LEAST_SPAN_S), end];
 }
 
 function formatClock(seconds: number): string {

@@ -1,5 +1,5 @@
 /** One VM: its map, and beside it what its restore costs. */
-import type { SessionRow, VmNumbers } from "../src/daemon/dashboard/protocol.ts";
+import type { HostRow, SessionRow, VmNumbers } from "../src/daemon/dashboard/protocol.ts";
 import type { Access } from "./access.ts";
 import { CauseBar } from "./cause-bar.ts";
 import { element, panel, setAttribute, setText } from "./element.ts";
@@ -36,6 +36,7 @@ export class VmPage {
   readonly #place = element("div", { class: "map-place" });
   readonly #numbers = element("dl", { class: "numbers" });
   readonly #causes = new CauseBar();
+  readonly #why = element("p", { class: "line is-quiet" });
   readonly #rates = new RatePlot();
   readonly #latency = new LatencyPlot();
   readonly #rateText = element("p", { class: "legend-line" });
@@ -60,17 +61,12 @@ export class VmPage {
     );
     const head = element("div", { class: "vm-head" }, back, this.#title, this.#badge, this.#facts);
     const map = panel("Memory", { class: "is-main" }, this.#notice, this.#place);
-    const why = element(
-      "p",
-      { class: "line is-quiet" },
-      "What to change: ",
-      element("code", {}, `faultline why ${id}`),
-    );
+    this.#why.append("What to change: ", element("code", {}, `faultline why ${id}`));
     const side = element(
       "div",
       { class: "side" },
       panel("Numbers", {}, this.#numbers),
-      panel("Where its time went", {}, this.#causes.element, why),
+      panel("Where its time went", {}, this.#causes.element, this.#why),
       panel("Rates", {}, this.#rateText, this.#rates.element),
       panel("Latency of faults", {}, this.#latencyText, this.#latency.element),
     );
@@ -92,13 +88,13 @@ export class VmPage {
     this.#latency.close();
   }
 
-  /** `row`: null if the daemon does not list it. */
-  show(row: SessionRow | null, nowMs: number): void {
+  /** `row`: null if it is not listed. */
+  show(row: SessionRow | null, nowMs: number, { isDaemon }: HostRow): void {
+    this.#why.hidden = !isDaemon;
     if (row === null) {
       this.#hasEnded = true;
-      this.#tell(
-        `There is no session ${this.id} any more. What its restore cost: faultline why ${this.id}`,
-      );
+      const ask = isDaemon ? ` What its restore cost: faultline why ${this.id}` : "";
+      this.#tell(`There is no session ${this.id} any more.${ask}`);
       setText(this.#badge, "■ gone");
       return;
     }

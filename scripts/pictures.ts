@@ -102,10 +102,10 @@ async function takePictures(browser: Browser): Promise<void> {
 /** One picture of several, side by side. */
 async function writeStrip(browser: Browser, frames: readonly Buffer[]): Promise<void> {
   const page = await (await browser.newContext()).newPage();
-  const images = frames.map(
-    (frame) =>
-      `<img width="${STRIP_PICTURE_WIDTH}" src="data:image/png;base64,${frame.toString("base64")}">`,
-  );
+  const images = frames.map((frame) => {
+    const source = `data:image/png;base64,${frame.toString("base64")}`;
+    return `<img width="${STRIP_PICTURE_WIDTH}" src="${source}">`;
+  });
   await page.setContent(
     '<body style="margin:0;background:#0b0f14"><div id="strip" style="display:inline-flex;' +
       `gap:6px;padding:6px">${images.join("")}</div></body>`,

@@ -23,6 +23,7 @@ export {
 } from "./daemon/control/client.ts";
 export type { ControlLimits } from "./daemon/control/limits.ts";
 export { type ControlOptions, ControlServer } from "./daemon/control/server.ts";
+export type { DashboardPlace, PageStory } from "./daemon/dashboard/protocol.ts";
 export type {
   HostService,
   HostStatistics,

@@ -1,10 +1,12 @@
 /** The demo in a browser: its dashboard, and a guest that is slow enough to be looked at. */
 import { spawn } from "node:child_process";
 import { setTimeout as delay } from "node:timers/promises";
+import { FaultlineError } from "../base/errors.ts";
 import { type ServedDashboard, serveDashboard } from "../daemon/dashboard/serve-dashboard.ts";
 import { createLogger } from "../daemon/log.ts";
 import { packageVersion } from "../daemon/package-version.ts";
 import type { Server } from "../daemon/server.ts";
+import { withDeadline } from "../source/deadline.ts";
 import { SlowMotion } from "./slow-motion.ts";
 
 /** A guest that needs a quarter of a second is looked at for ten. */
@@ -13,6 +15,7 @@ export const DEFAULT_SLOWNESS = 40;
 const DEFAULT_ADDRESS = "127.0.0.1:0";
 /** The demo goes on without anybody who looks. */
 const VIEWER_DEADLINE_MS = 10 * 60_000;
+const LISTEN_DEADLINE_MS = 3000;
 const LOOK_EVERY_MS = 100;
 /** To draw the empty memory before something happens in it. */
 const FIRST_LOOK_MS = 1500;
@@ -39,8 +42,8 @@ export class DemoDashboard {
     const { address, slowness, say } = options;
     const log = createLogger("warn", "auto");
     const place = address === true ? DEFAULT_ADDRESS : address;
-    const served = await serveDashboard(server.watchable(packageVersion()), place, log);
-    const url = `${served.url}/first`;
+    const served = serveDashboard(server.watchable(packageVersion()), place, log);
+    const url = `${await listening(served, place)}/first`;
     say(`   Open this in a browser, and the guest begins: ${url}`);
     openBrowser(url);
     const endMs = performance.now() + VIEWER_DEADLINE_MS;
@@ -59,6 +62,16 @@ export class DemoDashboard {
   async close(): Promise<void> {
     this.#motion?.end();
     await this.#served.close();
+  }
+}
+
+async function listening(served: ServedDashboard, place: string): Promise<string> {
+  try {
+    return await withDeadline(served.url, LISTEN_DEADLINE_MS, "Nobody could listen");
+  } catch (cause) {
+    await served.close();
+    const message = `--dashboard ${place} cannot be had: is it in use? Give another port, or none`;
+    throw new FaultlineError("conflict", message, { cause });
   }
 }
 

@@ -71,7 +71,8 @@ export function demoCommand(): Command {
     .option("--json", "print the numbers as JSON", false)
     .addHelpText(
       "after",
-      "\nExamples:\n  faultline demo --memory-mib 512 --working-set 5\n  faultline demo --dashboard\n",
+      "\nExamples:\n  faultline demo --memory-mib 512 --working-set 5\n" +
+        "  faultline demo --dashboard\n",
     )
     .action(demo);
 }

@@ -221,10 +221,13 @@ async function openDashboard(
 ): Promise<() => Promise<void>> {
   if (address === undefined) return async () => {};
   const { serveDashboard } = await import("../daemon/dashboard/serve-dashboard.ts");
-  const { url, close } = await serveDashboard(server.watchable(packageVersion()), address, log);
-  const line = json ? JSON.stringify({ event: "dashboard", url }) : `dashboard: ${url}`;
-  process.stdout.write(`${line}\n`);
-  return close;
+  const dashboard = serveDashboard(server.watchable(packageVersion()), address, log);
+  // The port may be somebody else's: VMs are served meanwhile.
+  void dashboard.url.then((url) => {
+    const line = json ? JSON.stringify({ event: "dashboard", url }) : `dashboard: ${url}`;
+    process.stdout.write(`${line}\n`);
+  });
+  return dashboard.close;
 }
 
 /** For whoever resumes a VM only when its pages are there. */

@@ -113,6 +113,8 @@ export class HostSession {
   /** Why the VM should have been killed, and could not be. */
   frozenFor: string | null = null;
   prefaultState: VmView["prefaultState"] = "off";
+  /** The page table when completion began, if that was not with the VM. For pictures. */
+  beforeCompletion: Uint8Array | null = null;
   readonly #around: SessionSurroundings;
   readonly #sockets: SessionSockets | null;
   /** Null: without asynchronous faults. */
@@ -259,6 +261,8 @@ export class HostSession {
   /** Installs everything, and lets the VM go: this pager, or the next one. */
   complete(): void {
     assert(this.#vm !== null, "only an attached VM is completed");
+    const { bytes } = this.#vm.engineSession.pageTable;
+    if (this.record.prefault !== "all") this.beforeCompletion = bytes.slice();
     this.record = { ...this.record, prefault: "all" };
     keepRecord(this.#around.keeper, this.record);
     this.prefaultState = "running";
@@ -362,6 +366,7 @@ export class HostSession {
     const mode = isTakeover && record.prefault !== "all" ? "off" : record.prefault;
     const recordForMs = isTakeover ? 0 : record.recordForS * 1000;
     const plan = this.memory.restores.planFor(regions, { mode, recordForMs });
+    if (isTakeover) this.beforeCompletion = vm.memory.pageTable.bytes.slice();
     const session = this.#around.engine.attach({
       pid,
       userfaultfd: vm.uffd,

@@ -11,6 +11,7 @@ import type { OwnedFd } from "../linux/fd.ts";
 import type { ReportSummary, RestoreReport } from "../report/restore-report.ts";
 import { allowedMemory, allowedSocket } from "./allowed-places.ts";
 import { assertPoisonable } from "./check-options.ts";
+import type { FaultTrips } from "./fault-trips.ts";
 import { HostMemories, type HostMemory } from "./host-memories.ts";
 import { type HostNumbers, type LiveVm, statisticsOf } from "./host-numbers.ts";
 import {
@@ -33,6 +34,7 @@ import type { Logger } from "./log.ts";
 import type { MemoryHost } from "./memory-host.ts";
 import { prefetch } from "./prefetch.ts";
 import { RefusalLog } from "./refusal-log.ts";
+import { subjectOf } from "./reports/host-restore.ts";
 import { ReportDesk } from "./reports/report-desk.ts";
 import { ReportFiles } from "./reports/report-files.ts";
 import { keepRecord, type SessionRecord } from "./session-record.ts";
@@ -50,6 +52,7 @@ export interface HostParts {
   readonly version: string;
   /** Which pager of this daemon this is: the first is 1. */
   readonly generation: number;
+  readonly trips: FaultTrips;
   /** Replaces this pager; rejects with why that cannot be. */
   readonly reload: () => Promise<void>;
 }
@@ -87,7 +90,7 @@ export class Host implements HostService {
     });
     this.reports = new ReportDesk({
       files: new ReportFiles(join(settings.runFolder, "reports"), log),
-      ...{ memoryHost: host, faultWorkers: settings.workers },
+      ...{ memoryHost: host, faultWorkers: settings.workers, trips: parts.trips },
       sessions: () => [...this.#sessions.values()].flatMap(({ vm }) => vm?.engineSession ?? []),
     });
     this.surroundings = {
@@ -225,9 +228,11 @@ export class Host implements HostService {
   }
 
   async report(id: string): Promise<RestoreReport> {
-    const isWaiting = this.#sessions.get(id)?.vm === null;
-    if (isWaiting) throw new FaultlineError("no-report", `No VM has come to session ${id} yet.`);
-    return await this.reports.report(id);
+    const session = this.#sessions.get(id);
+    if (session === undefined) return await this.reports.ofEnded(id);
+    const subject = subjectOf(session, this.#parts.generation);
+    if (subject !== null) return await this.reports.ofAttached(subject);
+    throw new FaultlineError("no-report", `No VM has come to session ${id} yet.`);
   }
 
   async listReports(memory: string | null): Promise<readonly ReportSummary[]> {

@@ -18,6 +18,7 @@ import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pa
 import { assertCacheFolder } from "./check-options.ts";
 import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
+import { type FaultTrips, measureTrips } from "./fault-trips.ts";
 import { Host } from "./host.ts";
 import { recover } from "./host-recovery.ts";
 import { HostTally, TALLY_ENTRY } from "./host-tally.ts";
@@ -67,6 +68,7 @@ interface StandBy {
   readonly batches: OwnedFd;
   readonly notFaultWorkers: readonly number[];
   readonly decoders: DecodePool | null;
+  readonly trips: FaultTrips;
 }
 
 async function prepare(channel: PagerChannel, source: SettingsSource): Promise<StandBy> {
@@ -84,7 +86,8 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
   // Where images are to be expected, no takeover has to wait for their threads.
   const decoders = settings.stores.length > 0 ? await prepareImages() : null;
   await rehearseWithoutImage(engine, log);
-  return { decoders, channel, settings, log, engine, supply, batches: fd, notFaultWorkers };
+  const trips = await measureTrips(engine);
+  return { decoders, channel, settings, log, engine, supply, batches: fd, notFaultWorkers, trips };
 }
 
 async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Promise<void> {
@@ -104,6 +107,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   const tally = HostTally.open(channel, named.get(TALLY_ENTRY)?.[0] ?? null);
   const host = new Host({
     ...{ settings, engine, memoryHost, keeper: channel, log, tally, generation },
+    trips: standBy.trips,
     version: packageVersion(),
     reload: () => channel.reload(),
   });

@@ -28,6 +28,7 @@ import { assertBelongs } from "./check-handshake.ts";
 import { assertLearnable, assertPossible, assertUserfaultPossible } from "./check-options.ts";
 import type { ServedVm, WatchableServer } from "./dashboard/server-source.ts";
 import { DirtyTracking, type TrackedVm } from "./dirty-tracking.ts";
+import { measureTrips } from "./fault-trips.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { MemoryHost } from "./memory-host.ts";
 import type { PrefaultMode } from "./prefault-mode.ts";
@@ -200,7 +201,7 @@ export class Server {
       await rehearse(engine, memory.mapped, log);
       const faultWorkers = engine.aliveWorkers;
       const reports = await openReports(options, {
-        ...{ memoryHost: host, served: memory, faultWorkers, log },
+        ...{ engine, memoryHost: host, served: memory, faultWorkers, log },
       });
       const server = new Server(options, {
         ...{ host, memory, socket, asyncFaults, engine, tracking, log, keeper, reports },
@@ -435,9 +436,10 @@ async function openKeeper(
 /** Loaded where somebody wants reports, for the same reason. */
 async function openReports(
   options: ServeOptions,
-  parts: ServeReportParts,
+  { engine, ...parts }: Omit<ServeReportParts, "trips"> & { readonly engine: Engine },
 ): Promise<ServeReports | null> {
   if (options.reportFolder === undefined) return null;
   const { ServeReports } = await import("./reports/serve-reports.ts");
-  return new ServeReports(options.reportFolder, options, parts);
+  const trips = await measureTrips(engine);
+  return new ServeReports(options.reportFolder, options, { ...parts, trips });
 }

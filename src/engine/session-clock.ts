@@ -20,8 +20,6 @@ export interface Arrival {
 
 export class SessionClock {
   readonly account: RestoreAccount;
-  /** Whether the worker was asleep until the turn that is next; set by it. */
-  isWakeUp = false;
   /** Whether the kernel refused the last installation as events are pending. */
   isPutOff = false;
   readonly #attachedUs: number;
@@ -48,17 +46,19 @@ export class SessionClock {
     this.#ring = ring === null ? null : new TraceRing(ring);
   }
 
+  /** The kernel has told of something. `isWakeUp`: the worker was asleep until then. */
+  notify(isWakeUp: boolean): void {
+    if (this.#state === Cause.guest) this.account.countTurn(isWakeUp);
+  }
+
   /** Faults came at `sinceUs`, when the worker was busy with something else. */
   learn(sinceUs: number, cause: number): void {
     if (this.#state !== Cause.guest) return;
-    this.account.countTurn(false);
     this.account.spend(Cause.guest, sinceUs);
     this.#enter(cause, sinceUs);
   }
 
   beginTurn(nowUs: number): void {
-    if (this.#state === Cause.guest) this.account.countTurn(this.isWakeUp);
-    this.isWakeUp = false;
     this.account.spend(this.#state, nowUs);
     // Those who wait for bytes are others.
     const isOlder = this.#state === Cause.deferred || this.#state === Cause.queue;

@@ -82,7 +82,8 @@ export class TraceRing {
     const written = this.#written[0]!;
     const first = (written & (this.capacity - 1)) * RECORD_WORDS;
     const words = this.#words;
-    words[first] = afterUs % 2 ** 32;
+    // Stored modulo 2^32.
+    words[first] = afterUs;
     words[first + 1] = page;
     words[first + 2] = Math.min(MAX_COST, costUs * 10);
     words[first + 3] = kind | (cause << 8) | (Math.min(pages, MAX_PAGES) << 16);

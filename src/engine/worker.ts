@@ -167,12 +167,12 @@ class FaultWorker {
   /** Tells a session since when its faults wait, if the worker was busy when they came. */
   #learn({ clock }: WorkerSession, nowUs: number): void {
     if (this.#dispatched === 0) this.#dispatchUs = nowUs;
+    clock.notify(this.#wasAsleep && this.#dispatched === 0);
     // A step ahead ended just before: on the average, they came in the middle of it.
     const aheadUs = this.#stepUs === 0 ? 0 : this.#dispatchUs - this.#stepUs;
     if (aheadUs > 0) clock.learn(this.#dispatchUs - aheadUs / 2, Cause.ahead);
     // Those of other VMs came with the same wait, and had their turn before.
     else if (this.#dispatched > 0) clock.learn(this.#dispatchUs, Cause.queue);
-    clock.isWakeUp = this.#wasAsleep;
     this.#dispatched += 1;
     this.#stepUs = 0;
   }

@@ -26,6 +26,7 @@ const homes: Readonly<Record<Exclude<ReportCause, "guest" | "fetching" | "room">
   lost: "lost-bytes",
   takeover: "pager-replaced",
   cpu: "busy-cpus",
+  delivery: "slow-install",
 };
 
 /** Bringing a page that was not expected costs all of these. */

@@ -21,4 +21,5 @@ export const causeWords: Readonly<Record<ReportCause, string>> = {
   lost: "bytes that could not be had",
   takeover: "pager dead or replaced",
   cpu: "no CPU for a thread",
+  delivery: "the kernel's part of faults",
 };

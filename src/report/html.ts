@@ -7,7 +7,7 @@ import { formatBytes, formatDuration } from "../base/units.ts";
 import { causeWords } from "./cause-words.ts";
 import type { Finding } from "./findings.ts";
 import { causesPicture, demandsPicture, extentsPicture } from "./pictures.ts";
-import { describeReport, threeLines, type Verdict } from "./text.ts";
+import { describeReport, threeLines, toldFindings, type Verdict } from "./text.ts";
 
 export function reportPage(verdict: Verdict): string {
   const { report, findings } = verdict;
@@ -22,7 +22,7 @@ export function reportPage(verdict: Verdict): string {
       ),
     ),
     ...threeLines(verdict).map((line) => element("p", { class: "answer" }, escapeText(line))),
-    section("What was found", findings.map(findingBlock).join("\n")),
+    section("What was found", toldFindings(findings).map(findingBlock).join("\n")),
     section("Where the time went", causesPicture(report)),
     ...(report.demands === null
       ? []

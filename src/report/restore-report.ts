@@ -8,13 +8,15 @@ import { type RestoreCause, restoreCauses } from "../base/restore-causes.ts";
 /** Of the files. A reader that knows another one refuses them. */
 export const REPORT_VERSION = 1;
 
-/** Where time goes: what fault workers tell, and what the scheduler does. */
+/** Where time goes: what fault workers tell, and what they cannot know (`carve.ts`). */
 export const reportCauses = [
   ...restoreCauses,
   /** Threads of the VM, or its fault worker, could run and had no CPU. */
   "cpu",
+  /** The kernel told of faults, and let threads go on: an estimate. */
+  "delivery",
 ] as const;
-export type ReportCause = RestoreCause | "cpu";
+export type ReportCause = (typeof reportCauses)[number];
 /** Microseconds. */
 export type ReportTimes = Readonly<Record<ReportCause, number>>;
 
@@ -117,6 +119,7 @@ export interface HostAccount {
   readonly workerRunDelayUs: number | null;
   /** Of the VM's thread that waited longest for a CPU. */
   readonly guestRunDelayUs: number | null;
+  /** At most, at any time of it. */
   readonly attachedVms: number;
 }
 

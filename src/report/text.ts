@@ -62,14 +62,14 @@ export function threeLines({ report, findings }: Verdict): string[] {
         : `${first.headline}; most of it, ${formatDuration(most.us)}, ${most.id}${then}`;
   return [
     `How long:       VM ${session} waited ${formatDuration(waitedUs)} of the ` +
-      `${formatDuration(wallUs)} from its connection to its last fault${still}.`,
+      `${formatDuration(wallUs)} from its connection to the last fault seen${still}.`,
     `Where it went:  ${where}.`,
     `What to change: ${first?.advice[0] ?? "Nothing."}`,
   ];
 }
 
-/** The rest of them is in the table of causes. */
-function toldFindings(findings: readonly Finding[]): readonly Finding[] {
+/** Those that matter; what the rest was is in the table of causes. */
+export function toldFindings(findings: readonly Finding[]): readonly Finding[] {
   const isTold = ({ id, share }: Finding): boolean => id === "not-memory" || share >= TOLD_SHARE;
   return findings.filter(isTold).slice(0, TOLD_FINDINGS);
 }

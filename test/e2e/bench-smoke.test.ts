@@ -34,6 +34,7 @@ const promiseNames = [
   "daemon-faults",
   "daemon-fleet",
   "daemon-flood",
+  "watching",
   "dashboard",
   "dashboard-page",
 ];

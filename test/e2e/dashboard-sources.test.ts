@@ -1,6 +1,8 @@
 /** Dashboards of other things than a daemon's memory files: of `serve`, and of images. */
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { describe, test } from "node:test";
 import {
   Cell,
@@ -77,6 +79,21 @@ describe("serve", needs, () => {
     const isOver = ({ sessions = [] }: OverviewUpdate): boolean =>
       sessions.some((row) => row.id === id && row.state === "ended" && row.endReason !== null);
     await overview.next<OverviewUpdate>("update", isOver);
+  });
+
+  test("serves VMs while its dashboard's port is somebody else's", async () => {
+    using folder = new TestFolder();
+    writeFull(folder.at("memory"), 4);
+    const other = createServer().listen(0, "127.0.0.1");
+    await once(other, "listening");
+    const { port } = other.address() as AddressInfo;
+    await using serve = await ServeProcess.start([
+      ...["--memory", folder.at("memory"), "--socket", folder.at("socket")],
+      ...["--dashboard", `127.0.0.1:${port}`],
+    ]);
+    await serve.logged("The dashboard cannot be served on its address for now");
+    other.close();
+    assert.equal((await dashboardOf(serve)).port, port);
   });
 
   test("has none on an address that others can reach", async () => {

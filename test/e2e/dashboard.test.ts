@@ -134,6 +134,12 @@ describe("a map", needs, () => {
     assert.equal((await daemon.client.page("map", hole!.first)).source.kind, "zero");
     await assert.rejects(daemon.client.page("map", 1e6), { status: 404, message: /no page/ });
 
+    await daemon.client.completeSession("map");
+    const completed = [Cell.present, Cell.present, Cell.zero, Cell.removed, Cell.prefaulted];
+    await view.until("the rest came by itself", (states) =>
+      kindsOf(states, shown).every((kind, index) => kind === completed[index]),
+    );
+
     await daemon.client.killSession("map");
     const gone = await view.reader.next<{ reason: string }>("gone");
     assert.equal(gone.reason, "killed");

@@ -25,12 +25,16 @@ import { plantWorkingSet, setOf } from "../support/working-sets.ts";
 
 /** 16 MiB. */
 const PAGE_COUNT = 4096;
+/** 96 MiB: long enough for the scheduler's counts to be looked at several times. */
+const LARGE_PAGE_COUNT = 24_576;
 const SLOW_MS = 200;
 const REPORT_BUDGET_MS = 30_000;
 /** Of the wall time, by which the sum of a report's causes may be off. */
 const TOLERANCE = 0.05;
 const HOGS_PER_CPU = 4;
 const FLOOD_MS = 2000;
+/** So many that one of them always has an event under way. */
+const FLOOD_THREADS = 32;
 const run = promisify(execFile);
 
 /** A daemon of its own for each kind of slowness. */
@@ -73,21 +77,32 @@ class Scene {
   }
 }
 
-function assertBlamed({ findings, report }: Verdict, id: FindingId, advice: RegExp): void {
-  const [first] = findings;
+function assertBlamed(
+  t: TestContext,
+  { findings, report }: Verdict,
+  id: FindingId,
+  advice: RegExp,
+): void {
+  // Other work on this machine is right to be named, too; it is not what was planted.
+  const isOthers = findings[0]?.id === "busy-cpus" && id !== "busy-cpus";
+  const first = findings[isOthers ? 1 : 0];
   const found = findings.map((each) => `${each.id} ${Math.round(each.us)}`).join(", ");
   assert.equal(first?.id, id, `${found}; ${JSON.stringify(report.causes)}`);
   assert.match(first.advice.join("\n"), advice);
   assert.ok(first.evidence.length > 0);
+  const wallMs = Math.round(report.wallUs / 1000);
+  t.diagnostic(`${id} is ${Math.round(first.share * 100)} % of the waits; wall ${wallMs} ms`);
 }
 
 /** Of a VM that measures by itself how long it took. */
-function assertAddsUp({ report }: Verdict, { total_ms: totalMs }: VmmResult): void {
+function assertAddsUp(t: TestContext, { report }: Verdict, { total_ms: totalMs }: VmmResult): void {
   const sumMs = Object.values(report.causes).reduce((sum, us) => sum + us, 0) / 1000;
   assert.ok(Math.abs(sumMs - report.wallUs / 1000) < 1);
   const difference = Math.abs(sumMs - totalMs);
   // The VM's clock begins after its handshake, and ends after its last check.
-  assert.ok(difference <= TOLERANCE * totalMs + 5, `${sumMs} ms instead of ${totalMs} ms`);
+  const compared = `${Math.round(sumMs)} ms in the report, ${Math.round(totalMs)} ms by the VM`;
+  assert.ok(difference <= TOLERANCE * totalMs + 5, compared);
+  t.diagnostic(compared);
 }
 
 describe("planted slowness", requires("userfaultfd", "cc"), () => {
@@ -106,27 +121,28 @@ describe("planted slowness", requires("userfaultfd", "cc"), () => {
     folder[Symbol.dispose]();
   });
 
-  test("a store that answers late", async () => {
+  test("a store that answers late", async (t) => {
     await using server = await SlowServer.start(images.store, SLOW_MS);
     await using scene = await Scene.open("--store", server.location);
     const socket = await scene.session({ memory: `${server.location}/web` });
     const result = await runVmm(socket, memory, "--touch", "random:20");
     const verdict = await scene.why();
-    assertBlamed(verdict, "slow-store", /cacheFolder/);
-    assertAddsUp(verdict, result);
+    assertBlamed(t, verdict, "slow-store", /cacheFolder/);
+    assertAddsUp(t, verdict, result);
     const readMs = verdict.report.stores[0]?.readMs.p50 ?? 0;
     assert.ok(readMs >= SLOW_MS * 0.9, `the store's own number says so: ${readMs} ms`);
   });
 
-  test("a guest that gives memory back all the time", async () => {
+  test("a guest that gives memory back all the time", async (t) => {
     await using scene = await Scene.open("--workers", "1");
     const socket = await scene.session({ memory: await memoryIn(scene) });
-    await using flood = new CPeer("flood", [socket, memory, FLOOD_MS, 4, 1]);
+    await using flood = new CPeer("flood", [socket, memory, FLOOD_MS, FLOOD_THREADS, 1]);
+    assert.equal(await flood.line(), "flooding");
     assert.equal((await flood.result<{ wrong: number }>()).wrong, 0);
-    assertBlamed(await scene.why(), "eagain-storm", /balloon/i);
+    assertBlamed(t, await scene.why(), "eagain-storm", /balloon/i);
   });
 
-  test("a memory file on a cold disk", async (t: TestContext) => {
+  test("a memory file on a cold disk", async (t) => {
     await using scene = await Scene.open();
     const file = await memoryIn(scene);
     const socket = await scene.session({ memory: file });
@@ -136,21 +152,21 @@ describe("planted slowness", requires("userfaultfd", "cc"), () => {
     }
     const result = await runVmm(socket, memory, "--touch", "random:300");
     const verdict = await scene.why();
-    assertBlamed(verdict, "cold-disk", /cat .*memory > \/dev\/null/);
-    assertAddsUp(verdict, result);
+    assertBlamed(t, verdict, "cold-disk", /cat .*memory > \/dev\/null/);
+    assertAddsUp(t, verdict, result);
   });
 
-  test("a cache that is too small", async () => {
+  test("a cache that is too small", async (t) => {
     await using scene = await Scene.open("--store", images.store, "--cache-size", "4");
     const socket = await scene.session({ memory: `dir:${images.store}/web`, prefault: "off" });
     const result = await runVmm(socket, memory, "--touch", "random:1500");
     const verdict = await scene.why();
-    assertBlamed(verdict, "cache-too-small", /cacheMiB/);
-    assertAddsUp(verdict, result);
+    assertBlamed(t, verdict, "cache-too-small", /cacheMiB/);
+    assertAddsUp(t, verdict, result);
     assert.ok((verdict.report.cache?.evictions ?? 0) > 0);
   });
 
-  test("a working set of another guest", async () => {
+  test("a working set of another guest", async (t) => {
     await using server = await SlowServer.start(images.store, 20);
     const pages = Array.from({ length: PAGE_COUNT }, (_, page) => page).filter(
       (page) => page % 16 !== 0 && page % 4 === 1,
@@ -160,17 +176,19 @@ describe("planted slowness", requires("userfaultfd", "cc"), () => {
     await using scene = await Scene.open("--store", server.location);
     const socket = await scene.session({ memory: `${server.location}/fine` });
     await runVmm(socket, memory, "--touch", "stride:16");
-    assertBlamed(await scene.why(), "wrong-working-set", /learn anew/);
+    assertBlamed(t, await scene.why(), "wrong-working-set", /learn anew/);
   });
 
-  test("CPUs that others keep busy", async () => {
+  test("CPUs that others keep busy", async (t) => {
     await using scene = await Scene.open();
-    const socket = await scene.session({ memory: await memoryIn(scene) });
+    const file = scene.folder.at("large");
+    writeFull(file, LARGE_PAGE_COUNT);
+    const socket = await scene.session({ memory: file });
     using _hogs = new Hogs(HOGS_PER_CPU * availableParallelism());
-    const result = await runVmm(socket, memory, "--touch", "random:1000");
+    const result = await runVmm(socket, file, "--touch", `random:${LARGE_PAGE_COUNT}`);
     const verdict = await scene.why();
-    assertBlamed(verdict, "busy-cpus", /CPU/);
-    assertAddsUp(verdict, result);
+    assertBlamed(t, verdict, "busy-cpus", /CPU/);
+    assertAddsUp(t, verdict, result);
   });
 
   /** A warm copy where the scene's daemon may read it. */

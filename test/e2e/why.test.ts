@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
@@ -152,6 +152,23 @@ describe("why", requires("userfaultfd", "cc"), () => {
     const path = join(daemon.runFolder, "reports", hash!, "two.json");
     assert.equal(statSync(path).mode & 0o777, 0o600);
     assert.equal((await why(path)).report.session, "two");
+  });
+
+  test("tells of a VM that runs on when its restore is over, and its report gone", async () => {
+    await using daemon = await DaemonProcess.start(folder);
+    const { client } = daemon;
+    const { id, socketPath } = await client.createSession({ memory, recordForS: 1 });
+    await using vmm = new Vmm(socketPath, memory, ["--touch", "random:300", ...LINGER]);
+    await vmm.result(BUDGET_MS);
+    const restored = async () => (await client.report(id)).state === "restored";
+    await waitFor("its window is over", restored, BUDGET_MS);
+    const kept = await client.report(id);
+    assert.deepEqual([kept.endReason, kept.counters.faults! > 0], [null, true]);
+    rmSync(join(daemon.runFolder, "reports"), { recursive: true });
+    const account = await client.report(id);
+    assert.deepEqual([account.state, account.pid], ["restored", vmm.pid]);
+    assert.equal(account.host.guestRunDelayUs, null);
+    assert.ok(account.causes.handshake > 0);
   });
 
   test("goes on with a restore whose pager dies, and tells what it cost", async () => {

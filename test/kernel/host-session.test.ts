@@ -1,6 +1,7 @@
 /** A session takes its VM: what fails before is a refusal, what fails after that is not. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { unknownTrips } from "../../src/daemon/fault-trips.ts";
 import { HostMemory } from "../../src/daemon/host-memories.ts";
 import { HostSession } from "../../src/daemon/host-session.ts";
 import { HostTally } from "../../src/daemon/host-tally.ts";
@@ -69,7 +70,7 @@ class SessionStage implements AsyncDisposable {
     const tally = HostTally.open(this.keeper, null);
     const reports = new ReportDesk({
       files: new ReportFiles(folder.at("reports"), log),
-      ...{ memoryHost: parts.memoryHost, faultWorkers: 1, sessions: () => [] },
+      ...{ memoryHost: parts.memoryHost, faultWorkers: 1, trips: unknownTrips, sessions: () => [] },
     });
     this.session = new HostSession(recordOf(memory), memory, null, {
       ...{ engine, keeper: this.keeper, log, tally, reports, generation: 1 },

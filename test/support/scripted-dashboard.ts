@@ -153,6 +153,7 @@ function eventText(name: string, data: unknown): string {
 export function overviewOf(sessions: readonly SessionRow[]): Overview {
   return {
     host: {
+      isDaemon: true,
       version: "0.1.0",
       pid: 4711,
       startedAt: new Date(Date.now() - 3_600_000).toISOString(),

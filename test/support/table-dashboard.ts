@@ -90,6 +90,7 @@ export class TableSource implements DashboardSource {
     const startedAt = new Date(0).toISOString();
     const { isDraining } = this;
     return {
+      isDaemon: true,
       ...{ version: "0", pid: 1, startedAt, isDraining, sessions },
       ...{ maxSessions: 1024, takeovers: 0, workers },
     };

@@ -15,6 +15,7 @@ const ROOTS = ["src/index.ts", "src/cli/main.ts", "src/tinyvm/main.ts"].concat([
   "bench/main.ts",
   "bench/record-trace.ts",
   "scripts/build-dashboard.ts",
+  "scripts/pictures.ts",
   "scripts/sim.ts",
   "scripts/test.ts",
   "dashboard/main.ts",

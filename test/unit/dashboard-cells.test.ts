@@ -29,7 +29,7 @@ class Pages {
   readonly demanded: number[] = [];
   readonly dirty: Uint8Array | null;
   readonly zero: PageBits;
-  readonly planned: PageBits | null;
+  planned: PageBits | null;
   readonly existing: PageBits | null;
   readonly count: number;
 
@@ -39,17 +39,14 @@ class Pages {
     const bytes = PageTable.sizeBytes(count);
     this.table = new PageTable(count, new Uint8Array(new ArrayBuffer(bytes + 9), 3, bytes));
     this.dirty = random.below(2) === 0 ? null : new Uint8Array(Math.ceil(count / 8));
-    const some = (): PageBits => {
-      const bits = newPageBits(count);
-      for (let runs = 0; runs < 5; runs++) {
-        const first = random.below(count);
-        addPages(bits, first, first + random.below(count - first) + 1);
-      }
-      return bits;
-    };
-    this.zero = some();
-    this.planned = random.below(2) === 0 ? null : some();
-    this.existing = random.below(2) === 0 ? null : some();
+    this.zero = this.#some(random);
+    this.planned = random.below(2) === 0 ? null : this.#some(random);
+    this.existing = random.below(2) === 0 ? null : this.#some(random);
+  }
+
+  replan(random: Random): PageBits {
+    this.planned = this.#some(random);
+    return this.planned;
   }
 
   get facts(): PageFacts {
@@ -109,6 +106,15 @@ class Pages {
     );
   }
 
+  #some(random: Random): PageBits {
+    const bits = newPageBits(this.count);
+    for (let runs = 0; runs < 5; runs++) {
+      const first = random.below(this.count);
+      addPages(bits, first, first + random.below(this.count - first) + 1);
+    }
+    return bits;
+  }
+
   #kindsOf(page: number): number[] {
     const state = this.table.get(page);
     const isDirty = this.dirty !== null && (this.dirty[page >> 3]! & (1 << (page & 7))) !== 0;
@@ -151,6 +157,7 @@ describe("cells", () => {
       assert.deepEqual(seen, expected(pages, window), `round ${round}, at first`);
       for (let look = 0; look < 12; look++) {
         for (let change = random.below(30); change > 0; change--) pages.change(random);
+        if (random.below(6) === 0) cells.replan(pages.replan(random));
         // Events that are left out change nothing: the next one tells all.
         const update = cells.update(pages.sight);
         let count = 0;

@@ -94,6 +94,7 @@ describe("a map", () => {
     vm.plan = {
       runs: { starts: Uint32Array.of(8), counts: Uint32Array.of(2) },
       completes: false,
+      before: null,
     };
     assert.deepEqual(storyOf(vm, 7), {
       page: 7,
@@ -120,6 +121,9 @@ describe("a map", () => {
       [other.state, other.prefault, other.demandOrder, other.costUs],
       ["untouched", "planned", null, null],
     );
+    vm.plan = { ...vm.plan, completes: true, before: vm.pageTable.bytes.slice() };
+    const planned = [6, 7, 8, 63].map((page) => storyOf(vm, page).prefault);
+    assert.deepEqual(planned, ["planned", "unplanned", "planned", "planned"]);
     assert.throws(() => storyOf(vm, 64), { status: 404, message: /up to 63/ });
   });
 });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { restoreCauses } from "../../src/base/restore-causes.ts";
 import { blameOf } from "../../src/report/blame.ts";
-import { carveCpu } from "../../src/report/carve-cpu.ts";
+import { carve } from "../../src/report/carve.ts";
 import { compareReports, lastGood } from "../../src/report/compare.ts";
 import { diagnose } from "../../src/report/diagnose.ts";
 import { type FindingId, findingIds } from "../../src/report/findings.ts";
@@ -189,7 +189,7 @@ describe("diagnose", () => {
   });
 });
 
-describe("carving out CPU time", () => {
+describe("carving out what fault workers cannot tell", () => {
   const zero = Object.fromEntries(restoreCauses.map((cause) => [cause, 0]));
   const causes = {
     ...zero,
@@ -200,22 +200,38 @@ describe("carving out CPU time", () => {
   } as RestoreReport["causes"];
   const sum = (times: object): number =>
     Object.values(times).reduce((total: number, us: number) => total + us, 0);
+  const carved = (workerUs: number | null, guestUs: number | null, deliveryUs = 0) =>
+    carve(causes, { delays: { workerUs, guestUs }, deliveryUs });
 
-  test("takes it from the guest first", () => {
-    const carved = carveCpu(causes, [10, 30]);
-    assert.deepEqual([carved.cpu, carved.guest, carved.install], [40, 60, 30]);
+  test("takes what had no CPU from the guest first", () => {
+    const { cpu, guest, install } = carved(10, 30);
+    assert.deepEqual([cpu, guest, install], [40, 60, 30]);
   });
 
   test("then from what fault workers do, in proportion, and from nothing else", () => {
-    const carved = carveCpu(causes, [100, 20]);
-    assert.deepEqual([carved.cpu, carved.guest, carved.queue, carved.install], [120, 0, 5, 15]);
-    const all = carveCpu(causes, [1e9]);
+    const some = carved(100, 20);
+    assert.deepEqual([some.cpu, some.guest, some.queue, some.install], [120, 0, 5, 15]);
+    const all = carved(1e9, 0);
     assert.deepEqual([all.cpu, all.store, all.install, all.queue], [140, 50, 0, 0]);
   });
 
+  test("takes the kernel's part of faults from what is left of the guest", () => {
+    const some = carved(10, 0, 40);
+    assert.deepEqual([some.cpu, some.delivery, some.guest], [10, 40, 50]);
+    const most = carved(10, 0, 1e6);
+    assert.deepEqual([most.delivery, most.guest, most.install], [90, 0, 30]);
+  });
+
   test("keeps the sum", () => {
-    for (const delays of [[], [-5], [0, 0], [7, 1], [100], [133, 3], [1e6]]) {
-      assert.ok(Math.abs(sum(carveCpu(causes, delays)) - sum(causes)) < 1e-9, String(delays));
+    for (const [workerUs, guestUs, deliveryUs] of [
+      [null, null, 0],
+      [-5, -5, -5],
+      [7, 1, 3],
+      [133, 3, 50],
+      [1e6, 1e6, 1e6],
+    ] as const) {
+      const total = sum(carved(workerUs, guestUs, deliveryUs));
+      assert.ok(Math.abs(total - sum(causes)) < 1e-9, String([workerUs, guestUs, deliveryUs]));
     }
   });
 });
@@ -262,7 +278,8 @@ describe("the text", () => {
     const [first, second, third, ...rest] = describeReport(verdict).split("\n");
     assert.equal(
       first,
-      "How long:       VM 3f2a waited 990 ms of the 1.04 s from its connection to its last fault.",
+      "How long:       VM 3f2a waited 990 ms of the 1.04 s from its connection to the last fault " +
+        "seen.",
     );
     assert.equal(
       second,

@@ -64,6 +64,11 @@ export function classify(words: PageWords, facts: PageFacts, first: number, end:
   return cellByte(most === prefaulted ? Cell.prefaulted : Cell.removed, share);
 }
 
+/** Of a word of the page table: the pages that are there, or were removed. */
+export function settledPages(states: number): number {
+  return evenBits(states >>> 1);
+}
+
 /** Bits 0, 2, 4, … 30 as 16 bits. */
 function evenBits(word: number): number {
   let bits = word & 0x5555_5555;

@@ -1,6 +1,7 @@
 /** What the daemon's host knows, as a dashboard needs it. */
 import { FaultlineError } from "../../base/errors.ts";
 import type { SessionStats } from "../../engine/session-stats.ts";
+import type { PrefaultSetup } from "../../engine/wire.ts";
 import { isInChunks } from "../../source/mapped-image.ts";
 import type { Host } from "../host.ts";
 import { statisticsOfStore } from "../host-numbers.ts";
@@ -14,7 +15,9 @@ import { sourceOfPage } from "./page-source.ts";
 import type { CacheRow, HostRow, ImageRow, SessionRow, StoreRow } from "./protocol.ts";
 import { attachedRow, waitingRow } from "./session-row.ts";
 import { ChunkSharing, type OpenImage } from "./sharing.ts";
-import type { DashboardSource, ListedSession, WatchedVm } from "./source.ts";
+import type { DashboardSource, ListedSession, WatchedPlan, WatchedVm } from "./source.ts";
+
+const noPages = { starts: new Uint32Array(0), counts: new Uint32Array(0) };
 
 export interface HostSourceParts {
   readonly host: Host;
@@ -36,7 +39,7 @@ export class HostSource implements DashboardSource {
   }
 
   host(): HostRow {
-    return this.#parts.host.view();
+    return { ...this.#parts.host.view(), isDaemon: true };
   }
 
   *sessions(): Iterable<ListedSession> {
@@ -75,21 +78,27 @@ export class HostSource implements DashboardSource {
 
   vm(id: string): WatchedVm {
     const session = this.#parts.host.liveSession(id);
-    const { vm, memory, record } = session;
+    const { vm, memory } = session;
     if (vm === null) {
       throw new FaultlineError("conflict", `Session ${id} waits for its VM: there is no map yet.`);
     }
     const { engineSession, attachment } = vm;
     const { pageTable, regions, stats, account, demandLog, ended } = engineSession;
     const { served, restores } = memory;
-    const plan = restores.planOf(engineSession);
+    const prefault = restores.planOf(engineSession)?.prefault ?? null;
+    let mode = session.record.prefault;
+    let plan = planOf(prefault, session);
     return {
       ...{ pageTable, regions, stats, account, demandLog },
       runs: served.mapped.runs,
       attachedMs: attachment.attachedMs,
-      plan: plan?.prefault
-        ? { runs: plan.prefault.pages, completes: record.prefault === "all" }
-        : null,
+      get plan() {
+        if (session.record.prefault !== mode) {
+          mode = session.record.prefault;
+          plan = planOf(prefault, session);
+        }
+        return plan;
+      },
       layers: layerNamesOf(served, this.#sharing),
       tracksDirty: false,
       dirtyBits: () => null,
@@ -103,6 +112,16 @@ export class HostSource implements DashboardSource {
       isInChunks(mapped) ? [{ memory, mapped }] : [],
     );
   }
+}
+
+/** Completion may have been asked for when the VM was there already. */
+function planOf(
+  prefault: PrefaultSetup | null,
+  { record, beforeCompletion: before }: HostSession,
+): WatchedPlan | null {
+  const completes = record.prefault === "all";
+  if (prefault === null && !completes) return null;
+  return { runs: prefault?.pages ?? noPages, completes, before };
 }
 
 class Listed implements ListedSession {

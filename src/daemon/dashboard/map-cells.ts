@@ -6,7 +6,7 @@
  */
 import { VarintWriter } from "../../base/varints.ts";
 import { classify, type PageFacts, type PageWords } from "./cell-kinds.ts";
-import { addPage, hasPage, PAGES_PER_WORD } from "./page-bits.ts";
+import { addPage, hasPage, PAGES_PER_WORD, type PageBits } from "./page-bits.ts";
 
 /** Which part of guest memory, and how large its cells are, in pages. */
 export interface MapWindow {
@@ -38,7 +38,7 @@ export class MapCells {
   readonly window: MapWindow;
   /** A byte for each cell, as it was told last. */
   readonly states: Uint8Array;
-  readonly #facts: PageFacts;
+  #facts: PageFacts;
   readonly #end: number;
   readonly #words: PageWords;
   /** Of the pages that were demanded, so many are known. */
@@ -78,6 +78,13 @@ export class MapCells {
       this.states[this.#filled] = this.#classify(this.#filled);
     }
     return this.#filled < this.window.cells;
+  }
+
+  /** Something else is to be installed ahead from now on: any cell may be another. */
+  replan(planned: PageBits | null): void {
+    this.#facts = { ...this.#facts, planned };
+    this.#touched.fill(1);
+    this.#touchedCount = this.window.cells;
   }
 
   /** What has changed since the last call; null: nothing has. */

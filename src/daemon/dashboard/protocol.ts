@@ -90,6 +90,8 @@ export interface OverviewUpdate {
 }
 
 export interface HostRow {
+  /** What `faultline why` can ask. False: a single `serve`, or the demo. */
+  readonly isDaemon: boolean;
   readonly version: string;
   readonly pid: number;
   /** ISO 8601, as are all moments but `atMs`. */

@@ -6,25 +6,24 @@ import { DashboardServer } from "./tcp-server.ts";
 import { newToken } from "./token.ts";
 
 export interface ServedDashboard {
-  /** With a token of its own, for as long as it is served. */
-  readonly url: string;
+  /** The address with a token of its own, once it listens: somebody else may have the port. */
+  readonly url: Promise<string>;
   /** Streams that browsers have open. */
   readonly viewers: number;
   close(): Promise<void>;
 }
 
-/** Returns when it listens. `address`: `HOST:PORT`, a loopback address; port 0: any. */
-export async function serveDashboard(
+/** `address`: `HOST:PORT`, a loopback address; port 0: any. */
+export function serveDashboard(
   server: WatchableServer,
   address: string,
   log: Logger,
-): Promise<ServedDashboard> {
+): ServedDashboard {
   const dashboard = new Dashboard(new ServerSource(server));
   const token = newToken();
   const listener = new DashboardServer({ address, token, dashboard, context: null, log });
-  await listener.listening;
   return {
-    url: `http://${listener.address}/#${token}`,
+    url: listener.listening.then(() => `http://${listener.address}/#${token}`),
     get viewers() {
       return dashboard.streams;
     },

@@ -71,6 +71,7 @@ export class ServerSource implements DashboardSource {
   host(): HostRow {
     const { version, sessions, maxVms: maxSessions, workers, isDraining } = this.#server;
     return {
+      isDaemon: false,
       ...{ version, pid: process.pid, startedAt: this.#startedAt, isDraining, maxSessions },
       sessions: { waiting: 0, attached: sessions.size },
       takeovers: 0,
@@ -130,7 +131,7 @@ export class ServerSource implements DashboardSource {
     return {
       ...{ pageTable, regions, stats, account, demandLog, attachedMs },
       runs: memory.mapped.runs,
-      plan: prefault && { runs: prefault.pages, completes: prefault.completes },
+      plan: prefault && { runs: prefault.pages, completes: prefault.completes, before: null },
       layers: layerNamesOf(memory, this.#sharing),
       tracksDirty: dirtyBits !== null,
       dirtyBits: dirtyBits ?? (() => null),

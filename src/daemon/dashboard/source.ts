@@ -22,7 +22,7 @@ export interface WatchedVm {
   readonly runs: OwnerRuns;
   /** Milliseconds since 1970. */
   readonly attachedMs: number;
-  /** What was to be installed ahead of it. */
+  /** What is to be installed ahead of it. Another object when it is another plan. */
   readonly plan: WatchedPlan | null;
   readonly layers: LayerNames;
   readonly tracksDirty: boolean;
@@ -38,6 +38,8 @@ export interface WatchedPlan {
   readonly runs: PageRuns;
   /** And after these runs all other pages. */
   readonly completes: boolean;
+  /** … but for those that are there or removed in this page table; null: there were none. */
+  readonly before: Uint8Array | null;
 }
 
 export interface LayerNames {

@@ -4,7 +4,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { formatHex } from "../../base/units.ts";
 import { HttpError } from "../control/problem.ts";
-import type { PageFacts } from "./cell-kinds.ts";
+import { type PageFacts, settledPages } from "./cell-kinds.ts";
 import { type ChangedCells, MapCells, type MapWindow, type PageSight } from "./map-cells.ts";
 import { agesOf, layersOf } from "./map-layers.ts";
 import { addPages, newPageBits, type PageBits, zeroPagesOf } from "./page-bits.ts";
@@ -26,9 +26,11 @@ const CELLS_PER_TURN = 8192;
 export class VmMap {
   readonly #vm: WatchedVm;
   readonly #cells: MapCells;
+  #plan: WatchedVm["plan"];
 
   private constructor(vm: WatchedVm, window: MapWindow) {
     this.#vm = vm;
+    this.#plan = vm.plan;
     this.#cells = new MapCells(vm.regions.pageLimit, window, factsOf(vm), sightOf(vm));
   }
 
@@ -82,6 +84,11 @@ export class VmMap {
 
   /** Null: nothing has changed since the last call. */
   changes(): ChangedCells | null {
+    const { plan, regions } = this.#vm;
+    if (plan !== this.#plan) {
+      this.#plan = plan;
+      this.#cells.replan(plan === null ? null : plannedPages(plan, regions.pageLimit));
+    }
     return this.#cells.update(sightOf(this.#vm));
   }
 }
@@ -145,6 +152,10 @@ export function sightOf(vm: WatchedVm): PageSight {
 function plannedPages(plan: NonNullable<WatchedVm["plan"]>, pageCount: number): PageBits {
   const bits = newPageBits(pageCount);
   if (plan.completes) addPages(bits, 0, pageCount);
+  for (const [at, byte] of (plan.before ?? []).entries()) {
+    // Four pages a byte, four bytes a word.
+    bits[at >>> 2]! &= ~(settledPages(byte) << ((at & 3) * 4));
+  }
   const { starts, counts } = plan.runs;
   for (const [index, start] of starts.entries()) addPages(bits, start, start + counts[index]!);
   return bits;

@@ -3,11 +3,12 @@ import { availableParallelism } from "node:os";
 import { runAt } from "../../base/owner-runs.ts";
 import type { CauseTimes } from "../../base/restore-causes.ts";
 import { formatHex } from "../../base/units.ts";
+import type { RestoreAccount } from "../../engine/restore-account.ts";
 import type { Session } from "../../engine/session.ts";
 import { monotonicUs } from "../../linux/clock.ts";
 import { PageState } from "../../pager/page-table.ts";
 import { prefaultVerdict } from "../../pager/prefault-verdict.ts";
-import { carveCpu } from "../../report/carve-cpu.ts";
+import { carve } from "../../report/carve.ts";
 import {
   type DearAccount,
   type DemandsAccount,
@@ -19,6 +20,7 @@ import {
   reportCauses,
 } from "../../report/restore-report.ts";
 import { isInChunks } from "../../source/mapped-image.ts";
+import type { FaultTrips } from "../fault-trips.ts";
 import type { RestorePlan, RestoreWatch } from "../restore-watch.ts";
 import type { ServedMemory } from "../served-memory.ts";
 import type { RunDelays } from "./run-delays.ts";
@@ -46,6 +48,7 @@ export interface Observations {
   readonly endReason: string | null;
   readonly delays: RunDelays;
   readonly supply: { readonly from: SupplyReading; readonly to: SupplyReading };
+  readonly trips: FaultTrips;
   readonly faultWorkers: number;
   readonly attachedVms: number;
   /** monotonicUs; when it ended, if it has. */
@@ -61,7 +64,8 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
   const { account, stats, regions } = session;
   const { workerUs, guestUs } = seen.delays;
   const told = withOpenWait(account.causes(), subject, seen.nowUs);
-  const causes = carveCpu(told, [workerUs ?? 0, guestUs ?? 0]);
+  const deliveryUs = deliveryOf(account.turns, seen.trips);
+  const causes = carve(told, { delays: seen.delays, deliveryUs });
   const wallUs = reportCauses.reduce((sum, cause) => sum + causes[cause], 0);
   const plan = restores.planOf(session);
   const connectedUs = account.beganUs === 0 ? seen.nowUs : account.beganUs;
@@ -99,6 +103,11 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
       attachedVms: seen.attachedVms,
     },
   };
+}
+
+/** Faults that come together have one way. */
+function deliveryOf({ all, wakeUps }: RestoreAccount["turns"], trips: FaultTrips): number {
+  return wakeUps * trips.asleepUs + (all - wakeUps) * trips.busyUs;
 }
 
 /** A fault worker tells of a wait when it is over. One that is not may be the longest of all. */

@@ -7,16 +7,19 @@ import { FaultlineError } from "../../base/errors.ts";
 import type { Session } from "../../engine/session.ts";
 import { monotonicUs } from "../../linux/clock.ts";
 import type { ReportState, ReportSummary, RestoreReport } from "../../report/restore-report.ts";
+import type { FaultTrips } from "../fault-trips.ts";
 import type { MemoryHost } from "../memory-host.ts";
 import { buildReport, type ReportSubject } from "./build-report.ts";
 import { type ReportFiles, summaryOf } from "./report-files.ts";
-import { RunDelayWatch, type SampleMoment } from "./run-delays.ts";
+import { RunDelayWatch, type SampleMoment, unknownDelays } from "./run-delays.ts";
 import { readSupply, type SupplyReading } from "./supply-account.ts";
 
 export interface ReportDeskOptions {
   readonly files: ReportFiles;
   readonly memoryHost: Pick<MemoryHost, "cacheStatistics" | "storeStatistics">;
   readonly faultWorkers: number;
+  /** What the kernel takes for a fault on this host. */
+  readonly trips: FaultTrips;
   /** All that are attached, watched or not. */
   readonly sessions: () => Iterable<Session>;
 }
@@ -33,6 +36,8 @@ export interface Restore {
 /** However short what is learnt from is: a slow restore is to be seen to its end. */
 export const LEAST_WINDOW_MS = 10_000;
 const SAMPLE_EVERY_MS = 500;
+/** After it began: a VM that ends takes along what the scheduler has counted of it. */
+const EARLY_SAMPLES_MS = [40, 100, 250];
 /** Restores that are looked at in one sample: the others are in the next. */
 const MAX_SAMPLED = 64;
 /** Many VMs may come, or end, at once: they are looked at together. */
@@ -45,12 +50,16 @@ interface Watched {
   /** When somebody waited last, as far as samples know. */
   to: SupplyReading;
   markUs: number;
+  /** At most at any sample: who has ended by the end has been there. */
+  attachedVms: number;
+  endReason: string | null;
 }
 
 /** All numbers of one moment. */
 interface Moment {
   readonly sample: SampleMoment;
   readonly supply: SupplyReading;
+  readonly attachedVms: number;
 }
 
 export class ReportDesk {
@@ -70,23 +79,51 @@ export class ReportDesk {
   begin({ subject, windowMs, ended }: Restore): void {
     const { sample, supply } = this.#look();
     const delays = new RunDelayWatch(subject.session, sample);
-    const watched = { subject, delays, from: supply, to: supply, markUs: 0 };
+    const watched: Watched = {
+      subject,
+      delays,
+      from: supply,
+      to: supply,
+      markUs: 0,
+      attachedVms: 1,
+      endReason: null,
+    };
     this.#watched.set(subject.id, watched);
     this.#timer ??= setInterval(() => this.#sample(), SAMPLE_EVERY_MS).unref();
-    const timer = setTimeout(() => void this.#finish(watched, "restored", null), windowMs).unref();
+    for (const afterMs of EARLY_SAMPLES_MS) {
+      setTimeout(() => this.#sampleEarly(watched), afterMs).unref();
+    }
+    const timer = setTimeout(() => void this.#finish(watched, "restored"), windowMs).unref();
     void ended.then((reason) => {
       clearTimeout(timer);
-      void this.#finish(watched, "ended", reason);
+      watched.endReason = reason;
+      void this.#finish(watched, "ended");
     });
   }
 
   /**
-   * Of a restore that is watched, as it is now; else the one that is kept.
-   * @throws FaultlineError `no-report`
+   * Of a restore that is watched, as it is now; else the one that is kept. If that had to make
+   * room, what the VM's own account tells.
    */
-  async report(id: string): Promise<RestoreReport> {
+  async ofAttached(subject: ReportSubject): Promise<RestoreReport> {
+    const watched = this.#watched.get(subject.id);
+    if (watched !== undefined) return this.#build(watched, "restoring");
+    const kept = await this.#options.files.find(subject.id);
+    // Names are used again.
+    if (kept !== null && kept.pid === subject.session.pid) return kept;
+    const { supply, attachedVms, sample } = this.#look();
+    return buildReport(subject, {
+      ...{ state: "restored", endReason: null, delays: unknownDelays },
+      ...{ supply: { from: supply, to: supply }, attachedVms, nowUs: sample.nowUs },
+      ...this.#host,
+    });
+  }
+
+  /** @throws FaultlineError `no-report` */
+  async ofEnded(id: string): Promise<RestoreReport> {
     const watched = this.#watched.get(id);
-    if (watched !== undefined) return this.#build(watched, "restoring", null);
+    // Its VM has gone just now: it is being written.
+    if (watched !== undefined) return this.#build(watched, "ended");
     const kept = await this.#options.files.find(id);
     if (kept !== null) return kept;
     throw new FaultlineError(
@@ -101,7 +138,7 @@ export class ReportDesk {
   async list(memory: string | null): Promise<ReportSummary[]> {
     const live = [...this.#watched.values()]
       .filter(({ subject }) => memory === null || subject.memory === memory)
-      .map((watched) => summaryOf(this.#build(watched, "restoring", null)));
+      .map((watched) => summaryOf(this.#build(watched, "restoring")));
     const ids = new Set(live.map(({ session }) => session));
     const kept = await this.#options.files.list(memory);
     return [...live, ...kept.filter(({ session }) => !ids.has(session))];
@@ -115,11 +152,11 @@ export class ReportDesk {
     await this.#options.files.settled();
   }
 
-  async #finish(watched: Watched, state: ReportState, reason: string | null): Promise<void> {
+  async #finish(watched: Watched, state: ReportState): Promise<void> {
     const { id } = watched.subject;
     // Its window and its VM may both end, and another VM may have its name by then.
     if (this.#watched.get(id) !== watched) return;
-    const report = this.#build(watched, state, reason);
+    const report = this.#build(watched, state);
     const path = await this.#options.files.write(report);
     if (this.#watched.get(id) === watched) this.#watched.delete(id);
     if (this.#watched.size === 0 && this.#timer !== null) {
@@ -129,15 +166,19 @@ export class ReportDesk {
     if (path !== null) this.onWritten(report, path);
   }
 
-  #build(watched: Watched, state: ReportState, endReason: string | null): RestoreReport {
+  #build(watched: Watched, state: ReportState): RestoreReport {
     this.#sampleOne(watched, this.#look());
-    const { subject, delays, from, to } = watched;
+    const { subject, delays, from, to, attachedVms, endReason } = watched;
     return buildReport(subject, {
       ...{ state, endReason, delays: delays.untilMark, supply: { from, to } },
-      faultWorkers: this.#options.faultWorkers,
-      attachedVms: [...this.#options.sessions()].length,
+      ...{ attachedVms, ...this.#host },
       nowUs: monotonicUs(),
     });
+  }
+
+  get #host(): Pick<ReportDeskOptions, "faultWorkers" | "trips"> {
+    const { faultWorkers, trips } = this.#options;
+    return { faultWorkers, trips };
   }
 
   #sample(): void {
@@ -149,7 +190,12 @@ export class ReportDesk {
     }
   }
 
-  #sampleOne(watched: Watched, { sample, supply }: Moment): void {
+  #sampleEarly(watched: Watched): void {
+    if (this.#watched.get(watched.subject.id) === watched) this.#sampleOne(watched, this.#look());
+  }
+
+  #sampleOne(watched: Watched, { sample, supply, attachedVms }: Moment): void {
+    watched.attachedVms = Math.max(watched.attachedVms, attachedVms);
     const { markUs } = watched.subject.session.account;
     watched.delays.sample(sample);
     if (markUs <= watched.markUs) return;
@@ -163,13 +209,15 @@ export class ReportDesk {
     const known = this.#moment;
     if (known !== null && nowUs - known.sample.nowUs < FRESH_US) return known;
     const faultsOfWorkers = new Map<number, number>();
+    let attachedVms = 0;
     for (const { workerThreadId, stats } of this.#options.sessions()) {
+      attachedVms += 1;
       const faults = (faultsOfWorkers.get(workerThreadId) ?? 0) + stats.counters().faults;
       faultsOfWorkers.set(workerThreadId, faults);
     }
     const { memoryHost } = this.#options;
     const supply = readSupply(memoryHost.cacheStatistics(), memoryHost.storeStatistics());
-    this.#moment = { sample: { nowUs, faultsOfWorkers }, supply };
+    this.#moment = { sample: { nowUs, faultsOfWorkers }, supply, attachedVms };
     return this.#moment;
   }
 }

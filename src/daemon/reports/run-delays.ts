@@ -4,6 +4,7 @@
  */
 import type { Session } from "../../engine/session.ts";
 import { runDelayUs, threadsOf } from "../../linux/run-delay.ts";
+import type { CpuDelays } from "../../report/carve.ts";
 
 /** VMMs with more threads than this have them for their devices. */
 const MAX_THREADS = 128;
@@ -15,11 +16,10 @@ export interface SampleMoment {
   readonly faultsOfWorkers: ReadonlyMap<number, number>;
 }
 
-/** Sums since the first sample; null: the kernel does not tell. */
-export interface RunDelays {
-  readonly workerUs: number | null;
-  readonly guestUs: number | null;
-}
+/** Since the first sample; null: the kernel does not tell. */
+export type RunDelays = CpuDelays;
+
+export const unknownDelays: RunDelays = { workerUs: null, guestUs: null };
 
 interface Sample extends RunDelays {
   readonly atUs: number;
@@ -35,7 +35,7 @@ export class RunDelayWatch {
   #lastFaults: number;
   #lastOfWorker: number;
   #last: Sample | null = null;
-  #atMark: RunDelays = { workerUs: null, guestUs: null };
+  #atMark: RunDelays = unknownDelays;
 
   constructor(session: Session, moment: SampleMoment) {
     this.#session = session;

@@ -1,5 +1,6 @@
 /** Reports of `serve`: there are no sessions with names, but VMs with process ids. */
 import type { Session } from "../../engine/session.ts";
+import type { FaultTrips } from "../fault-trips.ts";
 import type { Logger } from "../log.ts";
 import type { MemoryHost } from "../memory-host.ts";
 import type { RestoreWatch } from "../restore-watch.ts";
@@ -11,6 +12,7 @@ export interface ServeReportParts {
   readonly memoryHost: MemoryHost;
   readonly served: ServedMemory;
   readonly faultWorkers: number;
+  readonly trips: FaultTrips;
   readonly log: Logger;
 }
 
@@ -24,14 +26,14 @@ export class ServeReports {
   constructor(
     folder: string,
     options: MemoryOptions & { readonly recordForMs?: number },
-    { memoryHost, served, faultWorkers, log }: ServeReportParts,
+    { memoryHost, served, faultWorkers, trips, log }: ServeReportParts,
   ) {
     this.#memory = options;
     this.#windowMs = Math.max(options.recordForMs ?? 0, LEAST_WINDOW_MS);
     this.#served = served;
     const files = new ReportFiles(folder, log);
     const sessions = (): Iterable<Session> => this.#sessions;
-    this.#desk = new ReportDesk({ files, memoryHost, faultWorkers, sessions });
+    this.#desk = new ReportDesk({ files, memoryHost, faultWorkers, trips, sessions });
     this.#desk.onWritten = ({ pid }, path) => log.info({ pid, path }, "Wrote a restore report");
   }
 
