@@ -19,8 +19,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { inspect, parseArgs } from "node:util";
 import { FileTally, groupByReason, type Skip } from "./test-tally.ts";
 
-/** No file needs a quarter of it; a wedged one must end before its CI job does. */
-const DEFAULT_TIMEOUT_SECONDS = 120;
+/** No file needs half of it on a busy machine; a wedged one must end before its CI job does. */
+const DEFAULT_TIMEOUT_SECONDS = 240;
 const GRACE_MS = 3000;
 const SERIAL_FOLDERS = ["kernel/", "e2e/", "conformance/", "browser/"];
 /** Of these, what shares nothing but CPUs with the others: it runs beside them. */

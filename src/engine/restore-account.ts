@@ -97,9 +97,15 @@ export class RestoreAccount {
 
   /**
    * A part has come that was asked for at `sinceUs`: what was spent on fetching, until `nowUs`, is
-   * divided as bringing it was. Returns what took most of it.
+   * divided as bringing it was; what lies before anybody worked on it was spent on `before`.
+   * Returns what took most of it.
    */
-  spendFetch(cost: PartCost | null, sinceUs: number, nowUs: number): number {
+  spendFetch(
+    cost: PartCost | null,
+    sinceUs: number,
+    nowUs: number,
+    before: number = Cause.handover,
+  ): number {
     this.spend(Cause.fetching, nowUs);
     const words = this.#words;
     const spent = words[HEADER_PLACES + Cause.fetching]!;
@@ -133,8 +139,19 @@ export class RestoreAccount {
       add(Cause.decode, decodeUs);
       add(Cause.room, roomUs);
     }
-    words[HEADER_PLACES + Cause.handover]! += left;
-    return left > mostUs ? Cause.handover : most;
+    const beforeUs = Math.max(0, Math.min(cost.fromUs, nowUs) - sinceUs) / wholeUs;
+    const early = Math.min(left, beforeUs * spent);
+    words[HEADER_PLACES + before]! += early;
+    words[HEADER_PLACES + Cause.handover]! += left - early;
+    if (left - early > Math.max(mostUs, early)) return Cause.handover;
+    return early > mostUs ? before : most;
+  }
+
+  /** What was fetched cannot be had: all that was spent on it was lost, until `nowUs`. */
+  lose(nowUs: number): void {
+    this.spend(Cause.lost, nowUs);
+    this.#words[HEADER_PLACES + Cause.lost]! += this.#words[HEADER_PLACES + Cause.fetching]!;
+    this.#words[HEADER_PLACES + Cause.fetching] = 0;
   }
 
   /** Pages were installed that somebody has waited for since `sinceUs`. */

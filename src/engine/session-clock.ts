@@ -18,6 +18,8 @@ export interface Arrival {
   readonly cost: PartCost | null;
 }
 
+const NO_PART = -1;
+
 export class SessionClock {
   readonly account: RestoreAccount;
   /** Whether the kernel refused the last installation as events are pending. */
@@ -31,6 +33,8 @@ export class SessionClock {
   #waitingCause: number = Cause.install;
   /** What the bytes took that have just come. */
   #arrivalCause: number = Cause.handover;
+  /** The last part that could not be had, until it can. */
+  #lostPart = NO_PART;
 
   constructor(account: RestoreAccount, attachedUs: number, ring: SharedArrayBuffer | null) {
     this.account = account;
@@ -60,19 +64,31 @@ export class SessionClock {
 
   beginTurn(nowUs: number): void {
     this.account.spend(this.#state, nowUs);
-    // Those who wait for bytes are others.
-    const isOlder = this.#state === Cause.deferred || this.#state === Cause.queue;
-    if (!isOlder && this.#state !== Cause.lost) this.#enter(Cause.install, nowUs);
+    // Who waits for bytes, or for what is lost, waits on; the turn is for others.
+    const state = this.#state;
+    const isForThis = state === Cause.deferred || state === Cause.queue || state === Cause.memory;
+    if (!isForThis) this.#enter(Cause.install, nowUs);
   }
 
   /** Before the turn for what waits for it. */
-  arrive({ sinceUs, lossMessage, cost }: Arrival, nowUs: number): void {
+  arrive({ part, sinceUs, lossMessage, cost }: Arrival, nowUs: number): void {
     if (this.#state !== Cause.fetching && this.#state !== Cause.room) return;
     if (lossMessage !== "") {
-      this.account.spend(Cause.lost, nowUs);
+      this.account.lose(nowUs);
       this.#arrivalCause = Cause.lost;
-    } else if (this.#state === Cause.room) this.account.spend(Cause.room, nowUs);
-    else this.#arrivalCause = this.account.spendFetch(cost, sinceUs, nowUs);
+      this.#lostPart = part;
+      return;
+    }
+    // It was not tried again at once.
+    const before = part === this.#lostPart ? Cause.lost : Cause.handover;
+    if (this.#state === Cause.room) this.account.spend(Cause.room, nowUs);
+    else this.#arrivalCause = this.account.spendFetch(cost, sinceUs, nowUs, before);
+    if (part === this.#lostPart) this.#lostPart = NO_PART;
+  }
+
+  /** Nobody may run before what is installed ahead is there. */
+  beginAhead(): void {
+    this.#state = Cause.ahead;
   }
 
   /** Nothing more is installed ahead: the guest may run. */

@@ -69,6 +69,7 @@ export class SessionPrefault {
   constructor(setup: PrefaultSetup, tools: PrefaultTools) {
     this.isPaced = setup.isPaced;
     this.#completes = setup.completes;
+    if (!setup.isPaced) tools.clock.beginAhead();
     this.#tools = tools;
     this.#pageSizeBytes = tools.regions.pageSizeBytes;
     this.#expected = bitsOf(setup.pages, tools.table.pageCount);

@@ -108,11 +108,13 @@ class FaultWorker {
       const timeoutMs = this.#timeoutMs();
       const count = this.#epoll.wait(timeoutMs);
       this.#wasAsleep = timeoutMs !== 0;
+      // What comes after a sleep has met no step.
+      if (this.#wasAsleep) this.#stepUs = 0;
       this.#dispatched = 0;
       for (let index = 0; index < count; index++) {
         this.#dispatch(this.#epoll.tagLow(index), this.#epoll.tagHigh(index) as About);
       }
-      if (count === 0 || this.#wasAsleep) this.#stepUs = 0;
+      if (count === 0) this.#stepUs = 0;
       if (count === 0 && this.#isSpinning) this.#considerSleep();
       if (this.#unfinished.size > 0) this.#goOn();
       if (this.#heldBack.size > 0) this.#relieve();

@@ -3,6 +3,7 @@ import { Engine } from "../../src/engine/engine.ts";
 import type { Session } from "../../src/engine/session.ts";
 import { SessionMemory } from "../../src/engine/session-memory.ts";
 import type { TraceRing } from "../../src/engine/trace-ring.ts";
+import type { PrefaultSetup } from "../../src/engine/wire.ts";
 import { duplicateFd } from "../../src/linux/fd.ts";
 import { openPidfd } from "../../src/linux/process.ts";
 import { RegionMap } from "../../src/snapshot/regions.ts";
@@ -23,6 +24,7 @@ export interface StageOptions {
   readonly bring?: (part: number) => Promise<PartCost | null>;
   readonly connectedUs?: number;
   readonly trace?: TraceRing;
+  readonly prefault?: PrefaultSetup;
 }
 
 /** An engine that serves a peer's memory from a file, in session memory of a memfd. */
@@ -39,7 +41,7 @@ export class EngineStage {
     bytes: Buffer,
     peer: MemoryPeer,
     engine: Engine,
-    { sourceAddress, connectedUs, trace }: StageOptions,
+    { sourceAddress, connectedUs, trace, prefault }: StageOptions,
   ) {
     this.#folder = folder;
     this.bytes = bytes;
@@ -61,6 +63,7 @@ export class EngineStage {
       memory,
       ...(connectedUs === undefined ? {} : { connectedUs }),
       ...(trace === undefined ? {} : { trace }),
+      ...(prefault === undefined ? {} : { prefault }),
     });
   }
 

@@ -116,6 +116,20 @@ describe("the account of a restore", () => {
     assert.deepEqual(spent(account), { handshake: 1000, again: 1000 });
   });
 
+  test("counts as lost what is spent on bytes that cannot be had, until they can", () => {
+    const account = newAccount();
+    account.begin(0, 1000);
+    account.spend(Cause.fetching, 1300);
+    account.spend(Cause.install, 1400);
+    account.lose(2000);
+    assert.deepEqual(spent(account), { handshake: 1000, install: 100, lost: 900 });
+    const cost = costOf({ fromUs: 3000, untilUs: 3400, storeUs: 400 });
+    assert.equal(account.spendFetch(cost, 2000, 3500, Cause.lost), Cause.lost);
+    assert.deepEqual(spent(account), {
+      ...{ handshake: 1000, install: 100, lost: 1900, store: 400, handover: 100 },
+    });
+  });
+
   test("keeps what was fetched under way until it is known what that took", () => {
     const account = newAccount();
     account.begin(0, 1000);
