@@ -39,8 +39,7 @@ export class TableVm implements WatchedVm {
   readonly layers = { names: ["base"], indexOf: () => 0 };
   tracksDirty = false;
   dirty: Uint8Array | null = null;
-  readonly ended: Promise<string>;
-  end: (reason: string) => void = () => {};
+  #endReason: string | null = null;
 
   constructor(pageCount: number) {
     const sizeBytes = pageCount * PAGE;
@@ -54,9 +53,14 @@ export class TableVm implements WatchedVm {
     this.account = new RestoreAccount(new ArrayBuffer(RestoreAccount.sizeBytes), 0, pageCount);
     this.demandLog = new DemandLog(DemandLog.allocate(pageCount));
     this.runs = { sizeBytes, starts: Float64Array.of(0), owners: Int32Array.of(0) };
-    this.ended = new Promise((resolve) => {
-      this.end = resolve;
-    });
+  }
+
+  end(reason: string): void {
+    this.#endReason = reason;
+  }
+
+  endReason(): string | null {
+    return this.#endReason;
   }
 
   dirtyBits(): Uint8Array | null {

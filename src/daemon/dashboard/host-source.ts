@@ -83,7 +83,7 @@ export class HostSource implements DashboardSource {
       throw new FaultlineError("conflict", `Session ${id} waits for its VM: there is no map yet.`);
     }
     const { engineSession, attachment } = vm;
-    const { pageTable, regions, stats, account, demandLog, ended } = engineSession;
+    const { pageTable, regions, stats, account, demandLog } = engineSession;
     const { served, restores } = memory;
     const prefault = restores.planOf(engineSession)?.prefault ?? null;
     let mode = session.record.prefault;
@@ -103,7 +103,7 @@ export class HostSource implements DashboardSource {
       tracksDirty: false,
       dirtyBits: () => null,
       sourceOf: (page) => sourceOfPage(served, page, regions.pageSizeBytes),
-      ended: ended.then(({ reason }) => session.end?.reason ?? reason),
+      endReason: () => session.end?.reason ?? null,
     };
   }
 

@@ -22,6 +22,13 @@ export async function streamMap(
   let looks = 0;
   let areNumbersDue = true;
   const timer = setInterval(() => {
+    const reason = vm.endReason();
+    if (reason !== null) {
+      clearInterval(timer);
+      stream.send("gone", { reason });
+      stream.end();
+      return;
+    }
     if (looks++ % NUMBERS_EVERY === 0) areNumbersDue = true;
     if (!stream.isReady) return;
     const changes = map.changes();
@@ -35,9 +42,4 @@ export async function streamMap(
     areNumbersDue = false;
   }, CELLS_EVERY_MS);
   void stream.closed.then(() => clearInterval(timer));
-  void vm.ended.then((reason) => {
-    clearInterval(timer);
-    stream.send("gone", { reason });
-    stream.end();
-  });
 }

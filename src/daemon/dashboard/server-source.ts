@@ -45,6 +45,11 @@ export interface WatchableServer {
   vmOf(session: Session): ServedVm;
 }
 
+/** `reason`: null while the VM lives. */
+interface Fate {
+  reason: string | null;
+}
+
 /** Ends that are remembered, for sessions that are told of for a while. */
 const MAX_ENDS = 256;
 
@@ -52,7 +57,8 @@ export class ServerSource implements DashboardSource {
   readonly #server: WatchableServer;
   readonly #sharing: ChunkSharing;
   readonly #startedAt = new Date().toISOString();
-  readonly #known = new WeakSet<Session>();
+  /** Of each session that was looked at, once: a VM lives longer than those who look at it. */
+  readonly #fates = new WeakMap<Session, Fate>();
   readonly #ends = new Map<string, string>();
 
   constructor(server: WatchableServer) {
@@ -81,7 +87,7 @@ export class ServerSource implements DashboardSource {
 
   *sessions(): Iterable<ListedSession> {
     for (const session of this.#server.sessions) {
-      this.#remember(session);
+      this.#fateOf(session);
       const { waitsFor, prefaultState } = this.#server.vmOf(session);
       const { stats, account } = session;
       yield {
@@ -125,8 +131,9 @@ export class ServerSource implements DashboardSource {
       throw new FaultlineError("no-session", `There is no session ${id.slice(0, 80)}.`);
     }
     const { memory, restores } = this.#server;
-    const { pageTable, regions, stats, account, demandLog, ended } = session;
+    const { pageTable, regions, stats, account, demandLog } = session;
     const { attachedMs, dirtyBits } = this.#server.vmOf(session);
+    const fate = this.#fateOf(session);
     const prefault = restores.planOf(session)?.prefault ?? null;
     return {
       ...{ pageTable, regions, stats, account, demandLog, attachedMs },
@@ -136,7 +143,7 @@ export class ServerSource implements DashboardSource {
       tracksDirty: dirtyBits !== null,
       dirtyBits: dirtyBits ?? (() => null),
       sourceOf: (page) => sourceOfPage(memory, page, regions.pageSizeBytes),
-      ended: ended.then(({ reason }) => reason),
+      endReason: () => fate.reason,
     };
   }
 
@@ -155,14 +162,18 @@ export class ServerSource implements DashboardSource {
     );
   }
 
-  #remember(session: Session): void {
-    if (this.#known.has(session)) return;
-    this.#known.add(session);
+  #fateOf(session: Session): Fate {
+    const known = this.#fates.get(session);
+    if (known !== undefined) return known;
+    const fate: Fate = { reason: null };
+    this.#fates.set(session, fate);
     void session.ended.then(({ reason }) => {
+      fate.reason = reason;
       this.#ends.set(idOf(session), reason);
       const [oldest] = this.#ends.keys();
       if (this.#ends.size > MAX_ENDS && oldest !== undefined) this.#ends.delete(oldest);
     });
+    return fate;
   }
 }
 

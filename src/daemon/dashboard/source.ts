@@ -30,8 +30,8 @@ export interface WatchedVm {
   dirtyBits(): Uint8Array | null;
   /** Where the bytes of a page come from, and whether they are at hand. */
   sourceOf(page: number): SourceOfPage;
-  /** Resolves when the VM has ended, with why; never rejects. */
-  readonly ended: Promise<string>;
+  /** Why the VM has ended; null: it has not. To be asked: nothing of a viewer hangs on a VM. */
+  endReason(): string | null;
 }
 
 export interface WatchedPlan {
