@@ -43,7 +43,8 @@ export async function runTinyVm(
     onEvent?.(event);
   });
   const stop = (): void => void child.kill("SIGKILL");
-  process.once("exit", stop);
+  // Before others: what it writes is removed then. A stopped process obeys this signal, too.
+  process.prependOnceListener("exit", stop);
   const exitCode = await new Promise<number | null>((resolve, reject) => {
     child.once("error", reject);
     child.once("close", resolve);

@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { ExitCode } from "../base/errors.ts";
@@ -90,9 +90,9 @@ interface DemoResult {
 
 async function demo(flags: DemoFlags): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "faultline-demo-"));
-  const stop = (): void => process.exit(130);
-  process.once("SIGINT", stop);
   process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  // A signal without a handler asks no `exit`: the folder would stay, and a VM that is stopped.
+  for (const signal of stopSignals) process.on(signal, stopBy[signal]);
   const say = (text: string): void => {
     if (!flags.json) process.stdout.write(`${text}\n`);
   };
@@ -124,15 +124,26 @@ async function demo(flags: DemoFlags): Promise<void> {
     await ctrlC();
     await result.dashboard.close();
   }
-  process.off("SIGINT", stop);
+  for (const signal of stopSignals) process.off(signal, stopBy[signal]);
 }
 
-/** Resolves when the user has had enough. */
+/** What ends the demo at any moment: `exit` is asked for, and whoever cleans up hears of it. */
+const stopBy = {
+  SIGINT: () => process.exit(128 + constants.signals.SIGINT),
+  SIGTERM: () => process.exit(128 + constants.signals.SIGTERM),
+  SIGHUP: () => process.exit(128 + constants.signals.SIGHUP),
+};
+const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** Resolves when the user has had enough. Other signals end the demo as before. */
 async function ctrlC(): Promise<void> {
-  process.removeAllListeners("SIGINT");
+  // Before the other goes: without any, a signal ends the process at once.
+  const told = once(process, "SIGINT");
+  process.off("SIGINT", stopBy.SIGINT);
   // A signal alone keeps no process alive.
   const alive = setInterval(() => {}, 60_000);
-  await once(process, "SIGINT");
+  await told;
+  process.on("SIGINT", stopBy.SIGINT);
   clearInterval(alive);
 }
 
@@ -166,7 +177,8 @@ async function restore(
     let vmPid = 0;
     const attached = new Promise<Session>((resolve) => {
       server.onSession = (session) => {
-        void dashboard?.present(vmPid);
+        // A VM that is gone already: its end says what is to be said.
+        dashboard?.present(vmPid).catch(() => {});
         resolve(session);
       };
     });

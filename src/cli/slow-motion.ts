@@ -18,8 +18,10 @@ export class SlowMotion {
     this.#stillMs = RUN_MS * Math.max(0, slowness - 1);
   }
 
+  /** It may stand still already. */
   begin(): void {
     if (this.#stillMs > 0) this.#stop();
+    else this.#signal("SIGCONT");
   }
 
   /** It runs as fast as it can from now on. */
