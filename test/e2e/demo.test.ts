@@ -59,6 +59,16 @@ describe("faultline demo", requires("userfaultfd"), () => {
     assert.deepEqual(demo.left, [], "it left something behind");
   });
 
+  test("--dashboard --json says beside the numbers where to look", async () => {
+    using demo = new WatchedDemo("--slowness", "1", "--guest", "process", "--json");
+    using _viewer = await demo.look(await demo.told(ADDRESS, "stderr"));
+    await demo.told(/Ctrl-C ends the demo/, "stderr");
+    demo.child.kill("SIGINT");
+    assert.equal(await demo.ended(), 0);
+    const numbers = JSON.parse(demo.lines.stdout.join("\n")) as Record<string, unknown>;
+    assert.equal(numbers.isProven, true);
+  });
+
   for (const signal of ["SIGTERM", "SIGHUP"] as const) {
     test(`${signal} leaves no VM that stands still, and no folder`, async () => {
       using demo = new WatchedDemo("--slowness", "1000", "--guest", "process");
