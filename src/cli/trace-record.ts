@@ -47,6 +47,8 @@ export async function recordToFile(vm: string, options: RecordOptions): Promise<
     );
     return ExitCode.failed;
   } finally {
+    // Whatever went wrong here: the daemon sends for as long as it was asked to, up to an hour.
+    stop.abort();
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
   }
@@ -54,17 +56,15 @@ export async function recordToFile(vm: string, options: RecordOptions): Promise<
 
 class RecordingFile {
   readonly scanner: RecordingScanner;
+  readonly #path: string;
   readonly #fd: number;
   #sizeBytes = 0;
   #drawnMs = 0;
 
   constructor(path: string) {
     this.scanner = new RecordingScanner(path);
-    try {
-      this.#fd = openSync(path, "w");
-    } catch (error) {
-      throw new FaultlineError("bad-option", `${path} cannot be written: ${describeError(error)}.`);
-    }
+    this.#path = path;
+    this.#fd = this.#trying(() => openSync(path, "w"));
   }
 
   /** Until there is no more. Returns why it broke off, if it did. */
@@ -89,7 +89,7 @@ class RecordingFile {
     if (process.stderr.isTTY) process.stderr.write(CLEAR_LINE);
     const { header, wholeBytes } = this.scanner;
     if (this.scanner.ending !== null || header === null) return this.scanner.ending ?? ending;
-    ftruncateSync(this.#fd, wholeBytes);
+    this.#trying(() => ftruncateSync(this.#fd, wholeBytes));
     this.#sizeBytes = wholeBytes;
     const end = encodeEnd(ending);
     this.#write(end);
@@ -102,9 +102,21 @@ class RecordingFile {
 
   #write(bytes: Uint8Array): void {
     for (let at = 0; at < bytes.length; ) {
-      at += writeSync(this.#fd, bytes, at, bytes.length - at, this.#sizeBytes + at);
+      const fromBytes = this.#sizeBytes + at;
+      at += this.#trying(() => writeSync(this.#fd, bytes, at, bytes.length - at, fromBytes));
     }
     this.#sizeBytes += bytes.length;
+  }
+
+  #trying<Result>(write: () => Result): Result {
+    try {
+      return write();
+    } catch (cause) {
+      const message =
+        `${this.#path} cannot be written: ${describeError(cause)}. ` +
+        "Name another file with -o: a regular one, in a folder that exists, on a disk with room.";
+      throw new FaultlineError("bad-option", message, { cause });
+    }
   }
 
   #draw(): void {

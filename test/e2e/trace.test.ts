@@ -145,6 +145,23 @@ describe("a session that is traced", needs, () => {
     await assertExports(file, recording);
   });
 
+  test("ends at once where its file cannot be written", async () => {
+    await using daemon = await DaemonProcess.start(folder);
+    const { socketPath } = await daemon.client.createSession({ memory, id: "full", trace: true });
+    await using _vmm = new Vmm(socketPath, memory, ["--linger", 60_000]);
+    await daemon.attached("full");
+    const control = ["--control", daemon.controlPath];
+    for (const [path, why] of [
+      [folder.at("none/x"), "ENOENT"],
+      ["/dev/full", "ENOSPC"],
+    ] as const) {
+      const record = ["trace", "record", "full", "-o", path, ...control];
+      const { code, stderr } = await runCommand(record);
+      assert.equal(code, 2, stderr);
+      assert.match(stderr, new RegExp(`${path} cannot be written: ${why}.* Name another file`));
+    }
+  });
+
   test("goes on being traced under the next pager; the file of the last one is whole", async () => {
     await using daemon = await DaemonProcess.start(folder);
     const created = await daemon.client.createSession({ memory, id: "kill", trace: true });
