@@ -10,7 +10,7 @@ import { FaultlineError } from "../base/errors.ts";
 import { errorPolicies } from "../engine/wire.ts";
 import { logFormats, logLevels } from "./log.ts";
 import { prefaultModes } from "./prefault-mode.ts";
-import { isLoopbackAddress } from "./tcp-listener.ts";
+import { isAddress, isLoopbackAddress } from "./tcp-listener.ts";
 
 const wholeNumber = (least: number, most: number) =>
   v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
@@ -51,7 +51,7 @@ const settings = v.strictObject({
   handshakeTimeoutMs: v.optional(wholeNumber(1, 600_000), 5000),
   drainTimeoutS: v.optional(wholeNumber(0, 86_400), 5),
   /** `HOST:PORT` for Prometheus, without any protection: a loopback address, as a rule. */
-  metricsAddress: v.optional(v.pipe(v.string(), v.regex(/^.+:\d{1,5}$/, "must be HOST:PORT"))),
+  metricsAddress: v.optional(v.pipe(v.string(), v.check(isAddress, "must be HOST:PORT"))),
   /** `HOST:PORT` for the dashboard in browsers; they need the token, and come from this host. */
   dashboardAddress: v.optional(v.pipe(v.string(), v.check(isLoopbackAddress, loopbackRule))),
   log: v.optional(v.picklist(logLevels), "info"),

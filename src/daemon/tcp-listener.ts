@@ -3,10 +3,12 @@
  * again for as long as it takes: no VM is to suffer from that.
  */
 import type { Server } from "node:http";
+import { isIPv4 } from "node:net";
 import { describeError } from "../base/errors.ts";
 import type { Logger } from "./log.ts";
 
 const RETRY_MS = 1000;
+const MAX_PORT = 65_535;
 
 /** What the log says. */
 export interface ListenerWords {
@@ -24,6 +26,7 @@ export class TcpListener {
   readonly #words: ListenerWords;
   #retry: NodeJS.Timeout | null = null;
   #isTold = false;
+  #isClosed = false;
 
   /** `address`: `HOST:PORT`; port 0: any. */
   constructor(server: Server, address: string, log: Logger, words: ListenerWords) {
@@ -31,8 +34,13 @@ export class TcpListener {
     this.#address = address;
     this.#log = log;
     this.#words = words;
+    // Once for all attempts: whoever adds these at each one has a thousand after a while.
+    server.on("error", (error) => this.#fail(error));
     this.listening = new Promise((resolve) => {
-      server.once("listening", () => resolve(this.#port()));
+      server.once("listening", () => {
+        log.info({ address: this.address }, words.serves);
+        resolve(this.#port());
+      });
     });
     this.#listen();
   }
@@ -44,6 +52,7 @@ export class TcpListener {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     if (this.#retry !== null) clearTimeout(this.#retry);
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeAllConnections();
@@ -52,19 +61,20 @@ export class TcpListener {
 
   #listen(): void {
     const { host, port } = splitAddress(this.#address);
-    const onError = (error: Error): void => {
-      // Once: it is tried again for as long as it takes.
-      const fields = { address: this.#address, reason: describeError(error) };
-      if (!this.#isTold) this.#log.error(fields, this.#words.cannot);
-      this.#isTold = true;
-      this.#retry = setTimeout(() => this.#listen(), RETRY_MS).unref();
-    };
-    this.#server.once("error", onError);
-    this.#server.listen(port, host, () => {
-      this.#server.off("error", onError);
-      this.#server.on("error", (error) => this.#log.error({ error }, this.#words.failed));
-      this.#log.info({ address: this.address }, this.#words.serves);
-    });
+    this.#server.listen(port, host);
+  }
+
+  #fail(error: Error): void {
+    if (this.#server.listening) {
+      this.#log.error({ error }, this.#words.failed);
+      return;
+    }
+    if (this.#isClosed) return;
+    // Once: it is tried again for as long as it takes.
+    const fields = { address: this.#address, reason: describeError(error) };
+    if (!this.#isTold) this.#log.error(fields, this.#words.cannot);
+    this.#isTold = true;
+    this.#retry = setTimeout(() => this.#listen(), RETRY_MS).unref();
   }
 
   #port(): number {
@@ -84,12 +94,17 @@ function joinAddress(host: string, port: number): string {
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
+/** `HOST:PORT` with a port that there is. */
+export function isAddress(address: string): boolean {
+  return /^.+:\d{1,5}$/.test(address) && splitAddress(address).port <= MAX_PORT;
+}
+
 /** A name that means this host and nothing else, wherever it is looked up. */
 export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+  return host === "localhost" || host === "::1" || (isIPv4(host) && host.startsWith("127."));
 }
 
 /** `HOST:PORT` of such a name. */
 export function isLoopbackAddress(address: string): boolean {
-  return /^.+:\d{1,5}$/.test(address) && isLoopback(splitAddress(address).host);
+  return isAddress(address) && isLoopback(splitAddress(address).host);
 }
