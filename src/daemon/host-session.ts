@@ -44,6 +44,7 @@ import {
 import { describeSession, tellTroubles } from "./session-report.ts";
 import type { SessionSockets } from "./session-sockets.ts";
 import type { SessionTraces } from "./session-traces.ts";
+import { WaitNote } from "./wait-note.ts";
 
 /** What all sessions share. */
 export interface SessionSurroundings {
@@ -108,8 +109,7 @@ export class HostSession {
   record: SessionRecord;
   readonly memory: HostMemory;
   lastRefusal: string | null = null;
-  /** The last that the VM had to wait for, by policy. */
-  waitsFor: string | null = null;
+  readonly wait = new WaitNote();
   /** Why the VM should have been killed, and could not be. */
   frozenFor: string | null = null;
   prefaultState: VmView["prefaultState"] = "off";
@@ -416,7 +416,7 @@ export class HostSession {
     });
     const tellWait = session.onWait;
     session.onWait = (reason) => {
-      this.waitsFor = reason;
+      this.wait.tell(reason);
       tellWait(reason);
     };
     const told = session.onPrefaulted;

@@ -33,10 +33,9 @@ export function viewOfMemory({ memory, served, users }: HostMemory): ImageView {
 }
 
 /** Why a VM stands still, if it does: for good, or until a page can be had. */
-export function waitReason({ vm, waitsFor, frozenFor }: HostSession): string | null {
-  if (frozenFor !== null || waitsFor === null || vm === null) return frozenFor;
-  const { pageTable } = vm.engineSession;
-  return pageTable.counts()[PageState.pending] > 0 ? waitsFor : null;
+export function waitReason({ vm, wait, frozenFor }: HostSession): string | null {
+  if (frozenFor !== null || vm === null) return frozenFor;
+  return wait.reason(vm.engineSession.pageTable);
 }
 
 function viewOfVm(session: HostSession, generation: number): VmView | null {

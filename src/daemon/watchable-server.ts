@@ -8,6 +8,7 @@ import type { MemoryHost } from "./memory-host.ts";
 import type { RefusalLog } from "./refusal-log.ts";
 import type { RestorePlan, RestoreWatch } from "./restore-watch.ts";
 import type { ServedMemory } from "./served-memory.ts";
+import { WaitNote } from "./wait-note.ts";
 
 export interface WatchedParts {
   readonly memoryName: string;
@@ -43,7 +44,7 @@ export function watchServer(version: string, parts: WatchedParts): WatchableServ
 export function servedVm({ prefault }: RestorePlan, tracked: TrackedVm | null): ServedVm {
   return {
     attachedMs: Date.now(),
-    waitsFor: null,
+    wait: new WaitNote(),
     prefaultState: prefault === null ? "off" : "running",
     dirtyBits: tracked === null ? null : () => tracked.dirtyBits(),
   };
@@ -53,7 +54,7 @@ export function servedVm({ prefault }: RestorePlan, tracked: TrackedVm | null): 
 export function noteWaits(session: Session, vm: ServedVm): void {
   const told = session.onWait;
   session.onWait = (reason) => {
-    vm.waitsFor = reason;
+    vm.wait.tell(reason);
     told(reason);
   };
 }

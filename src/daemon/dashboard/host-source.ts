@@ -136,10 +136,10 @@ class Listed implements ListedSession {
   }
 
   get version(): string {
-    const { vm, prefaultState, waitsFor, frozenFor } = this.#session;
+    const { vm, prefaultState, wait, frozenFor } = this.#session;
     if (vm === null) return "waiting";
     const { stats, account } = vm.engineSession;
-    return `${versionOf(stats, account.markUs)} ${prefaultState} ${waitsFor} ${frozenFor}`;
+    return `${versionOf(stats, account.markUs)} ${prefaultState} ${wait.last} ${frozenFor}`;
   }
 
   row(): SessionRow {

@@ -5,12 +5,12 @@
 import { FaultlineError } from "../../base/errors.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionStats } from "../../engine/session-stats.ts";
-import { PageState } from "../../pager/page-table.ts";
 import { isInChunks } from "../../source/mapped-image.ts";
 import { statisticsOfStore } from "../host-numbers.ts";
 import type { MemoryHost } from "../memory-host.ts";
 import type { RestoreWatch } from "../restore-watch.ts";
 import type { ServedMemory } from "../served-memory.ts";
+import type { WaitNote } from "../wait-note.ts";
 import { cacheRowOf, imageRowOf, layerNamesOf } from "./memory-view.ts";
 import { versionOf } from "./numbers.ts";
 import { sourceOfPage } from "./page-source.ts";
@@ -22,7 +22,7 @@ import type { DashboardSource, ListedSession, WatchedVm } from "./source.ts";
 /** What the server knows of a VM besides its session. */
 export interface ServedVm {
   readonly attachedMs: number;
-  waitsFor: string | null;
+  readonly wait: WaitNote;
   prefaultState: SessionRow["prefaultState"];
   /** Of `--track-dirty`; null: writes are not tracked. */
   readonly dirtyBits: (() => Uint8Array | null) | null;
@@ -88,11 +88,11 @@ export class ServerSource implements DashboardSource {
   *sessions(): Iterable<ListedSession> {
     for (const session of this.#server.sessions) {
       this.#fateOf(session);
-      const { waitsFor, prefaultState } = this.#server.vmOf(session);
+      const { wait, prefaultState } = this.#server.vmOf(session);
       const { stats, account } = session;
       yield {
         id: idOf(session),
-        version: `${versionOf(stats, account.markUs)} ${prefaultState} ${waitsFor}`,
+        version: `${versionOf(stats, account.markUs)} ${prefaultState} ${wait.last}`,
         row: () => this.#rowOf(session),
       };
     }
@@ -150,14 +150,13 @@ export class ServerSource implements DashboardSource {
   #rowOf(session: Session): SessionRow {
     const { memoryName, memory } = this.#server;
     const { pid, stats, account, regions, pageTable } = session;
-    const { attachedMs, waitsFor, prefaultState } = this.#server.vmOf(session);
+    const { attachedMs, wait, prefaultState } = this.#server.vmOf(session);
     const { pageSizeBytes, totalBytes: sizeBytes } = regions;
-    const isWaiting = waitsFor !== null && pageTable.counts()[PageState.pending] > 0;
     return attachedRow(
       { id: idOf(session), memory: memoryName, sizeBytes: memory.sizeBytes, labels: {} },
       {
         ...{ pid, attachedMs, pageSizeBytes, sizeBytes, stats, account, prefaultState },
-        waitsFor: isWaiting ? waitsFor : null,
+        waitsFor: wait.reason(pageTable),
       },
     );
   }
