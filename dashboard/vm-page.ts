@@ -41,11 +41,10 @@ export class VmPage {
   readonly #latency = new LatencyPlot();
   readonly #rateText = element("p", { class: "legend-line" });
   readonly #latencyText = element("p", { class: "legend-line" });
-  readonly #faultMeter = new RateMeter();
-  readonly #pageMeter = new RateMeter();
-  readonly #series = new TimeSeries(2, PLOTTED_POINTS);
-  readonly #latencies = new LatencyWindow();
+  #meters = newMeters();
   #map: MapView | null = null;
+  /** Of the VM that is shown: its id may be used again. */
+  #attachedAt: string | null = null;
   #refusedMs = 0;
   #hasEnded = false;
 
@@ -92,7 +91,6 @@ export class VmPage {
   show(row: SessionRow | null, nowMs: number, { isDaemon }: HostRow): void {
     this.#why.hidden = !isDaemon;
     if (row === null) {
-      this.#hasEnded = true;
       const ask = isDaemon ? ` What its restore cost: faultline why ${this.id}` : "";
       this.#tell(`There is no session ${this.id} any more.${ask}`);
       setText(this.#badge, "■ gone");
@@ -105,9 +103,8 @@ export class VmPage {
       this.#tell(
         "It waits for its VM. The map begins when the VMM connects to the session's socket.",
       );
-    } else if (row.state === "attached" && this.#map === null) {
-      if (nowMs - this.#refusedMs > AGAIN_AFTER_MS)
-        this.#open(wholeScale(row.pages.total, row.pageSizeBytes));
+    } else if (row.state === "attached" && this.#isToOpen(row, nowMs)) {
+      this.#open(row);
     } else if (row.waitsFor !== null) {
       this.#tell(`⚠ The VM stands still: ${row.waitsFor}`);
     } else if (!this.#hasEnded && row.state === "attached") {
@@ -115,8 +112,18 @@ export class VmPage {
     }
   }
 
-  #open(scale: number): void {
+  /** Another VM at once, one that was refused after a while. */
+  #isToOpen({ attachedAt }: SessionRow, nowMs: number): boolean {
+    if (attachedAt !== this.#attachedAt) return true;
+    return this.#map === null && nowMs - this.#refusedMs > AGAIN_AFTER_MS;
+  }
+
+  #open({ attachedAt, pages, pageSizeBytes }: SessionRow): void {
+    this.#map?.close();
     this.#hasEnded = false;
+    this.#attachedAt = attachedAt;
+    this.#meters = newMeters();
+    const scale = wholeScale(pages.total, pageSizeBytes);
     const map = new MapView(this.#access, this.id, scale, {
       numbers: (numbers) => this.#takeNumbers(numbers),
       gone: (reason) => {
@@ -139,7 +146,8 @@ export class VmPage {
       },
     });
     this.#map = map;
-    const hadFocus = document.activeElement === document.body;
+    const { activeElement } = document;
+    const hadFocus = activeElement === document.body || this.#place.contains(activeElement);
     this.#place.replaceChildren(map.element);
     if (hadFocus) map.focus();
     this.#tell("");
@@ -152,17 +160,18 @@ export class VmPage {
 
   #takeNumbers(numbers: VmNumbers): void {
     const nowMs = numbers.atMs;
-    this.#faultMeter.add(nowMs, numbers.faults);
-    this.#pageMeter.add(nowMs, numbers.installedPages + numbers.zeroPages);
-    this.#latencies.add(nowMs, numbers.latencyBuckets);
-    const rates = [this.#faultMeter.at(nowMs), this.#pageMeter.at(nowMs)];
-    this.#series.add(nowMs / 1000, rates);
-    this.#rates.show(this.#series);
+    const { faults, pages, series, latencies } = this.#meters;
+    faults.add(nowMs, numbers.faults);
+    pages.add(nowMs, numbers.installedPages + numbers.zeroPages);
+    latencies.add(nowMs, numbers.latencyBuckets);
+    const rates = [faults.at(nowMs), pages.at(nowMs)];
+    series.add(nowMs / 1000, rates);
+    this.#rates.show(series);
     this.#rateText.replaceChildren(
       key("series-1", `${formatShort(rates[0]!)} faults/s`),
       key("series-2 is-dashed", `${formatShort(rates[1]!)} pages/s installed`),
     );
-    const [recent, ever] = [this.#latencies.recent(), this.#latencies.ever()];
+    const [recent, ever] = [latencies.recent(), latencies.ever()];
     this.#latency.show(recent, ever);
     this.#latencyText.replaceChildren(
       key("series-1", `last 10 s: ${latencyText(recent)}`),
@@ -195,6 +204,15 @@ export class VmPage {
       setText(target, value === null ? "–" : formatCount(value));
     }
   }
+}
+
+function newMeters() {
+  return {
+    faults: new RateMeter(),
+    pages: new RateMeter(),
+    series: new TimeSeries(2, PLOTTED_POINTS),
+    latencies: new LatencyWindow(),
+  };
 }
 
 function factsOf(row: SessionRow, nowMs: number): string[] {

@@ -53,8 +53,9 @@ function storyOf(page: number): PageStory {
   };
 }
 
+const rows = [sessionRow("web-1", PAGES), sessionRow("web-2", PAGES)];
 const script = {
-  overview: () => overviewOf([sessionRow("web-1", PAGES), sessionRow("web-2", PAGES)]),
+  overview: () => overviewOf(rows),
   map: windowOf,
   numbers: () => numbersOf({ causes: { ...numbersOf().causes, store: 79_000, decode: 21_000 } }),
   story: (_: string, page: number) => storyOf(page),
@@ -252,6 +253,20 @@ describe("the map of a scripted session", needs, () => {
     daemon.tellMaps("gone", { reason: "exited" });
     await watched.page.getByText("The session has ended (exited)").waitFor();
     await showsPage(watched, 2048, stateTable("dark")[stateOf(2048)]!);
+  });
+
+  test("makes room for the next VM with its id", async () => {
+    await using watched = await openMap();
+    const ended = cellByte(Cell.dirty, 15);
+    daemon.tellMaps("cells", changesOf(1, [[0, [ended]]]));
+    await showsPage(watched, 0, stateTable("dark")[ended]!);
+    daemon.tellMaps("gone", { reason: "exited" });
+    daemon.tell("update", { sessions: [{ ...rows[0], state: "ended", endReason: "exited" }] });
+    await watched.page.getByText("The session has ended (exited)").waitFor();
+    const attachedAt = new Date().toISOString();
+    daemon.tell("update", { sessions: [{ ...rows[0], attachedAt }] });
+    await showsPage(watched, 0, stateTable("dark")[stateOf(0)]!);
+    await watched.page.getByText("The session has ended").waitFor({ state: "hidden" });
   });
 });
 
