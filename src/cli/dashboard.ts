@@ -7,12 +7,10 @@ export function dashboardCommand(): Command {
   const command = new Command("dashboard").description(
     "print the address of the daemon's dashboard, with the token that it wants",
   );
-  return withControlOptions(command)
-    .addHelpText("after", "\nExample:\n  xdg-open $(faultline dashboard)\n")
-    .action(async (flags: ControlFlags) => {
-      const place = await openClient(flags).dashboard();
-      print(flags, { ...place, url: urlOf(place) }, describe(place));
-    });
+  return withControlOptions(command).action(async (flags: ControlFlags) => {
+    const place = await openClient(flags).dashboard();
+    print(flags, { ...place, url: urlOf(place) }, describe(place));
+  });
 }
 
 /** Null: no browser can reach it. The token is in the fragment, which no browser sends. */

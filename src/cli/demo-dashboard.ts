@@ -75,7 +75,10 @@ async function listening(served: ServedDashboard, place: string): Promise<string
   }
 }
 
-/** Where there is a desktop. Who has none, or is on another host, has the URL. */
+/**
+ * Where there is a desktop. Who has none, or is on another host, has the URL. Everybody on this
+ * host can read the token in the command line: it is the demo's own, and worth nothing after it.
+ */
 function openBrowser(url: string): void {
   if (process.env.DISPLAY === undefined && process.env.WAYLAND_DISPLAY === undefined) return;
   const opener = spawn("xdg-open", [url], { stdio: "ignore", detached: true });
