@@ -366,7 +366,9 @@ export class HostSession {
     const mode = isTakeover && record.prefault !== "all" ? "off" : record.prefault;
     const recordForMs = isTakeover ? 0 : record.recordForS * 1000;
     const plan = this.memory.restores.planFor(regions, { mode, recordForMs });
-    if (isTakeover) this.beforeCompletion = vm.memory.pageTable.bytes.slice();
+    // Of others a copy is not needed, and a takeover is no time for one of each VM.
+    const goesOn = isTakeover && record.prefault === "all";
+    if (goesOn) this.beforeCompletion = vm.memory.pageTable.bytes.slice();
     const session = this.#around.engine.attach({
       pid,
       userfaultfd: vm.uffd,
