@@ -13,12 +13,14 @@ import type { DaemonSettings } from "./settings.ts";
 
 export class PagerDashboard implements DashboardAccess {
   readonly #parts: HostSourceParts;
+  readonly #log: Logger;
   #dashboard: Promise<Dashboard> | null = null;
   #server: DashboardServer | null = null;
   #token: string | null = null;
 
-  constructor(parts: HostSourceParts) {
+  constructor(parts: HostSourceParts, log: Logger) {
     this.#parts = parts;
+    this.#log = log;
   }
 
   load(): Promise<Dashboard> {
@@ -33,8 +35,8 @@ export class PagerDashboard implements DashboardAccess {
   async listen(
     { dashboardAddress: address, runFolder }: DaemonSettings,
     context: OperationContext,
-    log: Logger,
   ): Promise<void> {
+    const log = this.#log;
     if (address === undefined) return;
     const { tokenIn } = await import("./dashboard/token.ts");
     const { DashboardServer } = await import("./dashboard/tcp-server.ts");
@@ -58,6 +60,6 @@ export class PagerDashboard implements DashboardAccess {
   async #make(): Promise<Dashboard> {
     const { Dashboard } = await import("./dashboard/dashboard.ts");
     const { HostSource } = await import("./dashboard/host-source.ts");
-    return new Dashboard(new HostSource(this.#parts));
+    return new Dashboard(new HostSource(this.#parts), this.#log);
   }
 }

@@ -128,7 +128,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
   const socket = openControlSocket(settings, named.get("control")?.[0] ?? null, channel);
   const metrics = new PagerMetrics(host);
   const fd = duplicateFd(socket.listener.fd).intoRawFd();
-  const dashboard = new PagerDashboard({ host, memoryHost, tally });
+  const dashboard = new PagerDashboard({ host, memoryHost, tally }, log);
   const { render } = metrics;
   const context = { service: host, metrics: render, dashboard };
   const control = await ControlServer.start({ ...context, fd, log });
@@ -142,7 +142,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
   } else log.info({ control: socket.path }, "The daemon is ready");
   await metrics.listen(settings, log);
-  await dashboard.listen(settings, context, log);
+  await dashboard.listen(settings, context);
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     // The next daemon goes on with all that is kept, and the sooner the better.

@@ -1,9 +1,12 @@
 /** The dashboard's streams under viewers that are slow, or gone: what waits for them is bounded. */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { IncomingMessage, ServerResponse } from "node:http";
+import { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, test } from "node:test";
+import { describe, mock, test } from "node:test";
+import { MAX_STREAMS } from "../../src/daemon/dashboard/dashboard.ts";
 import { Cell, cellByte, FULL_SHARE, type Overview } from "../../src/daemon/dashboard/protocol.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { ControlStage } from "../support/control-stage.ts";
@@ -120,6 +123,81 @@ describe("a map's stream", () => {
     vm.dirty = null;
     vm.pageTable.installRange(2, 3);
     await view.until("it went on", (states) => states[2] === cellByte(Cell.present, FULL_SHARE));
+  });
+});
+
+describe("a stream that is asked for", () => {
+  test("has its place before anything is done for it", async () => {
+    const dashboard = new TableDashboard();
+    const { source } = dashboard;
+    const asked = mock.method(source, "prepare");
+    source.vms.set("one", new TableVm(PAGES));
+    await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
+    const { socketPath } = stage;
+    const all = Array.from({ length: MAX_STREAMS + 1 }, () =>
+      EventReader.open({ socketPath, path: "/v1/sessions/one/watch" }),
+    );
+    const readers = await Promise.all(all);
+    assert.equal(readers.filter(({ status }) => status === 429).length, 1);
+    assert.equal(asked.mock.callCount(), MAX_STREAMS);
+    for (const reader of readers) reader.close();
+    await waitFor("all have gone", () => dashboard.dashboard.streams === 0, BUDGET_MS);
+    // A refusal takes no place for good.
+    for (let round = 0; round <= MAX_STREAMS; round++) {
+      assert.equal((await stage.ask("GET", "/v1/sessions/none/watch")).status, 404);
+    }
+  });
+
+  test("is not prepared to its end for a viewer who has gone", async () => {
+    const { source, dashboard } = new TableDashboard();
+    const vm = new TableVm(PAGES);
+    source.vms.set("one", vm);
+    const looked = mock.method(source, "vm");
+    let hasFinished = false;
+    const { layers } = vm;
+    Object.defineProperty(vm, "layers", {
+      get: () => {
+        hasFinished = true;
+        return layers;
+      },
+    });
+    const ask = async (goAfter: (response: ServerResponse) => void): Promise<void> => {
+      const response = new ServerResponse(new IncomingMessage(new Socket()));
+      const { req } = response;
+      const served = dashboard.serve("watchSession", { id: "one", query: {} }, req, response);
+      goAfter(response);
+      await served;
+    };
+    await ask((response) => response.destroy());
+    assert.equal(looked.mock.callCount(), 0);
+    await ask((response) => setImmediate(() => response.destroy()));
+    assert.equal(looked.mock.callCount(), 1);
+    assert.equal(hasFinished, false);
+  });
+});
+
+describe("a look that fails", () => {
+  test("ends the streams that wanted it, and is told once", async () => {
+    const dashboard = new TableDashboard();
+    const { source, complaints } = dashboard;
+    const vm = new TableVm(64);
+    source.vms.set("one", vm);
+    await using stage = await ControlStage.start({ service: new TableHost(), dashboard });
+    const { socketPath } = stage;
+    using map = await ReadMap.open({ socketPath }, "one");
+    using overview = await EventReader.open({ socketPath, path: "/v1/watch" });
+    await overview.next<Overview>("snapshot");
+    const broken = (): never => {
+      throw new Error("a bug");
+    };
+    vm.endReason = broken;
+    await map.reader.ended();
+    const images = mock.method(source, "images", broken);
+    await overview.ended();
+    assert.deepEqual(complaints, ["A stream of the dashboard failed"]);
+    images.mock.restore();
+    using again = await EventReader.open({ socketPath, path: "/v1/watch" });
+    await again.next<Overview>("snapshot");
   });
 });
 

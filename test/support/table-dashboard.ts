@@ -17,6 +17,7 @@ import type {
   ListedSession,
   WatchedVm,
 } from "../../src/daemon/dashboard/source.ts";
+import type { Logger } from "../../src/daemon/log.ts";
 import { DemandLog } from "../../src/engine/demand-log.ts";
 import { RestoreAccount } from "../../src/engine/restore-account.ts";
 import { SessionStats } from "../../src/engine/session-stats.ts";
@@ -145,11 +146,14 @@ export class TableSource implements DashboardSource {
 export class TableDashboard implements DashboardAccess {
   readonly source = new TableSource();
   readonly dashboard: Dashboard;
+  /** What it logged. */
+  readonly complaints: string[] = [];
   /** Where it says that it is. */
   at: DashboardPlace = { address: null, token: null };
 
   constructor(options: DashboardOptions = {}) {
-    this.dashboard = new Dashboard(this.source, options);
+    const error = (_: object, message: string): void => void this.complaints.push(message);
+    this.dashboard = new Dashboard(this.source, { error } as unknown as Logger, options);
   }
 
   async load(): Promise<Dashboard> {

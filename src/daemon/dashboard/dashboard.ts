@@ -7,6 +7,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { type ControlLimits, defaultLimits } from "../control/limits.ts";
 import { HttpError } from "../control/problem.ts";
 import type { RawRouteName } from "../control/routes.ts";
+import type { Logger } from "../log.ts";
 import { EventStream } from "./event-stream.ts";
 import { streamMap } from "./map-stream.ts";
 import { OverviewFeed } from "./overview-feed.ts";
@@ -41,16 +42,21 @@ interface OverviewViewer {
 
 export class Dashboard {
   readonly #source: DashboardSource;
+  readonly #log: Logger;
   readonly #options: DashboardOptions;
   readonly #page: StaticPage;
+  /** Of the streams that are open, and of those that are being prepared. */
+  readonly #places = new Set<ServerResponse>();
   readonly #streams = new Set<EventStream>();
   readonly #viewers = new Set<OverviewViewer>();
   #feed: OverviewFeed | null = null;
   #timer: NodeJS.Timeout | null = null;
   #isClosed = false;
+  #hasFailed = false;
 
-  constructor(source: DashboardSource, options: DashboardOptions = {}) {
+  constructor(source: DashboardSource, log: Logger, options: DashboardOptions = {}) {
     this.#source = source;
+    this.#log = log;
     this.#options = options;
     this.#page = new StaticPage(options.pagePath);
   }
@@ -78,9 +84,19 @@ export class Dashboard {
       response.writeHead(200, { "content-type": "text/event-stream; charset=utf-8" }).end();
       return;
     }
+    // Before anything that costs something.
+    this.#takePlace(response);
     await this.#source.prepare();
-    if (name === "watch") this.#openOverview(response);
-    else await streamMap(this.#source.vm(id!), windowQuery(query), () => this.#open(response));
+    if (response.destroyed) return;
+    if (name === "watch") {
+      this.#openOverview(response);
+      return;
+    }
+    await streamMap(this.#source.vm(id!), windowQuery(query), {
+      isGone: () => response.destroyed,
+      open: () => this.#open(response),
+      failed: (error) => this.#tellFailure(error),
+    });
   }
 
   /** @throws FaultlineError `no-session`, `conflict`; HttpError 404: no such page */
@@ -95,21 +111,36 @@ export class Dashboard {
   }
 
   #openOverview(response: ServerResponse): void {
-    const stream = this.#open(response);
     const feed = this.#feed ?? new OverviewFeed(this.#source);
     if (this.#feed === null) feed.look();
     this.#feed = feed;
+    const stream = this.#open(response);
     const viewer = { stream, told: feed.at };
     stream.send("snapshot", feed.all());
     this.#viewers.add(viewer);
-    this.#timer ??= setInterval(() => this.#tellAll(feed), OVERVIEW_EVERY_MS);
+    this.#timer ??= setInterval(() => this.#lookForAll(feed), OVERVIEW_EVERY_MS);
     void stream.closed.then(() => {
       this.#viewers.delete(viewer);
-      if (this.#viewers.size > 0 || this.#timer === null) return;
-      clearInterval(this.#timer);
-      this.#timer = null;
-      this.#feed = null;
+      if (this.#viewers.size === 0) this.#stopLooking();
     });
+  }
+
+  #lookForAll(feed: OverviewFeed): void {
+    try {
+      this.#tellAll(feed);
+    } catch (error) {
+      // What viewers want to see costs no VM its pager.
+      this.#stopLooking();
+      for (const { stream } of this.#viewers) stream.end();
+      this.#viewers.clear();
+      this.#tellFailure(error);
+    }
+  }
+
+  #stopLooking(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+    this.#feed = null;
   }
 
   #tellAll(feed: OverviewFeed): void {
@@ -123,15 +154,28 @@ export class Dashboard {
     }
   }
 
-  #open(response: ServerResponse): EventStream {
-    if (this.#isClosed) throw new HttpError(503, "The dashboard is about to end: ask again.");
-    if (this.#streams.size >= MAX_STREAMS) {
+  /** Once: viewers come back, and it may well fail again. */
+  #tellFailure(error: unknown): void {
+    if (!this.#hasFailed) this.#log.error({ err: error }, "A stream of the dashboard failed");
+    this.#hasFailed = true;
+  }
+
+  /** Until it is answered, in whatever way. */
+  #takePlace(response: ServerResponse): void {
+    if (this.#places.size >= MAX_STREAMS) {
       throw new HttpError(
         429,
         `${MAX_STREAMS} streams are open, and no more may be. Close a window of the dashboard.`,
         { code: "limit" },
       );
     }
+    if (response.destroyed) return;
+    this.#places.add(response);
+    response.once("close", () => this.#places.delete(response));
+  }
+
+  #open(response: ServerResponse): EventStream {
+    if (this.#isClosed) throw new HttpError(503, "The dashboard is about to end: ask again.");
     const stream = new EventStream(response, this.#options);
     this.#streams.add(stream);
     void stream.closed.then(() => this.#streams.delete(stream));

@@ -19,7 +19,7 @@ export function serveDashboard(
   address: string,
   log: Logger,
 ): ServedDashboard {
-  const dashboard = new Dashboard(new ServerSource(server));
+  const dashboard = new Dashboard(new ServerSource(server), log);
   const token = newToken();
   const listener = new DashboardServer({ address, token, dashboard, context: null, log });
   return {

@@ -34,12 +34,21 @@ export class VmMap {
     this.#cells = new MapCells(vm.regions.pageLimit, window, factsOf(vm), sightOf(vm));
   }
 
-  /** In turns: other VMs wait for this thread. @throws HttpError 400: there are no such cells */
-  static async open(vm: WatchedVm, query: WindowQuery): Promise<VmMap> {
+  /**
+   * In turns: other VMs wait for this thread. Null: whoever wanted it `isGone`.
+   * @throws HttpError 400: there are no such cells
+   */
+  static async open(
+    vm: WatchedVm,
+    query: WindowQuery,
+    isGone: () => boolean,
+  ): Promise<VmMap | null> {
     const { pageLimit, pageSizeBytes } = vm.regions;
     const map = new VmMap(vm, windowOf(query, pageLimit, pageSizeBytes));
-    await nextTurn();
-    while (map.#cells.fill(CELLS_PER_TURN)) await nextTurn();
+    do {
+      await nextTurn();
+      if (isGone()) return null;
+    } while (map.#cells.fill(CELLS_PER_TURN));
     return map;
   }
 
