@@ -13,6 +13,7 @@ import {
   kindOfCell,
   type MapSnapshot,
   NO_LAYER,
+  shareOfCell,
 } from "../src/daemon/dashboard/protocol.ts";
 
 export class CellMap {
@@ -45,14 +46,17 @@ export class CellMap {
 
   /** Calls `changed` for each run of cells that are another thing now. */
   apply(changes: CellChanges, changed: (first: number, count: number) => void): void {
-    this.#sawAge(changes.afterMs);
+    const { afterMs } = changes;
     decodeRuns(decodeBase64(changes.runs), (first, states) => {
       if (first + states.length > this.cells) throw new Error("A change lies beyond the map.");
       for (let index = 0; index < states.length; index++) {
         const cell = first + index;
-        this.#counts[kindOfCell(this.states[cell]!)]! -= 1;
-        this.#counts[kindOfCell(states[index]!)]! += 1;
-        this.ages[cell] = changes.afterMs;
+        const [before, now] = [this.states[cell]!, states[index]!];
+        this.#counts[kindOfCell(before)]! -= 1;
+        this.#counts[kindOfCell(now)]! += 1;
+        if (!hasCome(before, now)) continue;
+        this.ages[cell] = afterMs;
+        this.#sawAge(afterMs);
       }
       this.states.set(states, first);
       changed(first, states.length);
@@ -92,4 +96,13 @@ export class CellMap {
   #sawAge(ageMs: number): void {
     if (ageMs > this.newestMs) this.newestMs = ageMs;
   }
+}
+
+/** Whether a page of the cell came: not if one is asked for, taken back, or only written to. */
+function hasCome(before: number, now: number): boolean {
+  const [was, is] = [kindOfCell(before), kindOfCell(now)];
+  if (is === Cell.untouched || is === Cell.pending || is === Cell.removed) return false;
+  if (was === Cell.untouched || was === Cell.pending) return true;
+  if (shareOfCell(now) > shareOfCell(before)) return true;
+  return was !== is && was !== Cell.dirty && is !== Cell.dirty;
 }

@@ -55,6 +55,29 @@ describe("a map of cells", () => {
     assert.deepEqual([cells.ages[0], cells.ages[1], cells.newestMs], [1234, 0xffffffff, 1234]);
   });
 
+  test("has a cell's age when a page of it came, and at no other change", () => {
+    const cells = new CellMap(mapOf({ pageCount: 16, scale: 16, states: Uint8Array.of(0) }));
+    const ageAfter = (afterMs: number, kind: number, share: number): number => {
+      cells.apply(changesOf(afterMs, [[0, [cellByte(kind, share)]]]), () => {});
+      return cells.ages[0]!;
+    };
+    assert.equal(ageAfter(1, Cell.pending, 1), 0xffffffff);
+    assert.equal(ageAfter(2, Cell.present, 1), 2);
+    assert.equal(ageAfter(3, Cell.pending, 2), 2);
+    assert.equal(ageAfter(4, Cell.present, 2), 4);
+    assert.equal(ageAfter(5, Cell.present, 3), 5);
+    assert.equal(ageAfter(6, Cell.present, 2), 5, "one was taken back");
+    assert.equal(ageAfter(7, Cell.zero, 2), 7);
+    assert.equal(ageAfter(8, Cell.dirty, 2), 7);
+    assert.equal(ageAfter(9, Cell.removed, 2), 7);
+    assert.equal(cells.newestMs, 7);
+    assert.equal(ageAfter(10, Cell.prefaulted, 15), 10);
+    assert.equal(ageAfter(11, Cell.dirty, 15), 10, "it was there, and was written to");
+    assert.equal(ageAfter(12, Cell.present, 15), 10, "writes are not told of any more");
+    assert.equal(ageAfter(13, Cell.pending, 15), 10);
+    assert.equal(ageAfter(14, Cell.dirty, 15), 14, "it came, and was written to");
+  });
+
   test("knows the pages of each cell, also of the last", () => {
     const cells = map();
     assert.deepEqual([cells.firstPageOf(4), cells.pagesOf(4), cells.pagesOf(0)], [64, 14, 16]);
