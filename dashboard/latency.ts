@@ -46,10 +46,12 @@ export class LatencyWindow {
     return viewOf(this.#samples.at(-1)?.counts ?? new Float64Array(HISTOGRAM_BUCKETS));
   }
 
-  recent(): LatencyView {
+  /** Of what was counted before the first sample nobody knows when; what nobody told of is none. */
+  recent(nowMs: number): LatencyView {
     const last = this.#samples.at(-1)?.counts ?? new Float64Array(HISTOGRAM_BUCKETS);
-    const first = this.#samples.length > 1 ? this.#samples[0]!.counts : null;
-    return viewOf(last.map((count, bucket) => count - (first?.[bucket] ?? 0)));
+    const fromMs = nowMs - RECENT_MS;
+    const base = this.#samples.findLast(({ atMs }) => atMs <= fromMs) ?? this.#samples[0];
+    return viewOf(last.map((count, bucket) => count - (base?.counts[bucket] ?? 0)));
   }
 }
 

@@ -90,7 +90,7 @@ export class OverviewPage {
     if (known === null) return;
     this.#table.show(model.listed(nowMs));
     this.#showCount();
-    const [recent, ever] = [model.latency.recent(), model.latency.ever()];
+    const [recent, ever] = [model.latency.recent(nowMs), model.latency.ever()];
     this.#rates.show(model.rates);
     this.#latency.show(recent, ever);
     const rate = (perSecond: number): string => formatShort(perSecond);

@@ -171,7 +171,7 @@ export class VmPage {
       key("series-1", `${formatShort(rates[0]!)} faults/s`),
       key("series-2 is-dashed", `${formatShort(rates[1]!)} pages/s installed`),
     );
-    const [recent, ever] = [latencies.recent(), latencies.ever()];
+    const [recent, ever] = [latencies.recent(nowMs), latencies.ever()];
     this.#latency.show(recent, ever);
     this.#latencyText.replaceChildren(
       key("series-1", `last 10 s: ${latencyText(recent)}`),

@@ -90,17 +90,29 @@ describe("latencies", () => {
       [slow, 10],
     ]);
     assert.ok(Math.abs(window.ever().p50Us - 10) < 1);
-    assert.ok(Math.abs(window.recent().p50Us - 1000) < 50);
-    assert.equal(window.recent().count, 10);
-    const bar = window.recent().bars.indexOf(1);
+    assert.ok(Math.abs(window.recent(5000).p50Us - 1000) < 50);
+    assert.equal(window.recent(5000).count, 10);
+    const bar = window.recent(5000).bars.indexOf(1);
     assert.ok(barFloorUs(bar) <= 1000 && barFloorUs(bar + 1) > 1000, String(bar));
     for (const atMs of [16_000, 27_000])
       window.add(atMs, [
         [fast, 1000],
         [slow, 10],
       ]);
-    assert.equal(window.recent().count, 0);
+    assert.equal(window.recent(27_000).count, 0);
     assert.equal(window.ever().bars.length, LATENCY_BARS);
+  });
+
+  test("are no recent ones any more when nobody tells of others", () => {
+    const window = new LatencyWindow();
+    const fast = bucketOf(10_000);
+    window.add(0, [[fast, 1000]]);
+    assert.equal(window.recent(0).count, 0, "who knows when they were");
+    window.add(5000, [[fast, 1007]]);
+    assert.equal(window.recent(14_900).count, 7);
+    assert.equal(window.recent(15_000).count, 0);
+    window.add(60_000, [[fast, 1008]]);
+    assert.equal(window.recent(60_000).count, 1);
   });
 });
 
