@@ -1,5 +1,6 @@
 /** How the dashboard's page reads streams: pieces cut anywhere, and streams that break. */
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import { EventStreamParser, type StreamEvent } from "../../dashboard/event-stream.ts";
@@ -158,6 +159,23 @@ describe("a live stream", () => {
     });
     await waitFor("the second is read", () => count === 1, BUDGET_MS);
     stream.close();
+  });
+
+  test("leaves nothing behind at its attempts", async () => {
+    const listeners: number[] = [];
+    const source: StreamSource = {
+      ...answering(),
+      awake: async (signal) => {
+        listeners.push(getEventListeners(signal, "abort").length);
+      },
+    };
+    const stream = new LiveStream(source, "/v1/watch", { take: () => {}, changed: () => {} });
+    try {
+      await waitFor("it tried three times", () => listeners.length >= 3, BUDGET_MS);
+      assert.deepEqual(listeners.slice(0, 3), [0, 0, 0]);
+    } finally {
+      stream.close();
+    }
   });
 
   test("waits longer each time, up to 5 s", () => {
