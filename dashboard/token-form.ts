@@ -28,7 +28,7 @@ export function openTokenForm(
       "Ask for the whole address, on the daemon's machine: ",
       element("code", {}, "faultline dashboard"),
     ),
-    element("p", {}, element("code", {}, "faultline serve"), " prints it before its ready line."),
+    element("p", {}, element("code", {}, "faultline serve"), " prints it after its ready line."),
     element("label", { for: "token" }, "Token"),
     input,
     element("button", { type: "submit", class: "primary" }, "Connect"),

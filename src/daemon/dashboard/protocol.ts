@@ -68,7 +68,7 @@ export interface OverviewEvents {
 
 export interface Overview {
   readonly host: HostRow;
-  /** In order of creation; those that have ended are told by `gone`. */
+  /** In order of creation; with the last that have ended while somebody watched. */
   readonly sessions: readonly SessionRow[];
   readonly numbers: OverviewNumbers;
   readonly images: readonly ImageRow[];
@@ -79,9 +79,9 @@ export interface Overview {
 /** What has changed since the last event, each as a whole. */
 export interface OverviewUpdate {
   readonly host?: HostRow;
-  /** Rows that are new or have changed. */
+  /** Rows that are new or have changed, also those of sessions that have ended: `state` says so. */
   readonly sessions?: readonly SessionRow[];
-  /** Ids of sessions that are not told of any more. */
+  /** Ids of sessions that are not told of any more: they ended a while ago, and others since. */
   readonly gone?: readonly string[];
   readonly numbers?: OverviewNumbers;
   readonly images?: readonly ImageRow[];
