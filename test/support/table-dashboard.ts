@@ -1,5 +1,6 @@
 /** A dashboard over sessions and VMs of a table: where its streams are tested without a daemon. */
 import { FaultlineError } from "../../src/base/errors.ts";
+import { ZERO_OWNER } from "../../src/base/owner-runs.ts";
 import { hostAddress, imageOffset } from "../../src/base/units.ts";
 import type { DashboardAccess } from "../../src/daemon/control/operations.ts";
 import { Dashboard, type DashboardOptions } from "../../src/daemon/dashboard/dashboard.ts";
@@ -27,7 +28,7 @@ import { RegionMap } from "../../src/snapshot/regions.ts";
 export const PAGE = 4096;
 export const VM_ADDRESS = 0x7f00_0000_0000;
 
-/** A VM whose page table, log and counters a test writes itself. All pages have bytes. */
+/** A VM whose page table, log and counters a test writes itself. */
 export class TableVm implements WatchedVm {
   readonly regions: RegionMap;
   readonly pageTable: PageTable;
@@ -42,7 +43,8 @@ export class TableVm implements WatchedVm {
   dirty: Uint8Array | null = null;
   #endReason: string | null = null;
 
-  constructor(pageCount: number) {
+  /** `owners`: whose bytes each page has. Default: all have bytes of one file. */
+  constructor(pageCount: number, owners: Int32Array = Int32Array.of(0)) {
     const sizeBytes = pageCount * PAGE;
     const region = {
       baseHostAddress: hostAddress(VM_ADDRESS),
@@ -53,7 +55,7 @@ export class TableVm implements WatchedVm {
     this.pageTable = new PageTable(pageCount, new Uint8Array(PageTable.sizeBytes(pageCount)));
     this.account = new RestoreAccount(new ArrayBuffer(RestoreAccount.sizeBytes), 0, pageCount);
     this.demandLog = new DemandLog(DemandLog.allocate(pageCount));
-    this.runs = { sizeBytes, starts: Float64Array.of(0), owners: Int32Array.of(0) };
+    this.runs = { sizeBytes, starts: Float64Array.from(owners, (_, page) => page * PAGE), owners };
   }
 
   end(reason: string): void {
@@ -70,7 +72,11 @@ export class TableVm implements WatchedVm {
 
   sourceOf(page: number): ReturnType<WatchedVm["sourceOf"]> {
     const name = "/srv/vm.mem";
-    const { sizeBytes } = this.runs;
+    const { sizeBytes, owners } = this.runs;
+    if (owners[page] === ZERO_OWNER) {
+      const zeroes = { kind: "zero", name: "", offset: null, store: null, sizeBytes: 0 } as const;
+      return { source: zeroes, inCache: null };
+    }
     const source = { kind: "file", name, offset: page * PAGE, store: null, sizeBytes } as const;
     return { source, inCache: true };
   }

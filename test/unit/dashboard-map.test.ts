@@ -2,10 +2,19 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { type OwnerRuns, runAt, runEnd } from "../../src/base/owner-runs.ts";
+import { MapCells } from "../../src/daemon/dashboard/map-cells.ts";
 import { agesOf, layersOf } from "../../src/daemon/dashboard/map-layers.ts";
+import { hasPage } from "../../src/daemon/dashboard/page-bits.ts";
 import { storyOf } from "../../src/daemon/dashboard/page-story.ts";
-import { decodeAges, MAX_CELLS, NO_AGE, NO_LAYER } from "../../src/daemon/dashboard/protocol.ts";
-import { windowOf } from "../../src/daemon/dashboard/vm-map.ts";
+import {
+  cellKinds,
+  decodeAges,
+  kindOfCell,
+  MAX_CELLS,
+  NO_AGE,
+  NO_LAYER,
+} from "../../src/daemon/dashboard/protocol.ts";
+import { factsOf, sightOf, windowOf } from "../../src/daemon/dashboard/vm-map.ts";
 import { PageState } from "../../src/pager/page-table.ts";
 import { Random } from "../support/fixtures.ts";
 import { PAGE, TableVm, VM_ADDRESS } from "../support/table-dashboard.ts";
@@ -125,5 +134,36 @@ describe("a map", () => {
     const planned = [6, 7, 8, 63].map((page) => storyOf(vm, page).prefault);
     assert.deepEqual(planned, ["planned", "unplanned", "planned", "planned"]);
     assert.throws(() => storyOf(vm, 64), { status: 404, message: /up to 63/ });
+  });
+
+  test("says of each page in its story what its cell says", () => {
+    const random = new Random(11);
+    const pages = 333;
+    const bytes = (): Uint8Array => Uint8Array.from({ length: 84 }, () => random.below(256));
+    const kinds = new Set<string>();
+    for (let round = 0; round < 20; round++) {
+      const owner = (): number => random.below(3) - 1;
+      const vm = new TableVm(pages, Int32Array.from({ length: pages }, owner));
+      vm.pageTable.bytes.set(bytes());
+      for (let page = 0; page < pages; page += 1 + random.below(9)) vm.demandLog.add(page, page);
+      if (round % 3 === 0) vm.dirty = bytes();
+      const runs = { starts: Uint32Array.of(200, 5), counts: Uint32Array.of(100, 20) };
+      if (round % 4 > 0) {
+        const before = round % 2 === 0 ? bytes() : null;
+        vm.plan = { runs, completes: round % 4 > 1, before };
+      }
+      const facts = factsOf(vm);
+      const cells = new MapCells(pages, { first: 0, scale: 1, cells: pages }, facts, sightOf(vm));
+      cells.fill(pages);
+      for (let page = 0; page < pages; page++) {
+        const { state, prefault } = storyOf(vm, page);
+        kinds.add(state);
+        assert.equal(state, cellKinds[kindOfCell(cells.states[page]!)], `${round}: page ${page}`);
+        const { planned } = facts;
+        const said = planned && (hasPage(planned, page) ? "planned" : "unplanned");
+        assert.equal(prefault, said, `${round}: page ${page}`);
+      }
+    }
+    assert.equal(kinds.size, cellKinds.length - 1, "all but none");
   });
 });
