@@ -3,8 +3,10 @@
  * is no whole block is cut off, and an end that did not come is added.
  */
 import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
+import type { ControlClient } from "../daemon/control/client.ts";
 import { encodeEnd } from "../trace/block-writer.ts";
 import type { Ending } from "../trace/recording.ts";
 import { RecordingScanner } from "../trace/scanner.ts";
@@ -18,18 +20,20 @@ export interface RecordOptions extends ControlFlags {
 }
 
 const REDRAW_MS = 100;
+const ASK_AGAIN_MS = 20;
 const CLEAR_LINE = "\r\u001b[K";
 
 /** Returns the exit code. */
 export async function recordToFile(vm: string, options: RecordOptions): Promise<number> {
   const client = openClient(options);
-  const { id } = await findSession(client, vm);
+  const { id, state } = await findSession(client, vm);
   const path = options.output ?? `${id}.fltrace`;
   const stop = new AbortController();
   const interrupt = (): void => stop.abort();
   process.once("SIGINT", interrupt);
   process.once("SIGTERM", interrupt);
   try {
+    if (state === "waiting") await untilItCame(client, id, options.for, stop.signal);
     // Asked first: where that fails, there is no file.
     const pieces = await client.traceSession(id, options.for, stop.signal);
     using file = new RecordingFile(path);
@@ -52,6 +56,29 @@ export async function recordToFile(vm: string, options: RecordOptions): Promise<
     process.off("SIGINT", interrupt);
     process.off("SIGTERM", interrupt);
   }
+}
+
+/**
+ * Waits for a session's VM, which may live for less than a second.
+ * @throws FaultlineError `conflict`: nobody came in time, or Ctrl-C was pressed
+ */
+async function untilItCame(
+  client: ControlClient,
+  id: string,
+  seconds: number,
+  signal: AbortSignal,
+): Promise<void> {
+  process.stderr.write(`Session ${id} waits for its VM.\n`);
+  const deadlineMs = performance.now() + seconds * 1000;
+  while (!signal.aborted && performance.now() < deadlineMs) {
+    const { state } = await client.session(id);
+    if (state !== "waiting") return;
+    await delay(ASK_AGAIN_MS);
+  }
+  throw new FaultlineError(
+    "conflict",
+    `No VM has come to session ${id}: there is nothing to record.`,
+  );
 }
 
 class RecordingFile {

@@ -49,7 +49,8 @@ function recordCommand(): Command {
   return withControlOptions(command)
     .addHelpText(
       "after",
-      "\nWith `faultline restore --trace` the recording begins with the VM's first fault.\n" +
+      "\nIt waits for a VM that has not come yet, for as long. With `faultline restore --trace`\n" +
+        "the recording begins with the VM's first fault, whenever it is asked for.\n" +
         "\nExample:\n  faultline trace record web-1 -o web-1.fltrace --for 30\n",
     )
     .action(async (vm: string, flags: RecordFlags) => {

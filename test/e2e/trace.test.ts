@@ -1,6 +1,6 @@
 /** Recordings of VMs of a real daemon: what is in them, and what becomes of them. */
 import assert from "node:assert/strict";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { type IncomingMessage, request } from "node:http";
 import { after, before, describe, test } from "node:test";
 import { FaultlineError } from "../../src/base/errors.ts";
@@ -110,14 +110,12 @@ describe("a session that is traced", needs, () => {
     assertAgrees(recording, view);
   });
 
-  test("is recorded by the command to its end, and exported", async () => {
+  test("is recorded by a command from before its VM to its end, and exported", async () => {
     await using daemon = await DaemonProcess.start(folder);
     const environment = { FAULTLINE_CONTROL: daemon.controlPath };
     const restored = await runCommand(["restore", memory, "--id", "cli", "--trace"], environment);
     assert.equal(restored.code, 0, restored.stderr);
     const { socketPath } = await daemon.client.session("cli");
-    await using vmm = new Vmm(socketPath, memory, ["--linger", 60_000]);
-    const view = await daemon.attached("cli");
     const file = folder.at("cli.fltrace");
     const control = ["--control", daemon.controlPath];
     await using record = new CommandProcess([
@@ -129,12 +127,16 @@ describe("a session that is traced", needs, () => {
       "--json",
       ...control,
     ]);
+    const waits = "Session cli waits for its VM.\n";
+    await waitFor("it waits for the VM", () => record.stderr === waits, BUDGET_MS);
+    await using vmm = new Vmm(socketPath, memory, ["--linger", 60_000]);
+    const view = await daemon.attached("cli");
     await vmm.result();
     const whole = await daemon.client.session("cli");
     await waitFor("it is in the file", () => recordsIn(file) >= PAGE_COUNT / 512, BUDGET_MS);
     await daemon.client.killSession("cli");
     const { code, stdout, stderr } = await record.ended();
-    assert.deepEqual([code, stderr], [0, ""]);
+    assert.deepEqual([code, stderr], [0, waits]);
     const told = JSON.parse(stdout);
     const recording = readRecording(readFileSync(file), file);
     assert.equal(recording.ending, "ended");
@@ -277,6 +279,22 @@ describe("a session that is not traced", needs, () => {
     assert.match(stdout, /late\.fltrace: \d+ records, 0 lost, .*; ended on request\n/);
     assert.equal(readRecording(readFileSync(file), file).ending, "interrupted");
     peer.kill("SIGKILL");
+  });
+
+  test("is waited for in vain", async () => {
+    await using daemon = await DaemonProcess.start(folder);
+    await daemon.client.createSession({ memory, id: "late" });
+    const file = folder.at("vain.fltrace");
+    const args = ["trace", "record", "late", "-o", file, "--control", daemon.controlPath];
+    const { code, stderr } = await runCommand([...args, "--for", "1"]);
+    assert.equal(code, 1);
+    assert.match(stderr, /No VM has come to session late: there is nothing to record\.\n$/);
+    await using record = new CommandProcess(args);
+    await waitFor("it waits for the VM", () => record.stderr !== "", BUDGET_MS);
+    await daemon.client.killSession("late");
+    const ended = await record.ended();
+    assert.match(ended.stderr, /Session late is ended: there is no VM to do that to\.\n$/);
+    assert.equal(existsSync(file), false, "there is nothing to write");
   });
 
   test("cannot be recorded without a VM, or more often than may be", async () => {
