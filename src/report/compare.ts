@@ -1,5 +1,4 @@
 /** Two restores side by side: which cause has become worse. PURE. */
-import { causeWords } from "./cause-words.ts";
 import {
   isSameMemory,
   type ReportCause,
@@ -53,9 +52,11 @@ export function compareReports(report: RestoreReport, other: RestoreReport): Com
   };
 }
 
-/** What to say of the cause that got worse most. */
-export function describeWorst({ worst }: Comparison): string {
-  return worst === null ? "nothing got worse" : `most of it by: ${causeWords[worst.cause]}`;
+/** The cause that tells most of why the waiting was longer, or shorter. Null: none does. */
+export function mainChange({ waitedDifferenceUs, changes }: Comparison): CauseChange | null {
+  const isLonger = waitedDifferenceUs >= 0;
+  const main = isLonger ? changes[0] : changes.at(-1);
+  return main !== undefined && main.differenceUs > 0 === isLonger ? main : null;
 }
 
 /**

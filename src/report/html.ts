@@ -5,12 +5,13 @@
 import { element, escapeText } from "../base/markup.ts";
 import { formatBytes, formatDuration } from "../base/units.ts";
 import { causeWords } from "./cause-words.ts";
+import type { Comparison } from "./compare.ts";
 import type { Finding } from "./findings.ts";
 import { causesPicture, demandsPicture, extentsPicture } from "./pictures.ts";
-import { describeReport, threeLines, toldFindings, type Verdict } from "./text.ts";
+import { comparisonTable, describeReport, threeLines, toldFindings, type Verdict } from "./text.ts";
 
 export function reportPage(verdict: Verdict): string {
-  const { report, findings } = verdict;
+  const { report, findings, comparison } = verdict;
   const title = `Restore of ${report.session}`;
   const body = [
     element("h1", {}, escapeText(title)),
@@ -23,6 +24,7 @@ export function reportPage(verdict: Verdict): string {
     ),
     ...threeLines(verdict).map((line) => element("p", { class: "answer" }, escapeText(line))),
     section("What was found", toldFindings(findings).map(findingBlock).join("\n")),
+    ...(comparison === null ? [] : [comparisonSection(comparison)]),
     section("Where the time went", causesPicture(report)),
     ...(report.demands === null
       ? []
@@ -70,26 +72,37 @@ function findingBlock({ id, us, share, headline, evidence, advice }: Finding): s
   ].join("\n");
 }
 
+function comparisonSection(comparison: Comparison): string {
+  const { title, summary, head, rows } = comparisonTable(comparison);
+  return section(title, `${element("p", {}, escapeText(summary))}\n${table(head, rows)}`);
+}
+
 function dearestTable({ report }: Verdict): string {
-  if (report.dearest.length === 0) return "";
+  const head = ["page", "pages", "waited", "there after", "mostly", "bytes from"];
+  const rows = report.dearest.map((each) => [
+    String(each.page),
+    String(each.pages),
+    formatDuration(each.costUs),
+    formatDuration(each.afterUs),
+    causeWords[each.cause],
+    each.source,
+  ]);
+  return table(head, rows);
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  if (rows.length === 0) return "";
   const row = (name: "td" | "th", cells: readonly string[]): string =>
     element(
       "tr",
       {},
       cells.map((cell) => element(name, {}, escapeText(cell === "" ? "–" : cell))).join(""),
     );
-  const head = row("th", ["page", "pages", "waited", "there after", "mostly", "bytes from"]);
-  const rows = report.dearest.map((each) =>
-    row("td", [
-      String(each.page),
-      String(each.pages),
-      formatDuration(each.costUs),
-      formatDuration(each.afterUs),
-      causeWords[each.cause],
-      each.source,
-    ]),
+  return element(
+    "table",
+    {},
+    [row("th", head), ...rows.map((cells) => row("td", cells))].join("\n"),
   );
-  return element("table", {}, [head, ...rows].join("\n"));
 }
 
 const POLICY = "default-src 'none'; style-src 'unsafe-inline'";

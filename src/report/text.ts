@@ -4,7 +4,7 @@
  */
 import { formatBytes, formatDuration } from "../base/units.ts";
 import { causeWords } from "./cause-words.ts";
-import { type Comparison, describeWorst } from "./compare.ts";
+import { type Comparison, mainChange } from "./compare.ts";
 import type { Finding } from "./findings.ts";
 import { type RestoreReport, reportCauses } from "./restore-report.ts";
 
@@ -75,20 +75,33 @@ export function toldFindings(findings: readonly Finding[]): readonly Finding[] {
 }
 
 function comparisonLines(comparison: Comparison): string[] {
+  const { title, summary, head, rows } = comparisonTable(comparison);
+  return [title, `  ${summary}`, ...align([head, ...rows])];
+}
+
+/** What is told of two restores side by side. */
+export function comparisonTable(comparison: Comparison): {
+  readonly title: string;
+  readonly summary: string;
+  readonly head: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+} {
   const { session, connectedAt, waitedBeforeUs, waitedDifferenceUs, changes } = comparison;
-  const rows = changes.map(({ cause, beforeUs, nowUs, differenceUs }) => [
-    causeWords[cause],
-    formatDuration(beforeUs),
-    formatDuration(nowUs),
-    signed(differenceUs),
-  ]);
   const other = comparison.isSameMemory ? "" : " (of another memory)";
-  return [
-    `Compared with ${session} of ${connectedAt}${other}`,
-    `  it waited ${signed(waitedDifferenceUs)} (${formatDuration(waitedBeforeUs)} then); ` +
-      `${describeWorst(comparison)}`,
-    ...align([["", "then", "now", "more"], ...rows]),
-  ];
+  const main = mainChange(comparison);
+  return {
+    title: `Compared with ${session} of ${connectedAt}${other}`,
+    summary:
+      `it waited ${signed(waitedDifferenceUs)} (${formatDuration(waitedBeforeUs)} then)` +
+      (main === null ? "" : `; most of it by: ${causeWords[main.cause]}`),
+    head: ["cause", "then", "now", "more"],
+    rows: changes.map(({ cause, beforeUs, nowUs, differenceUs }) => [
+      causeWords[cause],
+      formatDuration(beforeUs),
+      formatDuration(nowUs),
+      signed(differenceUs),
+    ]),
+  };
 }
 
 function findingLines({ id, us, share, headline, evidence, advice }: Finding): string[] {

@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import { restoreCauses } from "../../src/base/restore-causes.ts";
 import { blameOf } from "../../src/report/blame.ts";
 import { carve } from "../../src/report/carve.ts";
-import { compareReports, lastGood } from "../../src/report/compare.ts";
+import { compareReports, lastGood, mainChange } from "../../src/report/compare.ts";
 import { diagnose } from "../../src/report/diagnose.ts";
 import { type FindingId, findingIds } from "../../src/report/findings.ts";
 import { reportPage } from "../../src/report/html.ts";
@@ -254,6 +254,9 @@ describe("comparing", () => {
       ["store", "decode", "install"],
     );
     assert.equal(compareReports(before, before).worst, null);
+    assert.equal(mainChange(compareReports(now, before))?.cause, "store");
+    assert.equal(mainChange(compareReports(before, now))?.cause, "store");
+    assert.equal(mainChange(compareReports(before, before)), null);
   });
 
   test("finds the last good restore: the newest before it that was as fast as most", () => {
@@ -308,6 +311,16 @@ describe("the text", () => {
     const before = craftReport({ guest: 50, store: 90, decode: 90 }, { session: "old" });
     const comparison = compareReports(report, before);
     assert.match(describeReport({ ...verdict, comparison }), /810 ms more .*read from a store/);
+    const page = reportPage({ ...verdict, comparison });
+    assert.match(page, /<h2>Compared with old of [^<]*<\/h2>\n<p>it waited 810 ms more/);
+    assert.match(page, /<td>read from a store<\/td><td>90 ms<\/td><td>900 ms<\/td>/);
+  });
+
+  test("tells what became better", () => {
+    const now = craftReport({ guest: 50, store: 90, install: 9 });
+    const comparison = compareReports(now, craftReport({ guest: 50, store: 900, install: 1 }));
+    const text = describeReport({ report: now, findings: diagnose(now), comparison });
+    assert.match(text, /it waited 802 ms less \(901 ms then\); most of it by: read from a store/);
   });
 
   test("steers no terminal, whatever the file says", () => {
