@@ -149,7 +149,9 @@ describe("why", requires("userfaultfd", "cc"), () => {
     assert.match(alone.errors, /No earlier restore of .* is reported of.*--compare/);
     // Files are for their owner.
     const [hash] = readdirSync(join(daemon.runFolder, "reports"));
-    const path = join(daemon.runFolder, "reports", hash!, "two.json");
+    const folderOfMemory = join(daemon.runFolder, "reports", hash!);
+    const name = readdirSync(folderOfMemory).find((each) => /^two\.\d{8}T\d{9}Z\.json$/.test(each));
+    const path = join(folderOfMemory, name!);
     assert.equal(statSync(path).mode & 0o777, 0o600);
     assert.equal((await why(path)).report.session, "two");
   });

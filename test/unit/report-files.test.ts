@@ -1,6 +1,14 @@
 /** Reports on disk: whole, bounded, found again, and no trouble for anybody. */
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { FaultlineError } from "../../src/base/errors.ts";
@@ -22,6 +30,11 @@ const freshFolder = (): string => folder.at(`reports-${nextFolder++}`);
 function reportOf(session: string, second: number, memory = "web-1"): RestoreReport {
   const connectedAt = `2026-11-24T02:00:${String(second).padStart(2, "0")}.000Z`;
   return craftReport({ guest: 50, store: 900 }, { session, connectedAt, memory });
+}
+
+/** Of its file. */
+function nameOf(session: string, second: number): string {
+  return `${session}.20261124T0200${String(second).padStart(2, "0")}000Z.json`;
 }
 
 function filesIn(path: string): string[] {
@@ -52,13 +65,57 @@ describe("reports on disk", () => {
     }
   });
 
-  test("of one session are one file: the newest", async () => {
+  test("of one name are of different restores: the newest is found first", async () => {
     const path = freshFolder();
     const files = new ReportFiles(path, silent);
     await files.write(reportOf("one", 1));
     const written = await files.write(reportOf("one", 2));
-    assert.deepEqual(filesIn(path), ["one.json"]);
+    assert.deepEqual(filesIn(path), [nameOf("one", 1), nameOf("one", 2)]);
     assert.deepEqual(JSON.parse(readFileSync(written!, "utf8")), reportOf("one", 2));
+    assert.deepEqual(await files.find("one"), reportOf("one", 2));
+    assert.equal((await files.list()).length, 2);
+  });
+
+  test("touch nothing that is not theirs, in a folder that people have named", async () => {
+    const path = freshFolder();
+    const hash = "0123456789abcdef";
+    const theirs = [
+      ...[".git/config", ".git/objects/4f/1c", "src/index.ts", "src/deep/er/x.json", ".env"],
+      ...["package.json", "one.20261124T020001000Z.json", `${hash}/one.json`, `${hash}/.env`],
+      ...[`${hash}/.one.1`, `${hash}/sub/one.20261124T020001000Z.json`, "2026/.left.1"],
+      ...["ABCDEF0123456789/one.20261124T020001000Z.json"],
+    ];
+    for (const name of theirs) {
+      mkdirSync(join(path, name, ".."), { recursive: true });
+      writeFileSync(join(path, name), name);
+      utimesSync(join(path, name), 1, 1);
+    }
+    mkdirSync(join(path, "empty"));
+    // A file where a memory's folder could be, and a link that leads away.
+    writeFileSync(join(path, "fedcba9876543210"), "");
+    symlinkSync("src", join(path, "0000000000000000"));
+    const bounds = { perMemory: 2, memories: 2, bytes: 20_000 };
+    for (let each = 0; each < 12; each++) {
+      const files = new ReportFiles(path, silent, bounds);
+      const written = await files.write(reportOf(`vm-${each}`, each, `${each % 5}`));
+      assert.notEqual(written, null, "reports go on");
+    }
+    for (const name of theirs) assert.equal(readFileSync(join(path, name), "utf8"), name);
+    assert.ok(existsSync(join(path, "empty")));
+    assert.ok(existsSync(join(path, "fedcba9876543210")));
+    const ours = filesIn(path).filter((name) => name.startsWith("vm-"));
+    assert.deepEqual(ours, [nameOf("vm-10", 10), nameOf("vm-11", 11)]);
+  });
+
+  test("go on beside a memory's folder with somebody's files in it", async () => {
+    const path = freshFolder();
+    const files = new ReportFiles(path, silent, { ...GENEROUS, memories: 1 });
+    const written = await files.write(reportOf("vm-0", 0, "a"));
+    const foreign = join(written!, "..", "notes.txt");
+    writeFileSync(foreign, "mine");
+    for (let each = 1; each < 4; each++) await files.write(reportOf(`vm-${each}`, each, "b"));
+    assert.equal(readFileSync(foreign, "utf8"), "mine");
+    assert.equal(existsSync(written!), false);
   });
 
   test("of a memory are bounded, and the oldest goes", async () => {
@@ -66,14 +123,15 @@ describe("reports on disk", () => {
     const files = new ReportFiles(path, silent, { ...GENEROUS, perMemory: 3 });
     for (let each = 0; each < 5; each++) await files.write(reportOf(`vm-${each}`, each));
     await files.write(reportOf("other", 9, "web-2"));
-    assert.deepEqual(filesIn(path), ["other.json", "vm-2.json", "vm-3.json", "vm-4.json"]);
+    const kept = [nameOf("other", 9), ...[2, 3, 4].map((each) => nameOf(`vm-${each}`, each))];
+    assert.deepEqual(filesIn(path), kept);
   });
 
   test("are of so many memories only", async () => {
     const path = freshFolder();
     const files = new ReportFiles(path, silent, { ...GENEROUS, memories: 2 });
     for (let each = 0; each < 4; each++) await files.write(reportOf(`vm-${each}`, each, `${each}`));
-    assert.deepEqual(filesIn(path), ["vm-2.json", "vm-3.json"]);
+    assert.deepEqual(filesIn(path), [nameOf("vm-2", 2), nameOf("vm-3", 3)]);
     assert.equal(readdirSync(path).length, 2, "folders without reports go too");
   });
 
@@ -85,7 +143,7 @@ describe("reports on disk", () => {
       const files = new ReportFiles(path, silent, { ...GENEROUS, bytes });
       await files.write(reportOf(`vm-${each}`, each));
     }
-    assert.deepEqual(filesIn(path), ["vm-3.json", "vm-4.json"]);
+    assert.deepEqual(filesIn(path), [nameOf("vm-3", 3), nameOf("vm-4", 4)]);
   });
 
   test("that are none are passed over", async () => {
@@ -94,16 +152,17 @@ describe("reports on disk", () => {
     const written = await files.write(reportOf("one", 1));
     writeFileSync(join(path, "stray"), "");
     const place = join(written!, "..");
-    writeFileSync(join(place, "cut.json"), '{"version": 1, "sess');
-    writeFileSync(join(place, ".left.1"), "");
-    utimesSync(join(place, ".left.1"), 1, 1);
+    writeFileSync(join(place, nameOf("cut", 2)), '{"version": 1, "sess');
+    const left = join(place, `.${nameOf("left", 3)}.4711`);
+    writeFileSync(left, "");
+    utimesSync(left, 1, 1);
     const next = new ReportFiles(path, silent);
     assert.deepEqual(
       (await next.list()).map(({ session }) => session),
       ["one"],
     );
     assert.equal(await next.find("cut"), null);
-    assert.equal(existsSync(join(place, ".left.1")), false, "what was never finished goes");
+    assert.equal(existsSync(left), false, "what was never finished goes");
   });
 
   test("that cannot be written are told once, until one can be", async () => {

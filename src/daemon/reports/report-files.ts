@@ -1,18 +1,16 @@
 /**
  * Reports on disk, so that they outlive the pager: a folder for each memory, a file for each
- * session. Bounded three ways; the oldest go first. They are only for people to look at: what goes
- * wrong here is told once, and concerns no VM.
- *
- *     reports/ HASH-OF-MEMORY / SESSION.json
+ * restore (`report-places.ts`). Bounded three ways; the oldest go first. They are only for people
+ * to look at: what goes wrong here is told once, and concerns no VM.
  */
-import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describeError } from "../../base/errors.ts";
 import { MIB } from "../../base/units.ts";
 import { diagnose } from "../../report/diagnose.ts";
 import type { ReportSummary, RestoreReport } from "../../report/restore-report.ts";
 import type { Logger } from "../log.ts";
+import { findReports, placeOf, removeFile, removeIfEmpty } from "./report-places.ts";
 import { parseReport } from "./report-schema.ts";
 
 export interface ReportBounds {
@@ -24,10 +22,6 @@ export interface ReportBounds {
 export const DEFAULT_BOUNDS: ReportBounds = { perMemory: 16, memories: 64, bytes: 64 * MIB };
 /** A report has some tens of KiB. What is larger was not written by us. */
 const MAX_REPORT_BYTES = 4 * MIB;
-/** What is not finished after this long never will be. */
-const STAGED_MS = 60_000;
-const SUFFIX = ".json";
-const HASH_CHARACTERS = 16;
 
 interface Entry {
   readonly folder: string;
@@ -105,16 +99,16 @@ export class ReportFiles {
 
   async #write(report: RestoreReport): Promise<string> {
     const entries = await this.#look();
-    const folder = hashOf(report);
-    const path = join(this.#folder, folder, `${report.session}${SUFFIX}`);
-    const staged = join(this.#folder, folder, `.${report.session}.${process.pid}`);
+    const { folder, name, stagedName } = placeOf(report);
+    const path = join(this.#folder, folder, name);
+    const staged = join(this.#folder, folder, stagedName);
     const json = `${JSON.stringify(report)}\n`;
     await mkdir(join(this.#folder, folder), { recursive: true, mode: 0o700 });
     try {
       await writeFile(staged, json, { mode: 0o600 });
       await rename(staged, path);
     } catch (error) {
-      await rm(staged, { force: true });
+      await removeFile(staged);
       throw error;
     }
     entries.set(path, {
@@ -139,10 +133,9 @@ export class ReportFiles {
         (isNewFolder && perFolder.size >= memories) ||
         sumBytes + sizeBytes > bytes;
       if (isOver) {
-        await rm(path, { force: true });
-        entries.delete(path);
-        // Of a memory that has no report any more; one with others cannot be removed.
-        if (isNewFolder) await rm(join(this.#folder, folder), { recursive: true, force: true });
+        if (await removeFile(path)) entries.delete(path);
+        // Its memory has no report any more.
+        if (isNewFolder) await removeIfEmpty(join(this.#folder, folder));
         continue;
       }
       perFolder.set(folder, kept + 1);
@@ -152,23 +145,13 @@ export class ReportFiles {
 
   async #look(): Promise<Map<string, Entry>> {
     if (this.#entries !== null) return this.#entries;
-    const entries = new Map<string, Entry>();
-    for (const folder of await namesIn(this.#folder)) {
-      for (const name of await namesIn(join(this.#folder, folder))) {
-        const path = join(this.#folder, folder, name);
-        const found = await stat(path).catch(() => null);
-        if (found === null) continue;
-        const { size: sizeBytes, mtimeMs: writtenMs } = found;
-        if (name.startsWith(".") || !name.endsWith(SUFFIX)) {
-          // Somebody may be writing it just now; otherwise he has died of it.
-          const isLeft = name.startsWith(".") && Date.now() - writtenMs > STAGED_MS;
-          if (isLeft) await rm(path, { force: true });
-          continue;
-        }
-        const session = name.slice(0, -SUFFIX.length);
-        entries.set(path, { folder, session, sizeBytes, writtenMs, summary: null });
-      }
-    }
+    const found = await findReports(this.#folder, (path, error) => {
+      const reason = describeError(error);
+      this.#log.debug({ path, reason }, "A folder of restore reports cannot be read");
+    });
+    const entries = new Map<string, Entry>(
+      found.map(({ path, ...each }) => [path, { ...each, summary: null }]),
+    );
     this.#entries = entries;
     return entries;
   }
@@ -197,22 +180,6 @@ export function summaryOf(report: RestoreReport): ReportSummary {
   return { session, memory, layers, connectedAt, state, wallUs, waitedUs, finding };
 }
 
-function hashOf({ memory, layers }: RestoreReport): string {
-  const words = JSON.stringify([memory, ...layers]);
-  return createHash("sha256").update(words).digest("hex").slice(0, HASH_CHARACTERS);
-}
-
 function newestFirst(entries: ReadonlyMap<string, Entry>): [string, Entry][] {
   return [...entries].sort(([, left], [, right]) => right.writtenMs - left.writtenMs);
-}
-
-/** None if there is no such folder yet. */
-async function namesIn(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return [];
-    throw error;
-  }
 }
