@@ -6,7 +6,7 @@
  * A thread of ours touches missing pages and then the same pages again; what the first takes longer
  * and the fault worker has not counted was spent on the way.
  */
-import { FaultlineError } from "../base/errors.ts";
+import { describeError, FaultlineError } from "../base/errors.ts";
 import { SMALL_PAGE_BYTES } from "../base/units.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Session } from "../engine/session.ts";
@@ -19,6 +19,7 @@ import { flattenLayers } from "../snapshot/layers.ts";
 import { RegionMap } from "../snapshot/regions.ts";
 import { withDeadline } from "../source/deadline.ts";
 import { Userfaultfd } from "../uffd/userfaultfd.ts";
+import type { Logger } from "./log.ts";
 
 /** Microseconds of one fault, besides what its worker does. */
 export interface FaultTrips {
@@ -28,7 +29,7 @@ export interface FaultTrips {
   readonly busyUs: number;
 }
 
-/** Where a process may not create a userfaultfd, nothing is known. */
+/** Where a process may not create a userfaultfd, or its fault worker is late, nothing is known. */
 export const unknownTrips: FaultTrips = { asleepUs: 0, busyUs: 0 };
 
 const SINGLE_TOUCHES = 9;
@@ -40,37 +41,72 @@ const BUSY_PAGES = 24;
 const PAGES = SINGLE_TOUCHES + WARM_UP_PAGES + BUSY_BATCHES * BUSY_PAGES;
 const DEADLINE_MS = 5000;
 
-/** Takes a few milliseconds. */
-export async function measureTrips(engine: Engine): Promise<FaultTrips> {
+export interface TripOptions {
+  readonly log: Pick<Logger, "debug">;
+  readonly deadlineMs?: number;
+}
+
+/** Takes a few milliseconds. Whatever goes wrong, it is an estimate: nobody's start fails of it. */
+export async function measureTrips(
+  engine: Pick<Engine, "attach" | "detach">,
+  { log, deadlineMs = DEADLINE_MS }: TripOptions,
+): Promise<FaultTrips> {
   const pageBytes = Math.max(SMALL_PAGE_BYTES, getpagesize());
-  let uffd: Userfaultfd;
+  const memory = MappedRegion.anonymous(PAGES * pageBytes);
+  const unknown = (error: unknown): FaultTrips => {
+    log.debug({ reason: describeError(error) }, "It is not known what the kernel takes for faults");
+    return unknownTrips;
+  };
+  let session: Session;
   try {
-    uffd = Userfaultfd.create({ via: "syscall", userModeOnly: true, features: ["eventRemove"] });
+    session = attach(engine, memory, pageBytes);
   } catch (error) {
-    if (error instanceof FaultlineError) return unknownTrips;
+    memory.unmap();
+    if (error instanceof FaultlineError) return unknown(error);
     throw error;
   }
-  using memory = MappedRegion.anonymous(PAGES * pageBytes);
-  uffd.register(memory.address, memory.sizeBytes, ["missing"]);
-  const { address: baseHostAddress, sizeBytes } = memory;
-  const session = engine.attach({
-    ...{ pid: process.pid, userfaultfd: uffd, pidfd: openPidfd(process.pid), socket: null },
-    regions: new RegionMap([{ baseHostAddress, sizeBytes, imageOffset: 0 } as never], pageBytes),
-    image: {
-      runs: flattenLayers(sizeBytes, []),
-      ...{ fds: [], addresses: [], residency: [], firstParts: [] },
-    },
-    onError: "kill",
-    survivalId: MAX_SURVIVAL_ID - 1,
-    // Each page is to be a fault of its own.
-    streams: false,
-  });
-  try {
-    const touched = touchAll(session, memory.address, pageBytes);
-    return await withDeadline(touched, DEADLINE_MS, "The fault worker answered no fault");
-  } finally {
+  const letGo = async (): Promise<void> => {
     engine.detach(session);
     await session.ended;
+  };
+  // Not before the last touch is over, however late: it would hit what is no memory any more.
+  const measured = touchAll(session, memory.address, pageBytes)
+    .finally(letGo)
+    .finally(() => memory.unmap());
+  try {
+    return await withDeadline(measured, deadlineMs, "The fault worker did not answer all faults");
+  } catch (error) {
+    // Nobody else has this userfaultfd: once it is closed, who waits for a page goes on.
+    engine.detach(session);
+    return unknown(error);
+  }
+}
+
+/** @throws FaultlineError this process may not create a userfaultfd, or register its memory */
+function attach(
+  engine: Pick<Engine, "attach">,
+  { address: baseHostAddress, sizeBytes }: MappedRegion,
+  pageBytes: number,
+): Session {
+  const options = { via: "syscall", userModeOnly: true, features: ["eventRemove"] } as const;
+  const uffd = Userfaultfd.create(options);
+  try {
+    uffd.register(baseHostAddress, sizeBytes, ["missing"]);
+    return engine.attach({
+      ...{ pid: process.pid, userfaultfd: uffd, pidfd: openPidfd(process.pid), socket: null },
+      regions: new RegionMap([{ baseHostAddress, sizeBytes, imageOffset: 0 } as never], pageBytes),
+      image: {
+        runs: flattenLayers(sizeBytes, []),
+        ...{ fds: [], addresses: [], residency: [], firstParts: [] },
+      },
+      onError: "kill",
+      survivalId: MAX_SURVIVAL_ID - 1,
+      // Each page is to be a fault of its own.
+      streams: false,
+    });
+  } catch (error) {
+    uffd.close();
+    throw error;
   }
 }
 

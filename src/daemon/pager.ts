@@ -86,7 +86,7 @@ async function prepare(channel: PagerChannel, source: SettingsSource): Promise<S
   // Where images are to be expected, no takeover has to wait for their threads.
   const decoders = settings.stores.length > 0 ? await prepareImages() : null;
   await rehearseWithoutImage(engine, log);
-  const trips = await measureTrips(engine);
+  const trips = await measureTrips(engine, { log });
   return { decoders, channel, settings, log, engine, supply, batches: fd, notFaultWorkers, trips };
 }
 

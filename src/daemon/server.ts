@@ -440,6 +440,6 @@ async function openReports(
 ): Promise<ServeReports | null> {
   if (options.reportFolder === undefined) return null;
   const { ServeReports } = await import("./reports/serve-reports.ts");
-  const trips = await measureTrips(engine);
+  const trips = await measureTrips(engine, parts);
   return new ServeReports(options.reportFolder, options, { ...parts, trips });
 }
