@@ -65,16 +65,18 @@ export async function measureTrips(
     if (error instanceof FaultlineError) return unknown(error);
     throw error;
   }
-  const letGo = async (): Promise<void> => {
-    engine.detach(session);
-    await session.ended;
+  const measure = async (): Promise<FaultTrips> => {
+    try {
+      return await touchAll(session, memory.address, pageBytes);
+    } finally {
+      engine.detach(session);
+      await session.ended;
+      // The last touch is over, however late it was: one more would hit what is no memory.
+      memory.unmap();
+    }
   };
-  // Not before the last touch is over, however late: it would hit what is no memory any more.
-  const measured = touchAll(session, memory.address, pageBytes)
-    .finally(letGo)
-    .finally(() => memory.unmap());
   try {
-    return await withDeadline(measured, deadlineMs, "The fault worker did not answer all faults");
+    return await withDeadline(measure(), deadlineMs, "The fault worker did not answer all faults");
   } catch (error) {
     // Nobody else has this userfaultfd: once it is closed, who waits for a page goes on.
     engine.detach(session);

@@ -146,15 +146,15 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     // The next daemon goes on with all that is kept, and the sooner the better.
-    if (!isStored) {
-      const isOver = await isEmptied(host, settings, deadlineMs);
-      const { attached: vms } = host.view().sessions;
-      const freeze = "they freeze at their next missing page";
-      if (!isOver && vms > 0) log.error({ vms }, `Ends with VMs attached: ${freeze}`);
+    if (isStored) {
+      await host.reports.settled();
+    } else {
+      await letVmsEnd(host, standBy, deadlineMs);
       await dashboard.close();
       await control.close();
       await metrics.close();
       socket.close();
+      await host.reports.close();
       await host.memories.close();
     }
     channel.finished();
@@ -197,17 +197,19 @@ function removeStaleSockets(folder: string): void {
 }
 
 /** As `serve` does: no new VMs, and those that run may end. */
-async function isEmptied(
+async function letVmsEnd(
   host: Host,
-  { drainTimeoutS }: DaemonSettings,
+  { settings, log }: StandBy,
   deadlineMs: number,
-): Promise<boolean> {
-  const timeoutMs = Math.min(drainTimeoutS * 1000, deadlineMs);
+): Promise<void> {
+  const timeoutMs = Math.min(settings.drainTimeoutS * 1000, deadlineMs);
   const late = new AbortController();
   const timeout = delay(timeoutMs, false, { signal: late.signal }).catch(() => true);
   const isOver = await Promise.race([host.emptied().then(() => true), timeout]);
   late.abort();
-  return isOver;
+  const { attached: vms } = host.view().sessions;
+  const freeze = "they freeze at their next missing page";
+  if (!isOver && vms > 0) log.error({ vms }, `Ends with VMs attached: ${freeze}`);
 }
 
 /** Keeps this pager's batches; the number in their name counts the pagers of this daemon. */

@@ -173,6 +173,34 @@ describe("why", requires("userfaultfd", "cc"), () => {
     assert.ok(account.causes.handshake > 0);
   });
 
+  test("tells of VMs whose restore goes on, or is just over, when the daemon ends", async () => {
+    const config = folder.at("config.json");
+    writeFileSync(config, JSON.stringify({ drainTimeoutS: 1 }));
+    await using daemon = await DaemonProcess.start(folder, ["--config", config]);
+    const { client } = daemon;
+    const start = async (id: string): Promise<Vmm> => {
+      const { socketPath } = await client.createSession({ memory, id });
+      const vmm = new Vmm(socketPath, memory, ["--touch", "random:300", ...LINGER]);
+      await vmm.result(BUDGET_MS);
+      return vmm;
+    };
+    await using stays = await start("stays");
+    await using ends = await start("ends");
+    daemon.signal("SIGTERM");
+    await daemon.logged("The daemon is told to end");
+    ends.kill();
+    await daemon.ended();
+    const files = readdirSync(join(daemon.runFolder, "reports"), { recursive: true })
+      .map((name) => join(daemon.runFolder, "reports", String(name)))
+      .filter((path) => path.endsWith(".json"));
+    const reports = files.map((path) => JSON.parse(readFileSync(path, "utf8")) as RestoreReport);
+    const told = reports.map(({ session, state, pid }) => [session, state, pid]).sort();
+    assert.deepEqual(told, [
+      ["ends", "ended", ends.pid],
+      ["stays", "restoring", stays.pid],
+    ]);
+  });
+
   test("goes on with a restore whose pager dies, and tells what it cost", async () => {
     await using daemon = await DaemonProcess.start(folder);
     const { client } = daemon;

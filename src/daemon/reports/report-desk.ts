@@ -42,6 +42,8 @@ const EARLY_SAMPLES_MS = [40, 100, 250];
 const MAX_SAMPLED = 64;
 /** Many VMs may come, or end, at once: they are looked at together. */
 const FRESH_US = 1000;
+/** At the end of the process restores that go on are worth so much of its time. */
+const CLOSE_MS = 2000;
 
 interface Watched {
   readonly subject: ReportSubject;
@@ -53,6 +55,7 @@ interface Watched {
   /** At most at any sample: who has ended by the end has been there. */
   attachedVms: number;
   endReason: string | null;
+  isBeingWritten: boolean;
 }
 
 /** All numbers of one moment. */
@@ -87,6 +90,7 @@ export class ReportDesk {
       markUs: 0,
       attachedVms: 1,
       endReason: null,
+      isBeingWritten: false,
     };
     this.#watched.set(subject.id, watched);
     this.#timer ??= setInterval(() => this.#sample(), SAMPLE_EVERY_MS).unref();
@@ -144,10 +148,21 @@ export class ReportDesk {
     return [...live, ...kept.filter(({ session }) => !ids.has(session))];
   }
 
-  /** Writes what was begun to be written. */
+  /** Restores that go on are reported of as they are now: nobody will know them afterwards. */
   async close(): Promise<void> {
     if (this.#timer !== null) clearInterval(this.#timer);
-    // Those whose VMs have ended just now have been begun by then.
+    const deadlineMs = performance.now() + CLOSE_MS;
+    // Those whose VMs have ended just now are being written by then.
+    await nextTurn();
+    for (const watched of [...this.#watched.values()]) {
+      if (performance.now() > deadlineMs) break;
+      if (!watched.isBeingWritten) await this.#finish(watched, "restoring");
+    }
+    await this.settled();
+  }
+
+  /** What was begun to be written is. */
+  async settled(): Promise<void> {
     await nextTurn();
     await this.#options.files.settled();
   }
@@ -156,6 +171,7 @@ export class ReportDesk {
     const { id } = watched.subject;
     // Its window and its VM may both end, and another VM may have its name by then.
     if (this.#watched.get(id) !== watched) return;
+    watched.isBeingWritten = true;
     const report = this.#build(watched, state);
     const path = await this.#options.files.write(report);
     if (this.#watched.get(id) === watched) this.#watched.delete(id);
