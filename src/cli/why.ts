@@ -100,7 +100,7 @@ async function findKept(client: ControlClient, name: string): Promise<Found> {
   return {
     report,
     others: async () => await client.reports(report.memory),
-    open: async ({ session }) => await client.report(session),
+    open: async ({ session, connectedAt }) => await client.report(session, connectedAt),
   };
 }
 

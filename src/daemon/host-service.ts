@@ -202,10 +202,11 @@ export interface HostService {
    */
   recordTrace(id: string, forMs: number): TraceStream;
   /**
-   * Where the time of a session's restore has gone: as it is now, or as it was kept.
+   * Where the time of a session's restore has gone: as it is now, or as it was kept. Ids are used
+   * again: of the last restore, or of the one whose VM connected then.
    * @throws FaultlineError `no-report`
    */
-  report(id: string): Promise<RestoreReport>;
+  report(id: string, connectedAt?: string | null): Promise<RestoreReport>;
   /** Of one memory, or of all; the newest first. */
   listReports(memory: string | null): Promise<readonly ReportSummary[]>;
   images(): readonly ImageView[];

@@ -227,9 +227,11 @@ export class Host implements HostService {
     return this.#traces.record({ id, memory: record.memory, engineSession }, forMs);
   }
 
-  async report(id: string): Promise<RestoreReport> {
+  async report(id: string, connectedAt: string | null = null): Promise<RestoreReport> {
     const session = this.#sessions.get(id);
-    if (session === undefined) return await this.reports.ofEnded(id);
+    if (session === undefined || connectedAt !== null) {
+      return await this.reports.named(id, connectedAt);
+    }
     const subject = subjectOf(session, this.#parts.generation);
     if (subject !== null) return await this.reports.ofAttached(subject);
     throw new FaultlineError("no-report", `No VM has come to session ${id} yet.`);

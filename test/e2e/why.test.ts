@@ -7,7 +7,9 @@ import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { SlowServer } from "../../src/bench/slow-server.ts";
+import type { ControlClient } from "../../src/daemon/control/client.ts";
 import { waitFor } from "../../src/kit/wait.ts";
+import type { Comparison } from "../../src/report/compare.ts";
 import type { Finding } from "../../src/report/findings.ts";
 import type { RestoreReport } from "../../src/report/restore-report.ts";
 import { cool } from "../support/cold-files.ts";
@@ -156,6 +158,50 @@ describe("why", requires("userfaultfd", "cc"), () => {
     assert.equal((await why(path)).report.session, "two");
   });
 
+  test("knows restores of one name apart, and compares the last with the one before", async () => {
+    const own = folder.at("own-memory");
+    writeFull(own, PAGES);
+    await using daemon = await DaemonProcess.start(folder);
+    const { client, controlPath } = daemon;
+    const [first, second] = [await restoreAndKill(client, own), await restoreAndKill(client, own)];
+    assert.deepEqual(await client.report("web"), second);
+    assert.deepEqual(await client.report("web", first.connectedAt), first);
+    assert.deepEqual(
+      (await client.reports(own)).map(({ connectedAt }) => connectedAt),
+      [second.connectedAt, first.connectedAt],
+    );
+    const compared = await faultline(
+      "why",
+      "web",
+      "--last-good",
+      "--json",
+      "--control",
+      controlPath,
+    );
+    const { comparison } = JSON.parse(compared.out) as { comparison: Comparison };
+    assert.deepEqual([comparison.session, comparison.connectedAt], ["web", first.connectedAt]);
+    // One that goes on does not hide those before it.
+    const { socketPath } = await client.createSession({ memory: own, id: "web" });
+    await using vmm = new Vmm(socketPath, own, ["--touch", "random:300", ...LINGER]);
+    await vmm.result(BUDGET_MS);
+    const [live, ...others] = await client.reports(own);
+    assert.deepEqual([live!.state, others.length], ["restoring", 2]);
+    const report = await client.report("web", live!.connectedAt);
+    assert.deepEqual([report.pid, report.connectedAt], [vmm.pid, live!.connectedAt]);
+    await assert.rejects(client.report("web", "2026-11-24T02:00:00Z"), /connected at 2026-11-24T/);
+  });
+
+  /** Of session `web`: its report, which is kept. */
+  async function restoreAndKill(client: ControlClient, own: string): Promise<RestoreReport> {
+    const { socketPath } = await client.createSession({ memory: own, id: "web" });
+    await using vmm = new Vmm(socketPath, own, ["--touch", "random:300", ...LINGER]);
+    await vmm.result(BUDGET_MS);
+    await client.killSession("web");
+    const kept = async () => (await client.report("web")).state === "ended";
+    await waitFor("the report is kept", kept, BUDGET_MS);
+    return await client.report("web");
+  }
+
   test("tells of a VM that runs on when its restore is over, and its report gone", async () => {
     await using daemon = await DaemonProcess.start(folder);
     const { client } = daemon;
@@ -194,7 +240,10 @@ describe("why", requires("userfaultfd", "cc"), () => {
       .map((name) => join(daemon.runFolder, "reports", String(name)))
       .filter((path) => path.endsWith(".json"));
     const reports = files.map((path) => JSON.parse(readFileSync(path, "utf8")) as RestoreReport);
-    const told = reports.map(({ session, state, pid }) => [session, state, pid]).sort();
+    const told = reports
+      .filter(({ session }) => ["ends", "stays"].includes(session))
+      .map(({ session, state, pid }) => [session, state, pid])
+      .sort();
     assert.deepEqual(told, [
       ["ends", "ended", ends.pid],
       ["stays", "restoring", stays.pid],

@@ -72,8 +72,15 @@ describe("reports on disk", () => {
     const written = await files.write(reportOf("one", 2));
     assert.deepEqual(filesIn(path), [nameOf("one", 1), nameOf("one", 2)]);
     assert.deepEqual(JSON.parse(readFileSync(written!, "utf8")), reportOf("one", 2));
-    assert.deepEqual(await files.find("one"), reportOf("one", 2));
-    assert.equal((await files.list()).length, 2);
+    for (const each of [files, new ReportFiles(path, silent)]) {
+      assert.deepEqual(await each.find("one"), reportOf("one", 2));
+      for (const second of [1, 2]) {
+        const report = reportOf("one", second);
+        assert.deepEqual(await each.find("one", report.connectedAt), report);
+      }
+      assert.equal(await each.find("one", reportOf("one", 3).connectedAt), null);
+      assert.equal((await each.list()).length, 2);
+    }
   });
 
   test("touch nothing that is not theirs, in a folder that people have named", async () => {

@@ -119,9 +119,13 @@ export class ControlClient {
     return await this.#ask("killSession", { id });
   }
 
-  /** Where the time of a session's restore has gone; its session may be over. */
-  async report(id: string): Promise<RestoreReport> {
-    return await this.#ask("report", { id });
+  /**
+   * Where the time of a session's restore has gone; its session may be over. Of the last of this
+   * id, or of the one whose VM connected then.
+   */
+  async report(id: string, connectedAt?: string): Promise<RestoreReport> {
+    const query = connectedAt === undefined ? {} : { connectedAt };
+    return await this.#ask("report", { id, query });
   }
 
   /** The newest first; of one memory, or of all. */

@@ -61,7 +61,8 @@ export const operations: Operations = {
     plain(await service.detachSession(id, body.force ?? false)),
   killSession: async ({ service }, { id }) => plain(await service.killSession(id)),
   deleteSession: async ({ service }, { id }) => plain(await service.killSession(id)),
-  report: async ({ service }, { id }) => mutable(await service.report(id)),
+  report: async ({ service }, { id, query }) =>
+    mutable(await service.report(id, query.connectedAt ?? null)),
   listReports: async ({ service }, { query }) =>
     mutable({ reports: await service.listReports(query.memory ?? null) }),
   listImages: ({ service }) => ({ images: [...service.images()] }),

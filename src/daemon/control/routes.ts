@@ -111,7 +111,10 @@ export const routes = {
   report: {
     method: "GET",
     path: "/v1/sessions/{id}/report",
-    summary: "Where the time of a session's restore has gone; kept for a while beyond its end.",
+    summary:
+      "Where the time of a session's restore has gone; kept for a while beyond its end. The last " +
+      "of this id, or the one whose VM connected then.",
+    query: schemas.RestoreQuery,
     status: 200,
     answer: schemas.RestoreReport,
     problems: [404],

@@ -89,6 +89,9 @@ const traceQuery = v.strictObject({
 });
 const metricsQuery = v.strictObject({ sessions: v.exactOptional(v.picklist(["true", "false"])) });
 
+const restoreQuery = v.strictObject({
+  connectedAt: v.exactOptional(v.pipe(v.string(), v.isoTimestamp())),
+});
 const reportQuery = v.strictObject({ memory: v.exactOptional(path) });
 const reportList = v.object({ reports: v.array(reportSummarySchema) });
 
@@ -249,6 +252,7 @@ export const schemas = {
   FirecrackerBackend: firecrackerBackend,
   DetachOptions: detachOptions,
   RestoreReport: restoreReportSchema,
+  RestoreQuery: restoreQuery,
   ReportQuery: reportQuery,
   ReportSummary: reportSummarySchema,
   ReportList: reportList,

@@ -58,6 +58,7 @@ export interface Observations {
 const SLICES = 64;
 /** What is shorter may be in the fault worker's hands just now. */
 const LONG_WAIT_US = 1000;
+const connectedAts = new WeakMap<Session, string>();
 
 export function buildReport(subject: ReportSubject, seen: Observations): RestoreReport {
   const { session, served, restores } = subject;
@@ -68,7 +69,6 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
   const causes = carve(told, { delays: seen.delays, deliveryUs });
   const wallUs = reportCauses.reduce((sum, cause) => sum + causes[cause], 0);
   const plan = restores.planOf(session);
-  const connectedUs = account.beganUs === 0 ? seen.nowUs : account.beganUs;
   return {
     version: REPORT_VERSION,
     session: subject.id,
@@ -79,7 +79,7 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
     pageSizeBytes: regions.pageSizeBytes,
     labels: { ...subject.labels },
     pid: session.pid,
-    connectedAt: new Date(Date.now() - (monotonicUs() - connectedUs) / 1000).toISOString(),
+    connectedAt: connectedAt(session),
     state: seen.state,
     endReason: seen.endReason,
     wallUs,
@@ -103,6 +103,17 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
       attachedVms: seen.attachedVms,
     },
   };
+}
+
+/** Told the same each time, though clocks are set: it tells restores of one name apart. */
+function connectedAt(session: Session): string {
+  const known = connectedAts.get(session);
+  if (known !== undefined) return known;
+  const { beganUs } = session.account;
+  const agoUs = beganUs === 0 ? 0 : monotonicUs() - beganUs;
+  const at = new Date(Date.now() - agoUs / 1000).toISOString();
+  if (beganUs !== 0) connectedAts.set(session, at);
+  return at;
 }
 
 /** Faults that come together have one way. */

@@ -123,18 +123,23 @@ export class ReportDesk {
     });
   }
 
-  /** @throws FaultlineError `no-report` */
-  async ofEnded(id: string): Promise<RestoreReport> {
+  /**
+   * The last of this name, or the one whose VM connected then.
+   * @throws FaultlineError `no-report`
+   */
+  async named(id: string, connectedAt: string | null): Promise<RestoreReport> {
     const watched = this.#watched.get(id);
-    // Its VM has gone just now: it is being written.
-    if (watched !== undefined) return this.#build(watched, "ended");
-    const kept = await this.#options.files.find(id);
+    // Its VM may have gone just now: it is being written.
+    const live = watched === undefined ? null : this.#build(watched, stateOf(watched));
+    if (live !== null && (connectedAt ?? live.connectedAt) === live.connectedAt) return live;
+    const kept = await this.#options.files.find(id, connectedAt);
     if (kept !== null) return kept;
+    const when = connectedAt === null ? "" : ` whose VM connected at ${connectedAt}`;
     throw new FaultlineError(
       "no-report",
-      `No restore report is kept of session ${id.slice(0, 80)}. One begins when its VM connects, ` +
-        "and the last ones of each memory are kept: `faultline ps --all` lists the sessions, and " +
-        "GET /v1/reports the reports.",
+      `No restore report is kept of session ${id.slice(0, 80)}${when}. One begins when its VM ` +
+        "connects, and the last ones of each memory are kept: `faultline ps --all` lists the " +
+        "sessions, and GET /v1/reports the reports.",
     );
   }
 
@@ -142,10 +147,11 @@ export class ReportDesk {
   async list(memory: string | null): Promise<ReportSummary[]> {
     const live = [...this.#watched.values()]
       .filter(({ subject }) => memory === null || subject.memory === memory)
-      .map((watched) => summaryOf(this.#build(watched, "restoring")));
-    const ids = new Set(live.map(({ session }) => session));
+      .map((watched) => summaryOf(this.#build(watched, stateOf(watched))));
+    const keyOf = ({ session, connectedAt }: ReportSummary): string => `${session} ${connectedAt}`;
+    const keys = new Set(live.map(keyOf));
     const kept = await this.#options.files.list(memory);
-    return [...live, ...kept.filter(({ session }) => !ids.has(session))];
+    return [...live, ...kept.filter((each) => !keys.has(keyOf(each)))];
   }
 
   /** Restores that go on are reported of as they are now: nobody will know them afterwards. */
@@ -236,4 +242,8 @@ export class ReportDesk {
     this.#moment = { sample: { nowUs, faultsOfWorkers }, supply, attachedVms };
     return this.#moment;
   }
+}
+
+function stateOf({ endReason }: Watched): ReportState {
+  return endReason === null ? "restoring" : "ended";
 }

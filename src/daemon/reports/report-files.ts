@@ -10,7 +10,7 @@ import { MIB } from "../../base/units.ts";
 import { diagnose } from "../../report/diagnose.ts";
 import type { ReportSummary, RestoreReport } from "../../report/restore-report.ts";
 import type { Logger } from "../log.ts";
-import { findReports, placeOf, removeFile, removeIfEmpty } from "./report-places.ts";
+import { findReports, inName, placeOf, removeFile, removeIfEmpty } from "./report-places.ts";
 import { parseReport } from "./report-schema.ts";
 
 export interface ReportBounds {
@@ -26,6 +26,7 @@ const MAX_REPORT_BYTES = 4 * MIB;
 interface Entry {
   readonly folder: string;
   readonly session: string;
+  readonly connected: string;
   readonly sizeBytes: number;
   /** Since 1970; fractions tell reports of one millisecond apart. */
   readonly writtenMs: number;
@@ -65,12 +66,19 @@ export class ReportFiles {
     });
   }
 
-  /** The newest of this session. Null: none is kept. */
-  find(session: string): Promise<RestoreReport | null> {
+  /**
+   * The newest of this session, as names are used again, or the one whose VM connected then. Null:
+   * none is kept.
+   */
+  find(session: string, connectedAt: string | null = null): Promise<RestoreReport | null> {
     return this.#inTurn(async () => {
-      const found = [...(await this.#look())].filter(([, entry]) => entry.session === session);
-      const newest = found.sort(([, left], [, right]) => right.writtenMs - left.writtenMs)[0];
-      return newest === undefined ? null : await this.#read(newest[0]);
+      const wanted = connectedAt === null ? null : inName(connectedAt);
+      let newest: { readonly path: string; readonly connected: string } | null = null;
+      for (const [path, { session: name, connected }] of await this.#look()) {
+        if (name !== session || (wanted ?? connected) !== connected) continue;
+        if (newest === null || connected > newest.connected) newest = { path, connected };
+      }
+      return newest === null ? null : await this.#read(newest.path);
     });
   }
 
@@ -112,7 +120,8 @@ export class ReportFiles {
       throw error;
     }
     entries.set(path, {
-      ...{ folder, session: report.session, sizeBytes: Buffer.byteLength(json) },
+      ...{ folder, session: report.session, connected: inName(report.connectedAt) },
+      sizeBytes: Buffer.byteLength(json),
       writtenMs: performance.timeOrigin + performance.now(),
       summary: summaryOf(report),
     });

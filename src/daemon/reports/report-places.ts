@@ -33,6 +33,8 @@ export interface FoundReport {
   readonly folder: string;
   readonly path: string;
   readonly session: string;
+  /** As in its name, which sorts as the times do. */
+  readonly connected: string;
   readonly sizeBytes: number;
   readonly writtenMs: number;
 }
@@ -40,9 +42,14 @@ export interface FoundReport {
 export function placeOf({ memory, layers, session, connectedAt }: RestoreReport): ReportPlace {
   const words = JSON.stringify([memory, ...layers]);
   const folder = createHash("sha256").update(words).digest("hex").slice(0, HASH_CHARACTERS);
-  const name = `${session}.${connectedAt.replaceAll(/[-:.]/g, "")}.json`;
+  const name = `${session}.${inName(connectedAt)}.json`;
   assert(REPORT.test(name), "a report's name is known again");
   return { folder, name, stagedName: `.${name}.${process.pid}` };
+}
+
+/** An ISO 8601 time, in UTC, as it is in a report's name. */
+export function inName(connectedAt: string): string {
+  return connectedAt.replaceAll(/[-:.]/g, "");
 }
 
 /** `onError`: what is wrong with one folder does not keep from the others. */
@@ -95,13 +102,14 @@ async function reportsIn(root: string, folder: string): Promise<FoundReport[]> {
   for (const entry of await readdir(join(root, folder), { withFileTypes: true })) {
     if (!entry.isFile()) continue;
     const path = join(root, folder, entry.name);
-    const [, session] = REPORT.exec(entry.name) ?? [];
-    if (session === undefined && !STAGED.test(entry.name)) continue;
+    const [, session, connected] = REPORT.exec(entry.name) ?? [];
+    const isReport = session !== undefined && connected !== undefined;
+    if (!isReport && !STAGED.test(entry.name)) continue;
     // Other processes may write to this folder, and remove from it.
     const stats = await lstat(path).catch(() => null);
     if (stats === null) continue;
     const { size: sizeBytes, mtimeMs: writtenMs } = stats;
-    if (session !== undefined) found.push({ folder, path, session, sizeBytes, writtenMs });
+    if (isReport) found.push({ folder, path, session, connected, sizeBytes, writtenMs });
     // Somebody may be writing it just now; otherwise he has died of it.
     else if (Date.now() - writtenMs > STAGED_MS) await removeFile(path);
   }
