@@ -72,10 +72,19 @@ export function blameOf(report: RestoreReport): Blame {
 }
 
 /** What a read took that a VM had to wait for; null: nothing was read. */
-export function typicalReadMs({ stores, cache }: RestoreReport): number | null {
+export function typicalReadMs(report: RestoreReport): number | null {
+  const { stores, cache } = report;
   const read = stores.filter(({ reads }) => reads > 0).map(({ readMs }) => readMs.p50);
-  if (read.length > 0) return Math.max(...read);
+  // A folder's reads only the cache knows; the stores are other VMs'.
+  if (read.length > 0 && !isInFolder(report)) return Math.max(...read);
   return cache === null || cache.loads === 0 ? null : cache.fetchMs.p50;
+}
+
+/** Whether it is an image in a folder of this host, and no network is in the way. */
+export function isInFolder({ kind, memory, stores, takeovers }: RestoreReport): boolean {
+  if (kind !== "image" || memory.includes("://")) return false;
+  // Of a name without its store: after a takeover nobody knows what was read before.
+  return memory.startsWith("dir:") || (stores.length === 0 && takeovers === 0);
 }
 
 /** The share of what was demanded that the plan did not know. */

@@ -1,7 +1,7 @@
 /** What is said where a VM waited for bytes to come from somewhere. PURE. */
 import { formatBytes, formatDuration } from "../base/units.ts";
-import { shareUnplanned, typicalReadMs } from "./blame.ts";
-import type { Remedies } from "./remedies.ts";
+import { isInFolder, shareUnplanned, typicalReadMs } from "./blame.ts";
+import type { Remedies, Remedy } from "./remedies.ts";
 import type { CacheAccount, RestoreReport, StoreAccount } from "./restore-report.ts";
 
 const KEEP_NEAR =
@@ -11,22 +11,7 @@ const LEARN =
   "beside the image.";
 
 export const fetchRemedies = {
-  "slow-store": (report, us) => ({
-    headline: `Reads from the store were slow${readTime(report)}`,
-    evidence: [
-      `the VM waited ${formatDuration(us)} for reads`,
-      ...report.stores.map(describeStore),
-      ...cacheEvidence(report.cache),
-    ],
-    advice: [
-      "Bring the image closer: `faultline image pull` it into a folder of this host, and restore " +
-        "from there.",
-      KEEP_NEAR,
-      'Fetch before the VM comes: POST /v1/images/prefetch {"memory": ' +
-        `${JSON.stringify(report.memory)}}.`,
-      ...(report.prefault === null ? missingSetAdvice(report).slice(0, 1) : []),
-    ],
-  }),
+  "slow-store": (report, us) => (isInFolder(report) ? slowFolder : slowStore)(report, us),
   "no-working-set": (report, us) => ({
     headline: "Everything was fetched on demand: no working set of this image is known yet",
     evidence: [
@@ -76,7 +61,7 @@ export const fetchRemedies = {
     ],
     advice: [
       "Raise cacheMiB of the daemon (--cache-size), to what the images of this host need at once.",
-      KEEP_NEAR,
+      ...(isInFolder(report) ? [] : [KEEP_NEAR]),
       "Restore fewer different images at the same time on this host.",
     ],
   }),
@@ -94,6 +79,48 @@ export const fetchRemedies = {
     ],
   }),
 } satisfies Partial<Remedies>;
+
+/** Behind a network. */
+function slowStore(report: RestoreReport, us: number): Remedy {
+  return {
+    headline: `Reads from the store were slow${readTime(report)}`,
+    evidence: [
+      `the VM waited ${formatDuration(us)} for reads`,
+      ...report.stores.map(describeStore),
+      ...cacheEvidence(report.cache),
+    ],
+    advice: [
+      "Bring the image closer: `faultline image pull` it into a folder of this host, and restore " +
+        "from there.",
+      KEEP_NEAR,
+      ...fetchAdvice(report),
+    ],
+  };
+}
+
+/** It is on this host already. */
+function slowFolder(report: RestoreReport, us: number): Remedy {
+  return {
+    headline: `Reads from the image's folder were slow${readTime(report)}`,
+    evidence: [
+      `the VM waited ${formatDuration(us)} for reads from the disk of this host`,
+      ...cacheEvidence(report.cache),
+    ],
+    advice: [
+      "Keep the image on a faster disk, or on tmpfs.",
+      ...fetchAdvice(report),
+      "Keep more in memory between restores: raise cacheMiB of the daemon (--cache-size).",
+    ],
+  };
+}
+
+function fetchAdvice(report: RestoreReport): string[] {
+  return [
+    'Fetch before the VM comes: POST /v1/images/prefetch {"memory": ' +
+      `${JSON.stringify(report.memory)}}.`,
+    ...(report.prefault === null ? missingSetAdvice(report).slice(0, 1) : []),
+  ];
+}
 
 function readTime(report: RestoreReport): string {
   const readMs = typicalReadMs(report);

@@ -72,6 +72,27 @@ const planted: [what: string, report: RestoreReport, id: FindingId, advice: RegE
     /Restore it once more/,
   ],
   [
+    "a folder on a slow disk, with a working set that is right",
+    craftReport(
+      { guest: 50, store: 300 },
+      { memory: "dir:/srv/images/web", prefault: prefault(), cache: cache(), stores: [store(9)] },
+    ),
+    "slow-store",
+    /faster disk/,
+  ],
+  [
+    "the same of a name, whose store was named elsewhere",
+    craftReport({ guest: 50, store: 300 }, { prefault: prefault(), cache: cache() }),
+    "slow-store",
+    /faster disk/,
+  ],
+  [
+    "a store behind a network, of which a new pager knows nothing",
+    craftReport({ guest: 50, store: 300 }, { prefault: prefault(), takeovers: 1 }),
+    "slow-store",
+    /image pull/,
+  ],
+  [
     "a working set of another guest",
     craftReport(
       { guest: 50, store: 300, install: 20 },
@@ -178,6 +199,15 @@ describe("diagnose", () => {
     assert.equal(diagnose(report)[0]?.id, "slow-store");
     const full = craftReport({ room: 300 }, { cache: cache({ usedBytes: 2 ** 28 }) });
     assert.equal(diagnose(full)[0]?.id, "cache-too-small");
+  });
+
+  test("brings nothing closer that is in a folder of this host", () => {
+    const times = { guest: 50, store: 300, again: 200 };
+    const report = craftReport(times, { prefault: prefault(), cache: cache({ evictions: 9 }) });
+    const advice = diagnose({ ...report, memory: "dir:/srv/web" }).flatMap((each) => each.advice);
+    assert.doesNotMatch(advice.join("\n"), /closer|cacheFolder/);
+    const far = diagnose({ ...report, memory: "s3://images/web" }).flatMap((each) => each.advice);
+    assert.equal(far.join("\n").match(/closer|cacheFolder/g)?.length, 3);
   });
 
   test("tells who may not learn how to", () => {
