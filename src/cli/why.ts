@@ -122,8 +122,8 @@ async function otherOf(found: Found, flags: WhyFlags): Promise<RestoreReport | n
   if (good !== null) return await found.open(good);
   throw new FaultlineError(
     "no-report",
-    `No earlier restore of ${found.report.memory} is reported of: there is nothing to compare ` +
-      "with. Name another one: --compare VM, or --compare FILE.",
+    `No earlier restore of ${found.report.memory}, and that is over, is reported of: there is ` +
+      "nothing to compare with. Name another one: --compare VM, or --compare FILE.",
   );
 }
 

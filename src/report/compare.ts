@@ -60,8 +60,8 @@ export function mainChange({ waitedDifferenceUs, changes }: Comparison): CauseCh
 }
 
 /**
- * Of the restores of the same memory before `report`, the newest that was as fast as most: that
- * waited no longer than the median of them. Null: there are none.
+ * Of the restores of the same memory before `report` that are over, the newest that was as fast as
+ * most: that waited no longer than the median of them. Null: there are none.
  */
 export function lastGood<Kept extends ReportSummary>(
   report: Pick<ReportSummary, "memory" | "layers" | "connectedAt" | "session">,
@@ -69,6 +69,8 @@ export function lastGood<Kept extends ReportSummary>(
 ): Kept | null {
   const older = kept
     .filter((each) => isSameMemory(each, report) && each.connectedAt < report.connectedAt)
+    // One that goes on may wait for long yet.
+    .filter(({ state }) => state !== "restoring")
     .sort((left, right) => (left.connectedAt < right.connectedAt ? 1 : -1));
   const waited = older.map(({ waitedUs }) => waitedUs).sort((left, right) => left - right);
   const median = waited[Math.floor((waited.length - 1) / 2)] ?? 0;

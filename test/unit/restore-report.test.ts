@@ -299,6 +299,9 @@ describe("comparing", () => {
       "b",
     );
     assert.equal(lastGood(now, [now]), null);
+    const begun = { ...summary("begun", 1, 9), state: "restoring" } as const;
+    assert.equal(lastGood(now, [...kept, begun])?.session, "b", "nobody knows how it ends");
+    assert.equal(lastGood(now, [begun]), null);
     assert.equal(lastGood(now, [summary("only", 5000, 1)])?.session, "only");
   });
 });
