@@ -122,7 +122,7 @@ async function otherOf(found: Found, flags: WhyFlags): Promise<RestoreReport | n
   if (good !== null) return await found.open(good);
   throw new FaultlineError(
     "no-report",
-    `No earlier restore of ${found.report.memory}, and that is over, is reported of: there is ` +
+    `No earlier restore of ${found.report.memory} that is over is reported of: there is ` +
       "nothing to compare with. Name another one: --compare VM, or --compare FILE.",
   );
 }

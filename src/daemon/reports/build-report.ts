@@ -110,9 +110,10 @@ function connectedAt(session: Session): string {
   const known = connectedAts.get(session);
   if (known !== undefined) return known;
   const { beganUs } = session.account;
+  // The fault worker has it in a moment.
   const agoUs = beganUs === 0 ? 0 : monotonicUs() - beganUs;
   const at = new Date(Date.now() - agoUs / 1000).toISOString();
-  if (beganUs !== 0) connectedAts.set(session, at);
+  connectedAts.set(session, at);
   return at;
 }
 

@@ -143,15 +143,23 @@ export class ReportDesk {
     );
   }
 
-  /** The newest first, those that go on included; of one memory, or of all. */
+  /**
+   * The newest first, those that go on included; of one memory, or of all. The pager has other
+   * things to do: it gets to them after each VM, and what is sampled anyway will do.
+   */
   async list(memory: string | null): Promise<ReportSummary[]> {
-    const live = [...this.#watched.values()]
-      .filter(({ subject }) => memory === null || subject.memory === memory)
-      .map((watched) => summaryOf(this.#build(watched, stateOf(watched))));
-    const keyOf = ({ session, connectedAt }: ReportSummary): string => `${session} ${connectedAt}`;
-    const keys = new Set(live.map(keyOf));
+    const live: ReportSummary[] = [];
+    for (const [id, watched] of [...this.#watched]) {
+      if (memory !== null && watched.subject.memory !== memory) continue;
+      await nextTurn();
+      if (this.#watched.get(id) !== watched) continue;
+      live.push(summaryOf(this.#describe(watched, stateOf(watched))));
+    }
     const kept = await this.#options.files.list(memory);
-    return [...live, ...kept.filter((each) => !keys.has(keyOf(each)))];
+    const keyOf = ({ session, connectedAt }: ReportSummary): string => `${session} ${connectedAt}`;
+    // One that was over meanwhile is in both.
+    const keys = new Set(kept.map(keyOf));
+    return [...live.filter((each) => !keys.has(keyOf(each))), ...kept].sort(newestFirst);
   }
 
   /** Restores that go on are reported of as they are now: nobody will know them afterwards. */
@@ -190,6 +198,11 @@ export class ReportDesk {
 
   #build(watched: Watched, state: ReportState): RestoreReport {
     this.#sampleOne(watched, this.#look());
+    return this.#describe(watched, state);
+  }
+
+  /** By the last sample. */
+  #describe(watched: Watched, state: ReportState): RestoreReport {
     const { subject, delays, from, to, attachedVms, endReason } = watched;
     return buildReport(subject, {
       ...{ state, endReason, delays: delays.untilMark, supply: { from, to } },
@@ -246,4 +259,8 @@ export class ReportDesk {
 
 function stateOf({ endReason }: Watched): ReportState {
   return endReason === null ? "restoring" : "ended";
+}
+
+function newestFirst(left: ReportSummary, right: ReportSummary): number {
+  return left.connectedAt < right.connectedAt ? 1 : -1;
 }
