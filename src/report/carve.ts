@@ -6,8 +6,11 @@
 import type { CauseTimes } from "../base/restore-causes.ts";
 import type { ReportTimes } from "./restore-report.ts";
 
-/** What a fault worker does on a CPU: where its lack is hidden, after the guest. */
-const WORKED = ["queue", "install", "lookup"] as const;
+/**
+ * What a fault worker does on a CPU, or has to be on one to take: where its lack is hidden, after
+ * the guest.
+ */
+const WORKED = ["queue", "install", "lookup", "handover"] as const;
 
 /** What the scheduler has counted during the restore; nothing of it may be known. */
 export interface CpuDelays {
@@ -36,9 +39,7 @@ export function carve(causes: CauseTimes, { delays, deliveryUs }: Carved): Repor
   return {
     ...causes,
     guest: restUs - beforeUs - delivery,
-    queue: causes.queue * left,
-    install: causes.install * left,
-    lookup: causes.lookup * left,
+    ...Object.fromEntries(WORKED.map((cause) => [cause, causes[cause] * left])),
     cpu: guestUs + beforeUs + duringUs,
     delivery,
   };

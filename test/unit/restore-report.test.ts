@@ -245,6 +245,15 @@ describe("carving out what fault workers cannot tell", () => {
     assert.deepEqual([all.cpu, all.store, all.install, all.queue], [140, 50, 0, 0]);
   });
 
+  test("also from the time in which bytes wait for their fault worker", () => {
+    const late = { ...causes, install: 0, handover: 30 };
+    const { cpu, handover, queue, store } = carve(late, {
+      delays: { workerUs: 120, guestUs: 0 },
+      deliveryUs: 0,
+    });
+    assert.deepEqual([cpu, handover, queue, store], [120, 15, 5, 50]);
+  });
+
   test("takes the kernel's part of faults from what is left of the guest", () => {
     const some = carved(10, 0, 40);
     assert.deepEqual([some.cpu, some.delivery, some.guest], [10, 40, 50]);
