@@ -122,8 +122,10 @@ function isSetWrong(report: RestoreReport): boolean {
 
 /** Bytes are fetched one need after the other, and nobody knew beforehand which. */
 function isSetMissing(report: RestoreReport): boolean {
-  const { kind, prefault, causes, waitedUs } = report;
+  const { kind, prefault, causes, waitedUs, takeovers } = report;
   if (kind !== "image" || (prefault !== null && prefault.plannedPages > 0)) return false;
+  // What was planned, the pager before has known.
+  if (takeovers > 0) return false;
   let fetchUs = 0;
   for (const cause of FETCH_CAUSES) fetchUs += causes[cause];
   return fetchUs > waitedUs * MOST && (typicalReadMs(report) ?? 0) < SLOW_READ_MS;

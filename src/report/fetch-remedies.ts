@@ -147,7 +147,9 @@ function cacheEvidence(cache: CacheAccount | null): string[] {
   ];
 }
 
-function missingSetAdvice({ learning }: RestoreReport): string[] {
+function missingSetAdvice({ learning, takeovers }: RestoreReport): string[] {
+  // Only the first pager of a VM installs ahead and records: what it was told to do is not known.
+  if (takeovers > 0) return [];
   const before = 'Prefer "prefault": "before-resume" for the shortest time from resume to answer.';
   if (learning.mode === "off") {
     return ['Prefault is off: set "prefault" to "concurrent" (`serve`: --prefault).', before];

@@ -217,6 +217,17 @@ describe("diagnose", () => {
     const off = craftReport({ store: 80 }, { learning: { mode: "off", isRecorded: true } });
     assert.match(diagnose(off)[0]!.advice[0]!, /Prefault is off/);
   });
+
+  test("says nothing of prefault and learning after a takeover, as nobody knows", () => {
+    const learning = { mode: "off", isRecorded: false };
+    for (const times of [{ store: 80 }, { store: 80, takeover: 300 }, { install: 80 }]) {
+      const report = craftReport(times, { stores: [store(30)], learning, takeovers: 1 });
+      const found = diagnose(report);
+      assert.ok(found.every(({ id }) => id !== "no-working-set"));
+      const advice = found.flatMap((each) => each.advice).join("\n");
+      assert.doesNotMatch(advice, /Prefault is off|recordForS/);
+    }
+  });
 });
 
 describe("carving out what fault workers cannot tell", () => {
