@@ -204,7 +204,7 @@ export interface HostService {
   /**
    * Where the time of a session's restore has gone: as it is now, or as it was kept. Ids are used
    * again: of the last restore, or of the one whose VM connected then.
-   * @throws FaultlineError `no-report`
+   * @throws FaultlineError `no-report`, `report-corrupt`
    */
   report(id: string, connectedAt?: string | null): Promise<RestoreReport>;
   /** Of one memory, or of all; the newest first. */

@@ -5,13 +5,16 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { FaultlineError } from "../../src/base/errors.ts";
+import { MIB } from "../../src/base/units.ts";
 import { createLogger, type Logger } from "../../src/daemon/log.ts";
 import { ReportFiles } from "../../src/daemon/reports/report-files.ts";
 import { parseReport } from "../../src/daemon/reports/report-schema.ts";
@@ -168,6 +171,13 @@ describe("reports on disk", () => {
       (await next.list()).map(({ session }) => session),
       ["one"],
     );
+    const isCorrupt = (error: unknown): boolean =>
+      error instanceof FaultlineError && error.code === "report-corrupt";
+    await assert.rejects(next.find("cut"), isCorrupt, "it is there, and says so");
+    assert.equal(await next.find("cut", reportOf("cut", 3).connectedAt), null);
+    truncateSync(join(place, nameOf("cut", 2)), 5 * MIB);
+    await assert.rejects(next.find("cut"), isCorrupt);
+    rmSync(join(place, nameOf("cut", 2)));
     assert.equal(await next.find("cut"), null);
     assert.equal(existsSync(left), false, "what was never finished goes");
   });

@@ -28,6 +28,7 @@ const statuses: Readonly<Partial<Record<ErrorCode, number>>> = {
   "layer-holes": 422,
   "image-missing": 422,
   "image-corrupt": 422,
+  "report-corrupt": 422,
   "socket-path": 422,
   "socket-failed": 422,
   unsupported: 422,

@@ -117,7 +117,7 @@ export const routes = {
     query: schemas.RestoreQuery,
     status: 200,
     answer: schemas.RestoreReport,
-    problems: [404],
+    problems: [404, 422],
     isRepeatable: true,
   },
   listReports: {

@@ -107,12 +107,12 @@ export class ReportDesk {
 
   /**
    * Of a restore that is watched, as it is now; else the one that is kept. If that had to make
-   * room, what the VM's own account tells.
+   * room, or cannot be read, what the VM's own account tells.
    */
   async ofAttached(subject: ReportSubject): Promise<RestoreReport> {
     const watched = this.#watched.get(subject.id);
     if (watched !== undefined) return this.#build(watched, "restoring");
-    const kept = await this.#options.files.find(subject.id);
+    const kept = await this.#options.files.find(subject.id).catch(() => null);
     // Names are used again.
     if (kept !== null && kept.pid === subject.session.pid) return kept;
     const { supply, attachedVms, sample } = this.#look();
@@ -125,7 +125,7 @@ export class ReportDesk {
 
   /**
    * The last of this name, or the one whose VM connected then.
-   * @throws FaultlineError `no-report`
+   * @throws FaultlineError `no-report`, `report-corrupt`
    */
   async named(id: string, connectedAt: string | null): Promise<RestoreReport> {
     const watched = this.#watched.get(id);

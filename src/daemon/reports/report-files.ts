@@ -5,8 +5,8 @@
  */
 import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { describeError } from "../../base/errors.ts";
-import { MIB } from "../../base/units.ts";
+import { describeError, FaultlineError } from "../../base/errors.ts";
+import { formatBytes, MIB } from "../../base/units.ts";
 import { diagnose } from "../../report/diagnose.ts";
 import type { ReportSummary, RestoreReport } from "../../report/restore-report.ts";
 import type { Logger } from "../log.ts";
@@ -69,6 +69,7 @@ export class ReportFiles {
   /**
    * The newest of this session, as names are used again, or the one whose VM connected then. Null:
    * none is kept.
+   * @throws FaultlineError `report-corrupt` it is, and cannot be understood
    */
   find(session: string, connectedAt: string | null = null): Promise<RestoreReport | null> {
     return this.#inTurn(async () => {
@@ -88,7 +89,7 @@ export class ReportFiles {
       const summaries: ReportSummary[] = [];
       for (const [path, entry] of await this.#look()) {
         if (entry.summary === null) {
-          const report = await this.#read(path);
+          const report = await this.#readAny(path);
           if (report !== null) entry.summary = summaryOf(report);
         }
         const { summary } = entry;
@@ -166,13 +167,29 @@ export class ReportFiles {
   }
 
   /** Null: it is gone, or no report. */
-  async #read(path: string): Promise<RestoreReport | null> {
+  async #readAny(path: string): Promise<RestoreReport | null> {
     try {
-      if ((await stat(path)).size > MAX_REPORT_BYTES) return null;
-      return parseReport(await readFile(path, "utf8"), path);
+      return await this.#read(path);
     } catch (error) {
       this.#log.debug({ path, reason: describeError(error) }, "A restore report cannot be read");
       return null;
+    }
+  }
+
+  /** Null: it is gone. */
+  async #read(path: string): Promise<RestoreReport | null> {
+    try {
+      const { size: sizeBytes } = await stat(path);
+      if (sizeBytes > MAX_REPORT_BYTES) throw new Error(`it has ${formatBytes(sizeBytes)}`);
+      return parseReport(await readFile(path, "utf8"), path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+      if (error instanceof FaultlineError) throw error;
+      const reason = describeError(error);
+      throw new FaultlineError(
+        "report-corrupt",
+        `The restore report ${path} cannot be read: ${reason}. Mend its rights, or remove it.`,
+      );
     }
   }
 
