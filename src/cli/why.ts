@@ -51,7 +51,7 @@ export function whyCommand(): Command {
     .addHelpText(
       "after",
       "\nExamples:\n  faultline why 3f2a\n  faultline why 3f2a --last-good --html why.html\n" +
-        "  faultline why ./4711.json --compare ./4700.json\n",
+        "  faultline why ./4711.20261124T022717914Z.json --compare 3f2a\n",
     )
     .action(why);
 }
