@@ -1,7 +1,8 @@
 /** Pagers that are replaced without having died by themselves, and what may go wrong with that. */
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { after, describe, test } from "node:test";
+import type { FaultlineError } from "../../src/base/errors.ts";
 import { waitFor } from "../../src/kit/wait.ts";
 import { DaemonProcess } from "../support/daemon-process.ts";
 import { Random, TestFolder } from "../support/fixtures.ts";
@@ -181,7 +182,20 @@ describe("a run folder that is full", needsMounts, () => {
     // The connection of a VM keeps the inode of the socket that it came through.
     const hasEnded = async (): Promise<boolean> => (await client.sessions()).length === 0;
     await waitFor("the sessions end", hasEnded, BUDGET_MS);
-    await client.createSession({ ...spec, id: "three" });
+    // Reports of both try to have what is free.
+    await daemon.logged("Restore reports cannot be kept");
+    const isThere = async (): Promise<boolean> => {
+      try {
+        await client.createSession({ ...spec, id: "three" });
+        return true;
+      } catch (error) {
+        assert.equal((error as FaultlineError).code, "socket-failed");
+        return false;
+      }
+    };
+    await waitFor("there is room for a session", isThere, BUDGET_MS);
+    const reports = daemon.reach(`${daemon.runFolder}/reports`);
+    await waitFor("reports leave nothing", () => !existsSync(reports), BUDGET_MS);
   });
 });
 

@@ -109,15 +109,21 @@ export class ReportFiles {
   async #write(report: RestoreReport): Promise<string> {
     const entries = await this.#look();
     const { folder, name, stagedName } = placeOf(report);
-    const path = join(this.#folder, folder, name);
-    const staged = join(this.#folder, folder, stagedName);
+    const place = join(this.#folder, folder);
+    const path = join(place, name);
+    const staged = join(place, stagedName);
     const json = `${JSON.stringify(report)}\n`;
-    await mkdir(join(this.#folder, folder), { recursive: true, mode: 0o700 });
+    const options = { recursive: true, mode: 0o700 } as const;
+    const isNew = (await mkdir(this.#folder, options)) !== undefined;
     try {
+      await mkdir(place, options);
       await writeFile(staged, json, { mode: 0o600 });
       await rename(staged, path);
     } catch (error) {
+      // Sessions need room on the same disk: folders without a report take none of it.
       await removeFile(staged);
+      await removeIfEmpty(place);
+      if (isNew) await removeIfEmpty(this.#folder);
       throw error;
     }
     entries.set(path, {
