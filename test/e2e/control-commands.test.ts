@@ -39,9 +39,12 @@ async function startStage(): Promise<Stage> {
 describe("dashboard", () => {
   test("prints where it is to be opened, or how to have it", async () => {
     await using stage = await startStage();
-    const { stdout } = await stage.run("dashboard");
-    assert.match(stdout, /on its control socket only.*--dashboard 127\.0\.0\.1:7433/s);
-    assert.deepEqual(await stage.json("dashboard"), { address: null, token: null, url: null });
+    const { code, stdout, stderr } = await stage.run("dashboard");
+    assert.deepEqual([code, stdout], [1, ""]);
+    assert.match(stderr, /on its control socket only.*--dashboard 127\.0\.0\.1:7433/s);
+    const nowhere = await stage.run("dashboard", "--json");
+    assert.equal(nowhere.code, 1);
+    assert.deepEqual(JSON.parse(nowhere.stdout), { address: null, token: null, url: null });
     stage.dashboard.at = { address: "127.0.0.1:7433", token: "secret" };
     assert.equal((await stage.run("dashboard")).stdout, "http://127.0.0.1:7433/#secret\n");
     const { url } = await stage.json("dashboard");
