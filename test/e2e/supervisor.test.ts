@@ -44,7 +44,11 @@ function assertKept(
 
 async function greet(path: string, text: string): Promise<void> {
   const socket = createConnection(path);
-  await new Promise((resolve) => socket.end(text, () => resolve(null)));
+  await new Promise((resolve, reject) => {
+    // For good: when all is told, the end of who has not read it may still reset the connection.
+    socket.on("error", reject);
+    socket.end(text, () => resolve(null));
+  });
 }
 
 describe("entries", () => {
