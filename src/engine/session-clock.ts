@@ -19,6 +19,7 @@ export interface Arrival {
 }
 
 const NO_PART = -1;
+const NO_PAGE = -1;
 
 export class SessionClock {
   readonly account: RestoreAccount;
@@ -35,6 +36,9 @@ export class SessionClock {
   #arrivalCause: number = Cause.handover;
   /** The last part that could not be had, until it can. */
   #lostPart = NO_PART;
+  /** The last page that could not be had, until it is installed; since when it is waited for. */
+  #restingPage = NO_PAGE;
+  #restingSinceUs = 0;
 
   constructor(account: RestoreAccount, attachedUs: number, ring: SharedArrayBuffer | null) {
     this.account = account;
@@ -64,7 +68,7 @@ export class SessionClock {
 
   beginTurn(nowUs: number): void {
     this.account.spend(this.#state, nowUs);
-    // Who waits for bytes, or for what is lost, waits on; the turn is for others.
+    // Who waits for bytes waits on, and who waits for what is lost is known (`rest`).
     const state = this.#state;
     const isForThis = state === Cause.deferred || state === Cause.queue || state === Cause.memory;
     if (!isForThis) this.#enter(Cause.install, nowUs);
@@ -84,6 +88,12 @@ export class SessionClock {
     if (this.#state === Cause.room) this.account.spend(Cause.room, nowUs);
     else this.#arrivalCause = this.account.spendFetch(cost, sinceUs, nowUs, before);
     if (part === this.#lostPart) this.#lostPart = NO_PART;
+  }
+
+  /** In a turn: `page` cannot be had now. It is tried again after a while, and again. */
+  rest(page: number): void {
+    if (page !== this.#restingPage) this.#restingSinceUs = this.#waitingSinceUs;
+    this.#restingPage = page;
   }
 
   /** Nobody may run before what is installed ahead is there. */
@@ -115,8 +125,13 @@ export class SessionClock {
   /** `arrivedSinceUs`: since when its bytes were waited for; 0: they were there. */
   charge(kind: number, page: number, pages: number, arrivedSinceUs: number, nowUs: number): void {
     const isArrival = arrivedSinceUs > 0;
-    const cause = isArrival ? this.#arrivalCause : this.#waitingCause;
-    const sinceUs = isArrival ? arrivedSinceUs : this.#waitingSinceUs;
+    let cause = isArrival ? this.#arrivalCause : this.#waitingCause;
+    let sinceUs = isArrival ? arrivedSinceUs : this.#waitingSinceUs;
+    if (this.#restingPage >= page && this.#restingPage < page + pages) {
+      cause = Cause.lost;
+      sinceUs = this.#restingSinceUs;
+      this.#restingPage = NO_PAGE;
+    }
     this.account.charge(page, pages, sinceUs, nowUs, cause);
     this.note(kind, cause, page, pages, nowUs, nowUs - sinceUs);
   }

@@ -502,6 +502,7 @@ export class WorkerSession {
     this.#ledger.lose(actions, index, this.lastActiveUs);
     const turn = this.#lost.giveUp(actions, index, address, outcome, loss, this.lastActiveUs);
     if (turn === "failed") this.failure = loss;
+    else if (turn === "rest") this.clock.rest(page);
     return turn;
   }
 }

@@ -74,7 +74,7 @@ describe("the account of a VM", requires("userfaultfd"), () => {
     await waitFor("the page is counted", () => session.account.dearest().length > 0);
     const { ahead: aheadUs, guest } = session.account.causes();
     assert.ok(guest >= SLOW_MS * 900, `the guest had ${guest} µs`);
-    assert.ok(aheadUs < SLOW_MS * 100, `steps took ${aheadUs} µs`);
+    assert.ok(aheadUs < guest, `steps took ${aheadUs} µs`);
   });
 
   test("knows that nobody runs before all is installed that was to be", async () => {
