@@ -1,11 +1,11 @@
-/** What a VM had to wait for, by policy. It is told each minute while it lasts; its end is not. */
+/** What a VM had to wait for, by policy. It is told again while it lasts; its end is not. */
 import { PageState, type PageTable } from "../pager/page-table.ts";
 
 /**
- * Not sooner: a VM that waits again within a minute tells nothing of it. After that it does, and
- * what was told before need not be kept.
+ * What lasts is told again after a minute, at the next attempt, which comes within half of one. Not
+ * sooner: a VM that waits again within the minute tells nothing of it.
  */
-const FORGET_AFTER_MS = 70_000;
+const FORGET_AFTER_MS = 120_000;
 
 export class WaitNote {
   #last: string | null = null;
@@ -23,9 +23,9 @@ export class WaitNote {
 
   /** Null: it waits for nothing. Looks at all pages, until it can be forgotten. */
   reason(pageTable: PageTable, nowMs: number = performance.now()): string | null {
-    if (this.#last === null) return null;
-    if (pageTable.counts()[PageState.pending] > 0) return this.#last;
+    // Whatever is pending after so long has just been asked for.
     if (nowMs - this.#toldMs >= FORGET_AFTER_MS) this.#last = null;
-    return null;
+    if (this.#last === null) return null;
+    return pageTable.counts()[PageState.pending] > 0 ? this.#last : null;
   }
 }
