@@ -39,13 +39,14 @@ export function defaultControlSocket(environment: NodeJS.ProcessEnv): string {
   );
 }
 
-/** The session that a user means. Those that have ended come last. */
+/** The session that a user means. Names are used again: one that has ended comes last. */
 export async function findSession(client: ControlClient, text: string): Promise<SessionView> {
   const sessions = await client.sessions({ withEnded: true });
   const live = sessions.filter(({ state }) => state !== "ended");
   const exact =
-    sessions.find(({ id }) => id === text) ??
-    live.find(({ vm }) => vm !== null && String(vm.pid) === text);
+    live.find(({ id }) => id === text) ??
+    live.find(({ vm }) => vm !== null && String(vm.pid) === text) ??
+    sessions.findLast(({ id }) => id === text);
   if (exact !== undefined) return exact;
   const isMeant = ({ id }: SessionView): boolean => text !== "" && id.startsWith(text);
   const liveMeant = live.filter(isMeant);

@@ -3,10 +3,12 @@
  * is no whole block is cut off, and an end that did not come is added.
  */
 import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
+import { constants } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { describeError, ExitCode, FaultlineError } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
 import type { ControlClient } from "../daemon/control/client.ts";
+import type { SessionView } from "../daemon/host-service.ts";
 import { encodeEnd } from "../trace/block-writer.ts";
 import type { Ending } from "../trace/recording.ts";
 import { RecordingScanner } from "../trace/scanner.ts";
@@ -29,13 +31,13 @@ export async function recordToFile(vm: string, options: RecordOptions): Promise<
   const { id, state } = await findSession(client, vm);
   const path = options.output ?? `${id}.fltrace`;
   const stop = new AbortController();
-  const interrupt = (): void => stop.abort();
+  const interrupt = (signal: NodeJS.Signals): void => stop.abort(signal);
   process.once("SIGINT", interrupt);
   process.once("SIGTERM", interrupt);
   try {
-    if (state === "waiting") await untilItCame(client, id, options.for, stop.signal);
     // Asked first: where that fails, there is no file.
-    const pieces = await client.traceSession(id, options.for, stop.signal);
+    const pieces = await begin(client, id, state, options.for, stop.signal);
+    if (pieces === null) return 128 + constants.signals[stop.signal.reason as NodeJS.Signals];
     using file = new RecordingFile(path);
     const failure = await file.take(pieces);
     const ending = file.finish(stop.signal.aborted ? "interrupted" : "broken");
@@ -58,9 +60,26 @@ export async function recordToFile(vm: string, options: RecordOptions): Promise<
   }
 }
 
+/** Null: `signal` came before there was anything to record. */
+async function begin(
+  client: ControlClient,
+  id: string,
+  state: SessionView["state"],
+  seconds: number,
+  signal: AbortSignal,
+): Promise<AsyncIterable<Uint8Array> | null> {
+  try {
+    if (state === "waiting") await untilItCame(client, id, seconds, signal);
+    return await client.traceSession(id, seconds, signal);
+  } catch (error) {
+    if (signal.aborted) return null;
+    throw error;
+  }
+}
+
 /**
  * Waits for a session's VM, which may live for less than a second.
- * @throws FaultlineError `conflict`: nobody came in time, or Ctrl-C was pressed
+ * @throws FaultlineError `conflict`: nobody came in time, or `signal` came before
  */
 async function untilItCame(
   client: ControlClient,

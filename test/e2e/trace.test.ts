@@ -291,10 +291,19 @@ describe("a session that is not traced", needs, () => {
     assert.match(stderr, /No VM has come to session late: there is nothing to record\.\n$/);
     await using record = new CommandProcess(args);
     await waitFor("it waits for the VM", () => record.stderr !== "", BUDGET_MS);
+    record.kill("SIGINT");
+    assert.equal((await record.ended()).code, 130, "nothing was recorded");
+    await using other = new CommandProcess(args);
+    await waitFor("it waits for the VM", () => other.stderr !== "", BUDGET_MS);
     await daemon.client.killSession("late");
-    const ended = await record.ended();
+    const ended = await other.ended();
     assert.match(ended.stderr, /Session late is ended: there is no VM to do that to\.\n$/);
     assert.equal(existsSync(file), false, "there is nothing to write");
+    // The name is used again: that one is meant.
+    await daemon.client.createSession({ memory, id: "late" });
+    await using again = new CommandProcess(args);
+    await waitFor("it waits for the VM", () => again.stderr !== "", BUDGET_MS);
+    assert.equal(again.stderr, "Session late waits for its VM.\n");
   });
 
   test("cannot be recorded without a VM, or more often than may be", async () => {
