@@ -45,6 +45,10 @@ describe("dashboard", () => {
     const nowhere = await stage.run("dashboard", "--json");
     assert.equal(nowhere.code, 1);
     assert.deepEqual(JSON.parse(nowhere.stdout), { address: null, token: null, url: null });
+    stage.dashboard.at = { address: null, token: "secret" };
+    const later = await stage.run("dashboard");
+    assert.deepEqual([later.code, later.stdout], [1, ""]);
+    assert.match(later.stderr, /cannot have the dashboard's address for now/);
     stage.dashboard.at = { address: "127.0.0.1:7433", token: "secret" };
     assert.equal((await stage.run("dashboard")).stdout, "http://127.0.0.1:7433/#secret\n");
     const { url } = await stage.json("dashboard");

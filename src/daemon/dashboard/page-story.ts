@@ -1,6 +1,6 @@
 /**
  * All that is known of one page of a VM. People hover over many pages, and VMs wait for this
- * thread: nothing is looked through but what is known of this page alone.
+ * thread: no other page is classified.
  */
 import { formatHex } from "../../base/units.ts";
 import { HttpError } from "../control/problem.ts";

@@ -286,8 +286,9 @@ export interface PageSource {
 
 /** `GET /v1/dashboard`, on the control socket only. */
 export interface DashboardPlace {
-  /** `HOST:PORT` that it listens on; null: only the control socket is served. */
+  /** `HOST:PORT` that it listens on; null: on none, or not yet. */
   readonly address: string | null;
+  /** Null: only the control socket is to be served. */
   readonly token: string | null;
 }
 
