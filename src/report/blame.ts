@@ -72,19 +72,16 @@ export function blameOf(report: RestoreReport): Blame {
 }
 
 /** What a read took that a VM had to wait for; null: nothing was read. */
-export function typicalReadMs(report: RestoreReport): number | null {
-  const { stores, cache } = report;
-  const read = stores.filter(({ reads }) => reads > 0).map(({ readMs }) => readMs.p50);
-  // A folder's reads only the cache knows; the stores are other VMs'.
-  if (read.length > 0 && !isInFolder(report)) return Math.max(...read);
+export function typicalReadMs({ store, stores, cache }: RestoreReport): number | null {
+  // Others are other VMs'. A folder's reads only the cache knows.
+  const own = stores.find(({ location, reads }) => location === store && reads > 0);
+  if (own !== undefined) return own.readMs.p50;
   return cache === null || cache.loads === 0 ? null : cache.fetchMs.p50;
 }
 
 /** Whether it is an image in a folder of this host, and no network is in the way. */
-export function isInFolder({ kind, memory, stores, takeovers }: RestoreReport): boolean {
-  if (kind !== "image" || memory.includes("://")) return false;
-  // Of a name without its store: after a takeover nobody knows what was read before.
-  return memory.startsWith("dir:") || (stores.length === 0 && takeovers === 0);
+export function isInFolder({ store }: RestoreReport): boolean {
+  return store?.startsWith("dir:") ?? false;
 }
 
 /** The share of what was demanded that the plan did not know. */

@@ -24,8 +24,8 @@ export interface Comparison {
   readonly waitedDifferenceUs: number;
   /** All that changed but the guest's own time, what got worse most first. */
   readonly changes: readonly CauseChange[];
-  /** Null: nothing got worse. */
-  readonly worst: CauseChange | null;
+  /** What tells most of why the waiting was longer, or shorter; null: nothing does. */
+  readonly main: CauseChange | null;
 }
 
 /** Noise between any two restores. */
@@ -40,20 +40,20 @@ export function compareReports(report: RestoreReport, other: RestoreReport): Com
     })
     .filter(({ differenceUs }) => Math.abs(differenceUs) >= LEAST_US)
     .sort((left, right) => right.differenceUs - left.differenceUs);
-  const [first] = changes;
+  const waitedDifferenceUs = report.waitedUs - other.waitedUs;
   return {
     session: other.session,
     connectedAt: other.connectedAt,
     isSameMemory: isSameMemory(report, other),
     waitedBeforeUs: other.waitedUs,
-    waitedDifferenceUs: report.waitedUs - other.waitedUs,
+    waitedDifferenceUs,
     changes,
-    worst: first !== undefined && first.differenceUs > 0 ? first : null,
+    main: mainOf(changes, waitedDifferenceUs),
   };
 }
 
-/** The cause that tells most of why the waiting was longer, or shorter. Null: none does. */
-export function mainChange({ waitedDifferenceUs, changes }: Comparison): CauseChange | null {
+/** `changes`: what got worse most first. */
+function mainOf(changes: readonly CauseChange[], waitedDifferenceUs: number): CauseChange | null {
   const isLonger = waitedDifferenceUs >= 0;
   const main = isLonger ? changes[0] : changes.at(-1);
   return main !== undefined && main.differenceUs > 0 === isLonger ? main : null;

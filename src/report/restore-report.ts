@@ -129,6 +129,8 @@ export interface RestoreReport {
   readonly memory: string;
   readonly layers: readonly string[];
   readonly kind: "files" | "image";
+  /** The location of the image's store, `dir:` of one in a folder; null: memory files. */
+  readonly store: string | null;
   readonly sizeBytes: number;
   readonly pageSizeBytes: number;
   readonly labels: Readonly<Record<string, string>>;
@@ -157,6 +159,7 @@ export interface RestoreReport {
   readonly takeovers: number;
   /** Null: there is none, as no image is open. */
   readonly cache: CacheAccount | null;
+  /** Those behind a network that were asked for anything, by whichever VM. */
   readonly stores: readonly StoreAccount[];
   readonly host: HostAccount;
 }

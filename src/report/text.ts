@@ -4,7 +4,7 @@
  */
 import { formatBytes, formatDuration } from "../base/units.ts";
 import { causeWords } from "./cause-words.ts";
-import { type Comparison, mainChange } from "./compare.ts";
+import type { Comparison } from "./compare.ts";
 import type { Finding } from "./findings.ts";
 import { type RestoreReport, reportCauses } from "./restore-report.ts";
 
@@ -86,9 +86,8 @@ export function comparisonTable(comparison: Comparison): {
   readonly head: readonly string[];
   readonly rows: readonly (readonly string[])[];
 } {
-  const { session, connectedAt, waitedBeforeUs, waitedDifferenceUs, changes } = comparison;
+  const { session, connectedAt, waitedBeforeUs, waitedDifferenceUs, changes, main } = comparison;
   const other = comparison.isSameMemory ? "" : " (of another memory)";
-  const main = mainChange(comparison);
   return {
     title: `Compared with ${session} of ${connectedAt}${other}`,
     summary:

@@ -275,7 +275,11 @@ describe("why", requires("userfaultfd", "cc"), () => {
       assert.equal(ran.code, code, ran.errors);
       assert.match(ran.errors, message);
     };
-    await fails(1, /No VM has come to session waiting yet/, id);
+    await fails(
+      1,
+      /No restore report is kept of session waiting\. One begins when its VM connects/,
+      id,
+    );
     await fails(1, /No session is called "none"/, "none");
     await fails(1, /The report .*\/none\.json cannot be read/, folder.at("none.json"));
     await fails(2, /one of them/, id, "--compare", "x", "--last-good");

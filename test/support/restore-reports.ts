@@ -21,6 +21,7 @@ export function craftReport(timesMs: TimesMs, change: Partial<RestoreReport> = {
     memory: "web-1",
     layers: [],
     kind: "image",
+    store: "s3://images",
     sizeBytes: 2 ** 30,
     pageSizeBytes: 4096,
     labels: { job: "test" },

@@ -12,6 +12,7 @@ import { Session } from "../../src/engine/session.ts";
 import { SessionMemory } from "../../src/engine/session-memory.ts";
 import { flattenLayers } from "../../src/snapshot/layers.ts";
 import { RegionMap } from "../../src/snapshot/regions.ts";
+import type { ServedIdentity } from "../../src/snapshot/session-file.ts";
 import { TestFolder } from "../support/fixtures.ts";
 
 const PAGE_BYTES = 4096;
@@ -21,9 +22,11 @@ const log = createLogger("silent", "json");
 class DeskStage {
   readonly files: ReportFiles;
   readonly desk: ReportDesk;
+  readonly memoryHost: MemoryHost;
   readonly #sessions: Session[] = [];
 
   private constructor(folder: string, memoryHost: MemoryHost) {
+    this.memoryHost = memoryHost;
     this.files = new ReportFiles(folder, log);
     this.desk = new ReportDesk({
       ...{ files: this.files, memoryHost, faultWorkers: 1, trips: unknownTrips },
@@ -47,12 +50,13 @@ class DeskStage {
     });
     this.#sessions.push(session);
     const runs = flattenLayers(sizeBytes, []);
+    const identity: ServedIdentity = { kind: "files", files: [] };
     const mapped = { runs, fds: [], addresses: [], residency: [], firstParts: [] };
     let end: (reason: string) => void = () => {};
     this.desk.begin({
       subject: {
         ...{ id, memory, layers: [], labels: {}, session, takeovers: 0 },
-        served: { sizeBytes, mapped },
+        ...{ attachedMs: Date.now(), served: { sizeBytes, mapped, identity } },
         restores: { planOf: () => null } as unknown as RestoreWatch,
         ...{ prefaultState: () => "off", isLost: () => false },
       },
@@ -67,7 +71,11 @@ class DeskStage {
 
 describe("the desk of restore reports", () => {
   const folder = new TestFolder();
-  after(() => folder[Symbol.dispose]());
+  const stages: DeskStage[] = [];
+  after(async () => {
+    for (const { memoryHost } of stages) await memoryHost.close();
+    folder[Symbol.dispose]();
+  });
 
   test("lists many VMs, and others have their turn in between", async () => {
     const { desk, attach } = await open("many");
@@ -116,6 +124,7 @@ describe("the desk of restore reports", () => {
 
   async function open(name: string) {
     const stage = await DeskStage.start(folder.at(name));
+    stages.push(stage);
     const { desk, files } = stage;
     return { desk, files, attach: stage.attach.bind(stage) };
   }

@@ -5,7 +5,6 @@ import type { CauseTimes } from "../../base/restore-causes.ts";
 import { formatHex } from "../../base/units.ts";
 import type { RestoreAccount } from "../../engine/restore-account.ts";
 import type { Session } from "../../engine/session.ts";
-import { monotonicUs } from "../../linux/clock.ts";
 import { PageState } from "../../pager/page-table.ts";
 import { prefaultVerdict } from "../../pager/prefault-verdict.ts";
 import { carve } from "../../report/carve.ts";
@@ -32,8 +31,10 @@ export interface ReportSubject {
   readonly memory: string;
   readonly layers: readonly string[];
   readonly labels: Readonly<Record<string, string>>;
-  readonly served: Pick<ServedMemory, "sizeBytes" | "mapped">;
+  readonly served: Pick<ServedMemory, "sizeBytes" | "mapped" | "identity">;
   readonly session: Session;
+  /** Date.now() when the session began; pagers tell each other. */
+  readonly attachedMs: number;
   readonly restores: RestoreWatch;
   /** How often pagers were replaced under it. */
   readonly takeovers: number;
@@ -58,7 +59,6 @@ export interface Observations {
 const SLICES = 64;
 /** What is shorter may be in the fault worker's hands just now. */
 const LONG_WAIT_US = 1000;
-const connectedAts = new WeakMap<Session, string>();
 
 export function buildReport(subject: ReportSubject, seen: Observations): RestoreReport {
   const { session, served, restores } = subject;
@@ -74,12 +74,13 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
     session: subject.id,
     memory: subject.memory,
     layers: [...subject.layers],
-    kind: isInChunks(served.mapped) ? "image" : "files",
+    kind: served.identity.kind,
+    store: served.identity.kind === "image" ? served.identity.store : null,
     sizeBytes: served.sizeBytes,
     pageSizeBytes: regions.pageSizeBytes,
     labels: { ...subject.labels },
     pid: session.pid,
-    connectedAt: connectedAt(session),
+    connectedAt: connectedAt(subject),
     state: seen.state,
     endReason: seen.endReason,
     wallUs,
@@ -105,16 +106,9 @@ export function buildReport(subject: ReportSubject, seen: Observations): Restore
   };
 }
 
-/** Told the same each time, though clocks are set: it tells restores of one name apart. */
-function connectedAt(session: Session): string {
-  const known = connectedAts.get(session);
-  if (known !== undefined) return known;
-  const { beganUs } = session.account;
-  // The fault worker has it in a moment.
-  const agoUs = beganUs === 0 ? 0 : monotonicUs() - beganUs;
-  const at = new Date(Date.now() - agoUs / 1000).toISOString();
-  connectedAts.set(session, at);
-  return at;
+/** Told the same by each pager, though clocks are set: it tells restores of one name apart. */
+function connectedAt({ session, attachedMs }: ReportSubject): string {
+  return new Date(attachedMs - session.account.causes().handshake / 1000).toISOString();
 }
 
 /** Faults that come together have one way. */

@@ -24,6 +24,7 @@ export function subjectOf(host: HostSession, pagerNumber: number): ReportSubject
   return {
     ...{ id: record.id, memory: record.memory, layers: record.layers, labels: record.labels },
     ...{ session: vm.engineSession, served: memory.served, restores: memory.restores },
+    attachedMs: vm.attachment.attachedMs,
     takeovers: pagerNumber - vm.attachment.generation,
     prefaultState: () => host.prefaultState,
     isLost: () => waitReason(host) !== null,

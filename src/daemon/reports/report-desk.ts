@@ -184,7 +184,7 @@ export class ReportDesk {
   async #finish(watched: Watched, state: ReportState): Promise<void> {
     const { id } = watched.subject;
     // Its window and its VM may both end, and another VM may have its name by then.
-    if (this.#watched.get(id) !== watched) return;
+    if (this.#watched.get(id) !== watched || watched.isBeingWritten) return;
     watched.isBeingWritten = true;
     const report = this.#build(watched, state);
     const path = await this.#options.files.write(report);

@@ -77,6 +77,7 @@ export const restoreReportSchema = v.object({
   memory: text,
   layers: v.array(text),
   kind: v.picklist(["files", "image"]),
+  store: v.nullable(text),
   sizeBytes: count,
   pageSizeBytes: v.pipe(v.number(), v.minValue(1)),
   labels: v.record(text, text),

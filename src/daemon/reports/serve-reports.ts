@@ -54,9 +54,10 @@ export class ServeReports {
     this.#desk.begin({
       subject: {
         ...{ id: String(session.pid), memory, layers, labels: {}, takeovers: 0 },
-        ...{ session, served: this.#served, restores },
+        ...{ session, served: this.#served, restores, attachedMs: Date.now() },
         prefaultState: () => prefaultState,
-        // Tried each second, and then the fault worker tells of it.
+        // What a file lacks is tried each second, and then the fault worker tells of it. What a
+        // store lacks is told as fetched until the store gives up.
         isLost: () => false,
       },
       ...{ windowMs: this.#windowMs, ended },
