@@ -8,6 +8,7 @@ import type { Dashboard } from "./dashboard/dashboard.ts";
 import type { HostSourceParts } from "./dashboard/host-source.ts";
 import type { DashboardPlace } from "./dashboard/protocol.ts";
 import type { DashboardServer } from "./dashboard/tcp-server.ts";
+import type { DashboardSocket } from "./dashboard-socket.ts";
 import type { Logger } from "./log.ts";
 import type { DaemonSettings } from "./settings.ts";
 
@@ -35,15 +36,18 @@ export class PagerDashboard implements DashboardAccess {
   async listen(
     { dashboardAddress: address, runFolder }: DaemonSettings,
     context: OperationContext,
+    socket: DashboardSocket,
   ): Promise<void> {
     const log = this.#log;
+    socket.forgetAllBut(address);
     if (address === undefined) return;
     const { tokenIn } = await import("./dashboard/token.ts");
     const { DashboardServer } = await import("./dashboard/tcp-server.ts");
     const dashboard = await this.load();
     try {
       const token = tokenIn(runFolder);
-      this.#server = new DashboardServer({ address, token, dashboard, context, log });
+      const open = socket.openerOf(address);
+      this.#server = new DashboardServer({ address, open, token, dashboard, context, log });
       this.#token = token;
     } catch (error) {
       // VMs are served without it.

@@ -18,6 +18,7 @@ import { type KeptEntry, PagerChannel, type StopRequest } from "../supervisor/pa
 import { assertCacheFolder } from "./check-options.ts";
 import { ControlServer } from "./control/server.ts";
 import { openControlSocket } from "./control-socket.ts";
+import { DashboardSocket } from "./dashboard-socket.ts";
 import { type FaultTrips, measureTrips } from "./fault-trips.ts";
 import { Host } from "./host.ts";
 import { recover } from "./host-recovery.ts";
@@ -142,7 +143,7 @@ async function takeCharge(standBy: StandBy, entries: readonly KeptEntry[]): Prom
     log.warn({ ...report, ms, generation }, "Took over from a pager that is gone");
   } else log.info({ control: socket.path }, "The daemon is ready");
   await metrics.listen(settings, log);
-  await dashboard.listen(settings, context);
+  await dashboard.listen(settings, context, new DashboardSocket(channel, named));
 
   async function end({ isStored, deadlineMs }: StopRequest): Promise<void> {
     // The next daemon goes on with all that is kept, and the sooner the better.

@@ -5,6 +5,7 @@
 import type { Server } from "node:http";
 import { isIPv4 } from "node:net";
 import { describeError } from "../base/errors.ts";
+import type { OwnedFd } from "../linux/fd.ts";
 import type { Logger } from "./log.ts";
 
 const RETRY_MS = 1000;
@@ -17,6 +18,12 @@ export interface ListenerWords {
   readonly failed: string;
 }
 
+/**
+ * What gives a socket that listens at an address already; the caller owns it.
+ * @throws SysError for now there is none
+ */
+export type OpenListener = (host: string, port: number) => OwnedFd;
+
 export class TcpListener {
   /** The port that it listens on, once it does. */
   readonly listening: Promise<number>;
@@ -24,16 +31,24 @@ export class TcpListener {
   readonly #address: string;
   readonly #log: Logger;
   readonly #words: ListenerWords;
+  readonly #open: OpenListener | null;
   #retry: NodeJS.Timeout | null = null;
   #isTold = false;
   #isClosed = false;
 
-  /** `address`: `HOST:PORT`; port 0: any. */
-  constructor(server: Server, address: string, log: Logger, words: ListenerWords) {
+  /** `address`: `HOST:PORT`; port 0: any. `open`: null to bind it here. */
+  constructor(
+    server: Server,
+    address: string,
+    log: Logger,
+    words: ListenerWords,
+    open: OpenListener | null = null,
+  ) {
     this.#server = server;
     this.#address = address;
     this.#log = log;
     this.#words = words;
+    this.#open = open;
     // Once for all attempts: whoever adds these at each one has a thousand after a while.
     server.on("error", (error) => this.#fail(error));
     this.listening = new Promise((resolve) => {
@@ -61,7 +76,15 @@ export class TcpListener {
 
   #listen(): void {
     const { host, port } = splitAddress(this.#address);
-    this.#server.listen(port, host);
+    if (this.#open === null) {
+      this.#server.listen(port, host);
+      return;
+    }
+    try {
+      this.#server.listen({ fd: this.#open(host, port).intoRawFd() });
+    } catch (error) {
+      this.#fail(error as Error);
+    }
   }
 
   #fail(error: Error): void {

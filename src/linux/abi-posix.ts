@@ -78,6 +78,8 @@ export const cachestat = struct(40, {
 });
 
 export const AF_UNIX = 1;
+export const AF_INET = 2;
+export const AF_INET6 = 10;
 export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
 export const SOCK_SEQPACKET = 5;
@@ -85,6 +87,7 @@ export const SOCK_CLOEXEC = 0x80000;
 export const SOCK_NONBLOCK = 0x800;
 export const SOL_SOCKET = 1;
 export const SCM_RIGHTS = 1;
+export const SO_REUSEADDR = 2;
 export const SO_SNDTIMEO = 21;
 export const SO_PEERCRED = 17;
 /** From which byte on MSG_PEEK looks; each look moves it on. See socket(7). */
@@ -98,6 +101,9 @@ export const MSG_DONTWAIT = 0x40;
 export const MSG_NOSIGNAL = 0x4000;
 export const MSG_CMSG_CLOEXEC = 0x40000000;
 
+/** Ports and addresses in network order. */
+export const sockaddr_in = struct(16, { sin_family: 0, sin_port: 2, sin_addr: 4 });
+export const sockaddr_in6 = struct(28, { sin6_family: 0, sin6_port: 2, sin6_addr: 8 });
 export const sockaddr_un = struct(110, { sun_family: 0, sun_path: 2 });
 /** The longest usable socket path: sun_path is 108 bytes with its closing NUL. */
 export const SUN_PATH_MAX = 107;

@@ -34,6 +34,7 @@ const HEADERS = [
   "signal.h",
   "time.h",
   "unistd.h",
+  "netinet/in.h",
   "sys/epoll.h",
   "sys/eventfd.h",
   "sys/file.h",

@@ -12,7 +12,7 @@ import { HttpError, PROBLEM_TYPE, problemOf } from "../control/problem.ts";
 import { findRoute, type Match, parseQuery } from "../control/router.ts";
 import type { RawRouteName, RouteInput } from "../control/routes.ts";
 import type { Logger } from "../log.ts";
-import { isLoopback, splitAddress, TcpListener } from "../tcp-listener.ts";
+import { isLoopback, type OpenListener, splitAddress, TcpListener } from "../tcp-listener.ts";
 import type { Dashboard } from "./dashboard.ts";
 import { isToken } from "./token.ts";
 
@@ -20,6 +20,8 @@ export interface DashboardServerOptions {
   /** `HOST:PORT`, a loopback address; port 0: any. */
   readonly address: string;
   readonly token: string;
+  /** Default: it is bound here. */
+  readonly open?: OpenListener;
   readonly dashboard: Dashboard;
   /** What answers requests that are no streams; null: there is nobody, and these are not there. */
   readonly context: OperationContext | null;
@@ -59,11 +61,13 @@ export class DashboardServer {
       limits: this.#limits,
       serve: (request, response) => this.#serve(request, response),
     });
-    this.#listener = new TcpListener(server, options.address, options.log, {
+    const { address, log, open = null } = options;
+    const words = {
       serves: "Serves the dashboard",
       cannot: "The dashboard cannot be served on its address for now",
       failed: "The socket for the dashboard failed",
-    });
+    };
+    this.#listener = new TcpListener(server, address, log, words, open);
   }
 
   /** The port that it listens on, once it does. */
