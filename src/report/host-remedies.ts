@@ -40,7 +40,9 @@ export const hostRemedies = {
       `VMs attached: ${host.attachedVms}; CPUs: ${host.cpus}`,
     ],
     advice: [
-      "Run fewer VMs at once on this host, or give each less CPU: `faultline top` shows them.",
+      host.attachedVms > 1
+        ? "Run fewer VMs at once on this host, or give each less CPU: `faultline top` shows them."
+        : "Find out what else runs on this host: `top`, `/proc/pressure/cpu`.",
       "Give the daemon its share: CPUWeight= or AllowedCPUs= in its unit, and CPUs of its own " +
         "for restores.",
       'Do not let fault workers spin where CPUs are short: spin "off" (`serve`: --spin off).',
@@ -73,6 +75,7 @@ export const hostRemedies = {
       `${formatDuration(us)} for ${report.counters.faults ?? 0} faults, p50 ` +
         `${formatDuration(report.latencyUs.p50)}, p99 ${formatDuration(report.latencyUs.p99)}`,
       `pages of ${formatBytes(report.pageSizeBytes)}`,
+      `${formatDuration(report.causes.delivery)} of it are an estimate: the kernel's part`,
     ],
     advice: installAdvice(report),
   }),
