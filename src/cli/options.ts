@@ -150,8 +150,8 @@ export function loopbackAddress(value: string): string {
   if (isLoopbackAddress(value)) return value;
   throw new FaultlineError(
     "bad-option",
-    `--dashboard ${value} cannot be used: give a port of this host's loopback, such as ` +
-      "127.0.0.1:7433, as there is no encryption. From elsewhere, reach it by " +
-      "`ssh -L 7433:127.0.0.1:7433 HOST`.",
+    `--dashboard ${value} cannot be used: give an address and a port (up to 65535) of this ` +
+      "host's loopback, such as 127.0.0.1:7433, as there is no encryption. From elsewhere, reach " +
+      "it by `ssh -L 7433:127.0.0.1:7433 HOST`.",
   );
 }

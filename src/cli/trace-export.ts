@@ -5,9 +5,12 @@ import { encodeTrace, MAX_TRACE_TOUCHES } from "../bench/trace-file.ts";
 import type { Recording } from "../trace/recording.ts";
 import { touchesOf } from "../trace/touches.ts";
 import { type TraceEvent, traceEvents } from "../trace/trace-events.ts";
+import { describeDamage } from "./trace-text.ts";
 
 /** Of text that is written at once: no string holds all of a long recording. */
 const PIECE_CHARACTERS = 2 ** 20;
+const RECORD_SOONER = "Restore with --trace, and record at once.";
+const RECORD_ANEW = "It was cut off before: record it anew.";
 
 /** Writes JSON in the trace-event format. Returns how many events. */
 export function exportEvents(recording: Recording, path: string): number {
@@ -49,7 +52,7 @@ export function exportReplay(
     throw new FaultlineError(
       "trace-corrupt",
       `The recording of ${recording.header.session} has no fault in it: there is nothing to ` +
-        "replay. Restore with --trace, and record at once.",
+        `replay. ${describeDamage(recording) === null ? RECORD_SOONER : RECORD_ANEW}`,
     );
   }
   try {

@@ -159,8 +159,8 @@ class RecordingFile {
       return write();
     } catch (cause) {
       const message =
-        `${this.#path} cannot be written: ${describeError(cause)}. ` +
-        "Name another file with -o: a regular one, in a folder that exists, on a disk with room.";
+        `${this.#path} cannot be written. Name another file with -o: a regular one, in a folder ` +
+        "that exists, on a disk with room";
       throw new FaultlineError("bad-option", message, { cause });
     }
   }

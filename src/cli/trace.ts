@@ -1,5 +1,6 @@
 /** `faultline trace`: records what is done for a VM, and shows or exports recordings. */
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
+import { resolve } from "node:path";
 import { Command } from "commander";
 import { describeError, FaultlineError } from "../base/errors.ts";
 import { readRecording } from "../trace/read-recording.ts";
@@ -86,18 +87,37 @@ function exportCommand(): Command {
       if (perfetto === undefined && replay === undefined) {
         throw new FaultlineError("bad-option", "Say what to write: --perfetto OUT, --replay OUT.");
       }
+      assertAllDiffer([file, perfetto, replay]);
       const recording = readRecordingFile(file);
       const damage = describeDamage(recording);
       if (damage !== null) process.stderr.write(`${file}: ${damage}\n`);
-      if (perfetto !== undefined) {
-        const count = exportEvents(recording, perfetto);
-        process.stdout.write(`${perfetto}: ${count} events\n`);
-      }
+      // First: a recording may hold nothing to replay, and then nothing is written.
       if (replay !== undefined) {
         const { pages, sizeBytes } = exportReplay(recording, replay);
         process.stdout.write(`${replay}: ${pages} pages of ${sizeBytes} bytes of memory\n`);
       }
+      if (perfetto !== undefined) {
+        const count = exportEvents(recording, perfetto);
+        process.stdout.write(`${perfetto}: ${count} events\n`);
+      }
     });
+}
+
+/** @throws FaultlineError `bad-option`: one would be written over another */
+function assertAllDiffer(paths: readonly (string | undefined)[]): void {
+  const seen = new Set<string>();
+  for (const path of paths) {
+    if (path === undefined) continue;
+    const stats = statSync(path, { throwIfNoEntry: false });
+    const file = stats === undefined ? resolve(path) : `${stats.dev} ${stats.ino}`;
+    if (seen.has(file)) {
+      throw new FaultlineError(
+        "bad-option",
+        `${path} is named twice. Give the recording, and each export, a file of its own.`,
+      );
+    }
+    seen.add(file);
+  }
 }
 
 /** @throws FaultlineError `bad-option`, `trace-corrupt` */

@@ -19,7 +19,8 @@ const path = v.pipe(v.string(), v.nonEmpty(), v.startsWith("/", "must be an abso
 const userId = wholeNumber(0, 2 ** 32 - 2);
 
 const loopbackRule =
-  "must be a port of this host's loopback, such as 127.0.0.1:7433: there is no encryption. " +
+  "must be an address and a port (up to 65535) of this host's loopback, such as 127.0.0.1:7433: " +
+  "there is no encryption. " +
   "From elsewhere, reach it by `ssh -L 7433:127.0.0.1:7433 HOST`";
 
 const settings = v.strictObject({

@@ -160,7 +160,10 @@ describe("a session that is traced", needs, () => {
       const record = ["trace", "record", "full", "-o", path, ...control];
       const { code, stderr } = await runCommand(record);
       assert.equal(code, 2, stderr);
-      assert.match(stderr, new RegExp(`${path} cannot be written: ${why}.* Name another file`));
+      assert.match(
+        stderr,
+        new RegExp(`${path} cannot be written\\. Name another file.* room: ${why}`),
+      );
     }
   });
 
@@ -255,6 +258,21 @@ describe("faultline trace", () => {
     writeFileSync(file, Buffer.concat(blocksOf([])));
     const nothing = await runCommand(["trace", "export", file, "--replay", folder.at("out")]);
     assert.match(nothing.stderr, /has no fault in it: there is nothing to replay/);
+    const both = ["--perfetto", folder.at("out.json"), "--replay", folder.at("out")];
+    writeFileSync(file, blocksOf(rows, { perBlock: 1 })[0]!);
+    const cut = await runCommand(["trace", "export", file, ...both]);
+    assert.match(
+      cut.stderr,
+      /there is nothing to replay\. It was cut off before: record it anew\./,
+    );
+    assert.equal(existsSync(folder.at("out.json")), false);
+    writeFileSync(file, Buffer.concat(blocksOf(rows)));
+    const before = readFileSync(file);
+    for (const option of ["--perfetto", "--replay"]) {
+      const { code, stderr } = await runCommand(["trace", "export", file, option, file]);
+      assert.deepEqual([code, /some\.fltrace is named twice/.test(stderr)], [2, true], stderr);
+    }
+    assert.deepEqual(readFileSync(file), before, "it is as it was");
     const nowhere = folder.at("missing/out.json");
     const lost = await runCommand(["trace", "export", file, "--perfetto", nowhere]);
     assert.deepEqual([lost.code, /cannot be written: ENOENT/.test(lost.stderr)], [2, true]);
@@ -362,10 +380,10 @@ describe("a session that is not traced", needs, () => {
     response.pause();
     const faults = async (): Promise<number> =>
       (await daemon.client.session("slow")).vm!.counters.faults!;
-    const before = residentKib(daemon.pager);
+    const before = privateKib(daemon.pager);
     const wanted = (await faults()) + 200_000;
     await waitFor("the VM has done much", async () => (await faults()) > wanted, 60_000);
-    const grown = residentKib(daemon.pager) - before;
+    const grown = privateKib(daemon.pager) - before;
     assert.ok(grown < 64 * 1024, `the pager has grown by ${grown} KiB`);
     // What it has not read was overwritten, and the file says so.
     const scanner = new RecordingScanner("slow");
@@ -384,8 +402,9 @@ function recordsIn(file: string): number {
   return scanner.records;
 }
 
-function residentKib(pid: number): number {
-  return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]);
+/** Without what is mapped of memory files. */
+function privateKib(pid: number): number {
+  return Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]);
 }
 
 async function assertExports(file: string, recording: Recording): Promise<void> {

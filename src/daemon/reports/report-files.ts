@@ -58,8 +58,8 @@ export class ReportFiles {
         this.#isFailing = false;
         return path;
       } catch (error) {
-        const reason = describeError(error);
-        if (!this.#isFailing) this.#log.warn({ reason }, "Restore reports cannot be kept");
+        const fields = { folder: this.#folder, reason: describeError(error) };
+        if (!this.#isFailing) this.#log.warn(fields, "Restore reports cannot be kept");
         this.#isFailing = true;
         return null;
       }
