@@ -126,8 +126,13 @@ class Dashboard {
     else if (event.key === "/" && this.#vm === null) this.#overview.focusFilter();
     else if (event.key === "m" && this.#vm !== null) this.#vm.focus();
     else if (colouring !== undefined && this.#vm !== null) this.#vm.colour(colouring);
-    else return;
+    else if (!this.#isForList(event) || !this.#overview.press(event.key)) return;
     event.preventDefault();
+  }
+
+  /** Nothing has the focus yet, and there is nothing else to choose from. */
+  #isForList({ target }: KeyboardEvent): boolean {
+    return this.#vm === null && target === document.body;
   }
 }
 

@@ -2,7 +2,7 @@
 import { type CellKind, cellKinds, NO_LAYER } from "../src/daemon/dashboard/protocol.ts";
 import type { CellMap } from "./cells.ts";
 import { element, setText } from "./element.ts";
-import { formatCount, formatMicroseconds, formatShare, plural } from "./formats.ts";
+import { formatBytes, formatCount, formatMicroseconds, formatShare, plural } from "./formats.ts";
 import type { Colouring } from "./map-painter.ts";
 import { ageColour, coloursOf, cssColour, layerColour, type Theme } from "./palette.ts";
 
@@ -65,7 +65,7 @@ function stateItems(map: CellMap, theme: Theme): HTMLElement[] {
       always.includes(kind) ||
       (kind === "dirty" && map.snapshot.tracksDirty),
   );
-  return told.map((kind) => {
+  const items = told.map((kind) => {
     const share = formatShare(map.count(kind) / map.cells);
     const made = item(
       cssColour(kinds[kind]),
@@ -77,6 +77,15 @@ function stateItems(map: CellMap, theme: Theme): HTMLElement[] {
     made.dataset.kind = kind;
     return made;
   });
+  return [unit(map), ...items];
+}
+
+/** What is counted: whatever part of it is being looked at. */
+function unit({ snapshot: { scale, pageSizeBytes } }: CellMap): HTMLElement {
+  const size = formatBytes(scale * pageSizeBytes);
+  const made = element("li", { class: "is-quiet" }, `cells of ${size}, whole VM:`);
+  made.title = "pending or dirty if any page is, else what most of those are that are there";
+  return made;
 }
 
 function layerItems(map: CellMap, theme: Theme): HTMLElement[] {
@@ -92,7 +101,7 @@ function layerItems(map: CellMap, theme: Theme): HTMLElement[] {
     "zeroes",
     formatCount(counts[NO_LAYER]!),
   );
-  return [...layers, zeroes, element("li", { class: "is-quiet" }, "faint: untouched")];
+  return [unit(map), ...layers, zeroes, element("li", { class: "is-quiet" }, "faint: untouched")];
 }
 
 function ageItems(map: CellMap): HTMLElement[] {

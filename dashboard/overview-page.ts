@@ -63,6 +63,11 @@ export class OverviewPage {
     this.element = element("div", { class: "page overview" }, sessions, side);
   }
 
+  /** False: it is no key of the list. */
+  press(key: string): boolean {
+    return this.#table.press(key);
+  }
+
   focusFilter(): void {
     this.#filter.focus();
     this.#filter.select();

@@ -94,6 +94,13 @@ export class SessionTable {
     this.#table.focus();
   }
 
+  /** For keys that are pressed before anything has the focus. False: it is none of the list's. */
+  press(key: string): boolean {
+    const isOurs = this.#press(key);
+    if (isOurs) this.focus();
+    return isOurs;
+  }
+
   #head(key: SortKey, title: string, isNumber: boolean): HTMLTableCellElement {
     const sorter = element("button", { type: "button", class: "sorter" }, title);
     sorter.addEventListener("click", () => {
@@ -157,6 +164,10 @@ export class SessionTable {
 
   #onKey(event: KeyboardEvent): void {
     if (event.target !== this.#table || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (this.#press(event.key)) event.preventDefault();
+  }
+
+  #press(key: string): boolean {
     const at = this.#shown.findIndex(({ row }) => row.id === this.#chosen);
     const page = Math.max(1, Math.floor(this.element.clientHeight / ROW_HEIGHT) - 1);
     const last = this.#shown.length - 1;
@@ -168,11 +179,14 @@ export class SessionTable {
       Home: 0,
       End: last,
     };
-    if (event.key === "Enter" && at !== -1) this.#open(this.#shown[at]!.row.id);
-    const target = next[event.key];
-    if (target === undefined || last < 0) return;
-    event.preventDefault();
+    if (key === "Enter" && at !== -1) {
+      this.#open(this.#shown[at]!.row.id);
+      return true;
+    }
+    const target = next[key];
+    if (target === undefined || last < 0) return false;
     this.#choose(Math.max(0, Math.min(last, target)));
+    return true;
   }
 
   #choose(index: number): void {

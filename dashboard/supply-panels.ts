@@ -5,7 +5,7 @@ import { formatBytes, formatCount, formatShare, plural } from "./formats.ts";
 
 export class CachePanel {
   readonly element: HTMLElement;
-  readonly #bar = element("span");
+  readonly #bar = element("span", { style: "width: 0" });
   readonly #text = element("p", { class: "line" });
   readonly #more = element("p", { class: "line is-quiet" });
 

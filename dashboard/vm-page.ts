@@ -60,7 +60,10 @@ export class VmPage {
     );
     const head = element("div", { class: "vm-head" }, back, this.#title, this.#badge, this.#facts);
     const map = panel("Memory", { class: "is-main" }, this.#notice, this.#place);
-    this.#why.append("What to change: ", element("code", {}, `faultline why ${id}`));
+    this.#why.append(
+      "As its fault worker saw it. With CPUs and the kernel's part, and what to change: ",
+      element("code", {}, `faultline why ${id}`),
+    );
     const side = element(
       "div",
       { class: "side" },
